@@ -1,0 +1,1 @@
+"""Comparisons: model against reference, behaviour, figures, and the command line."""

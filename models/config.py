@@ -1,0 +1,104 @@
+"""The one description of an agent: sizes, kernel, key, and how its memory works. Both models take it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Kernel = Literal["l2", "l1", "cosine"]
+Retrieval = Literal["nearest", "average"]
+Ties = Literal["oldest", "newest"]
+RepeatedKey = Literal["append", "overwrite"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and memory settings of an episodic-memory LSTM.
+
+    Raises:
+        ValueError: a value is outside its range; the message names the value, the limit and the remedy.
+    """
+
+    input_size: int
+    """Columns of x_t, D."""
+    hidden_size: int
+    """Units of the hidden and of the cell state, H (dnd-lstm: 32)."""
+    n_actions: int
+    """Actions, A."""
+    memory_capacity: int
+    """Entries that the memory holds before its oldest is dropped (dnd-lstm: 100). 0: a plain LSTM, r_t = 0."""
+    kernel: Kernel = "l2"
+    """Similarity of query and key: negative L2 or L1 distance, or cosine (dnd-lstm has the three; L2)."""
+    key: tuple[int, int] | None = None
+    """Columns of x_t that are the key, (start, stop); None: all of x_t (dnd-lstm). Ritter et al.: the context."""
+    retrieval: Retrieval = "nearest"
+    """``nearest``: the value of the most similar entry (dnd-lstm). ``average``: all values, weighted by
+    softmax(sharpness · similarity), as in Pritzel et al. (2017), Neural Episodic Control."""
+    sharpness: float = 1.0
+    """Inverse temperature of the weights of ``retrieval="average"``; not used by ``nearest``."""
+    ties: Ties = "oldest"
+    """Which of equally similar entries ``nearest`` takes (dnd-lstm: the oldest)."""
+    repeated_key: RepeatedKey = "append"
+    """What encoding a key that is stored already does: a new entry (dnd-lstm), or ``overwrite``: the value of
+    the (newest) entry with that key is replaced, and the entry keeps its age."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("input_size", 1), ("hidden_size", 1), ("n_actions", 1), ("memory_capacity", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"ModelConfig: {name} must be a whole number ≥ {least}; got {value!r}.")
+            object.__setattr__(self, name, int(value))
+        for name, allowed in (
+            ("kernel", get_args(Kernel)),
+            ("retrieval", get_args(Retrieval)),
+            ("ties", get_args(Ties)),
+            ("repeated_key", get_args(RepeatedKey)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                options = ", ".join(repr(option) for option in allowed)
+                raise ValueError(f"ModelConfig: {name} must be one of {options}; got {value!r}.")
+        if not np.isfinite(self.sharpness) or self.sharpness <= 0:
+            raise ValueError(f"ModelConfig: sharpness must be a finite number > 0; got {self.sharpness!r}.")
+        if self.key is not None:
+            self._check_key()
+
+    def _check_key(self) -> None:
+        try:
+            start, stop = (int(edge) for edge in self.key)  # type: ignore[union-attr]
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"ModelConfig: key must be None or a (start, stop) pair of input columns; got {self.key!r}."
+            ) from None
+        if not 0 <= start < stop <= self.input_size:
+            raise ValueError(
+                f"ModelConfig: key columns {start}:{stop} do not lie within the {self.input_size} input columns; "
+                f"it must hold that 0 ≤ start < stop ≤ {self.input_size}."
+            )
+        object.__setattr__(self, "key", (start, stop))
+
+    @property
+    def key_columns(self) -> slice:
+        """The input columns that make the key."""
+        return slice(0, self.input_size) if self.key is None else slice(*self.key)
+
+    @property
+    def key_size(self) -> int:
+        """Columns of a key, K."""
+        return self.key_columns.stop - self.key_columns.start
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of ``to_dict``; unknown names raise ValueError."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"ModelConfig: unknown settings {unknown}; known are {sorted(known)}.")
+        key = values.get("key")
+        return cls(**{**values, "key": None if key is None else tuple(key)})

@@ -1,0 +1,150 @@
+"""What goes into a pass over trials and what comes out of it, for both models.
+
+``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what
+is not forced; ``TrialRecord`` holds all that happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ..tasks.trials import Trials
+from .config import ModelConfig
+
+INITIAL_STATE_SCALE = 0.1
+"""Standard deviation of h0 and c0 (dnd-lstm)."""
+
+
+@dataclass
+class TrialRecord:
+    """All that happened on n trials of T steps, with A actions and H hidden units."""
+
+    policy: np.ndarray
+    """(n, T, A): probability of each action, π_t."""
+    value: np.ndarray
+    """(n, T): the critic's estimate, v_t."""
+    action: np.ndarray
+    """(n, T) int: the action taken."""
+    reward: np.ndarray
+    """(n, T): 1 where the action is the target, else 0."""
+    hidden: np.ndarray
+    """(n, T, H): h_t."""
+    cell: np.ndarray
+    """(n, T, H): c_t."""
+    memory: np.ndarray
+    """(n, T, H): m_t, after the tanh; zeros where nothing was retrieved."""
+    gates: np.ndarray
+    """(n, T, 4, H): f_t, i_t, o_t, r_t."""
+    policy_loss: np.ndarray | None = None
+    """(n,): the actor's loss, or the whole of another loss; only from training."""
+    value_loss: np.ndarray | None = None
+    """(n,): the critic's loss; zeros under another loss than actor-critic; only from training."""
+    gradients: dict[str, np.ndarray] | None = None
+    """The keys of ``weights()``, each (n, ...): gradients of each trial's loss; only if asked for."""
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @staticmethod
+    def concatenate(records: list[TrialRecord]) -> TrialRecord:
+        """One record of all trials, in order; fields that one of the records lacks are left out."""
+        joined = {}
+        for f in fields(TrialRecord):
+            parts = [getattr(record, f.name) for record in records]
+            if any(part is None for part in parts):
+                joined[f.name] = None
+            elif isinstance(parts[0], dict):
+                joined[f.name] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            else:
+                joined[f.name] = np.concatenate(parts)
+        return TrialRecord(**joined)
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """Trials with everything that chance or the caller decides settled beforehand."""
+
+    trials: Trials
+    actions: np.ndarray | None
+    """(n, T) int: forced actions, or None where the model chooses."""
+    luck: np.ndarray
+    """(n, T) in [0, 1): decides each choice through the inverse of the policy's distribution function."""
+    h0: np.ndarray
+    """(n, H)"""
+    c0: np.ndarray
+    """(n, H)"""
+
+
+def plan_trials(
+    config: ModelConfig,
+    trials: Trials,
+    actions: np.ndarray | None = None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int | np.random.Generator | None = None,
+) -> TrialPlan:
+    """Check the arguments of a pass over trials, and draw what they leave open.
+
+    Initial states and choices are drawn from the seed in one fixed order, whether forced or not: the same
+    seed gives the same stream to either model.
+
+    Args:
+        config: the model's sizes.
+        trials: the trials, in the order in which they are to be run.
+        actions: (n, T) forced choices, each 0 ... A-1.
+        initial_states: h0 (n, H) and c0 (n, H).
+        seed: for what is not forced; None draws afresh.
+
+    Raises:
+        TypeError: trials are not ``Trials``.
+        ValueError: sizes do not agree, or a value is outside its range.
+    """
+    if not isinstance(trials, Trials):
+        raise TypeError(
+            f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
+            "Trials(inputs=..., targets=..., encode=...)."
+        )
+    n, steps = trials.targets.shape
+    if trials.input_size != config.input_size:
+        raise ValueError(
+            f"The trials have {trials.input_size} input columns, the model takes {config.input_size}: make the "
+            f"model with input_size={trials.input_size}, or the trials with {config.input_size} columns."
+        )
+    if n and steps and trials.targets.max() >= config.n_actions:
+        raise ValueError(
+            f"The trials have targets up to {trials.targets.max()}, the model has {config.n_actions} actions "
+            f"(0 to {config.n_actions - 1}): make the model with more actions, or correct the targets."
+        )
+    if actions is not None:
+        actions = np.asarray(actions)
+        if actions.shape != (n, steps):
+            raise ValueError(f"actions must have the shape (n, T) = {(n, steps)}; got {actions.shape}.")
+        if actions.size and not (np.isin(actions, np.arange(config.n_actions)).all()):
+            raise ValueError(
+                f"actions must be whole numbers from 0 to {config.n_actions - 1}; "
+                f"got values from {actions.min()} to {actions.max()}."
+            )
+        actions = actions.astype(np.int64)
+
+    rng = np.random.default_rng(seed)
+    size = (n, config.hidden_size)
+    h0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
+    c0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
+    luck = rng.random((n, steps))
+    if initial_states is not None:
+        h0, c0 = (np.array(state, dtype=float) for state in initial_states)
+        for name, state in (("h0", h0), ("c0", c0)):
+            if state.shape != size:
+                raise ValueError(
+                    f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}."
+                )
+            if not np.isfinite(state).all():
+                raise ValueError(f"initial_states: {name} must be finite.")
+    return TrialPlan(trials, actions, luck, h0, c0)
+
+
+def choose(policy: np.ndarray, luck: np.ndarray) -> np.ndarray:
+    """Actions (...) drawn from policies (..., A) by numbers in [0, 1) (...): inverse distribution function."""
+    edges = np.cumsum(policy, axis=-1)[..., :-1]
+    return (luck[..., None] >= edges).sum(-1)

@@ -1,0 +1,362 @@
+"""The plain-PyTorch reference of the episodic-memory LSTM: complete, in the order of the equations, unhurried.
+
+Ritter et al. (2018), "Been There, Done That", in the form of dnd-lstm (Lu, 2019). With inputs x_t (D), gates f
+(forget), i (input), o (output), r (reinstatement), cell state c_t and hidden state h_t (H):
+
+    f_t, i_t, o_t, r_t = σ(W_x x_t + b_x + W_h h_{t-1} + b_h)
+    ĉ_t = tanh(the same form)
+    m_t = tanh(retrieve(key(x_t)))          zeros if nothing is stored, or retrieval is off
+    c_t = f_t ∘ c_{t-1} + i_t ∘ ĉ_t + r_t ∘ m_t
+    h_t = o_t ∘ tanh(c_t)
+    π_t = softmax(W_π h_t + b_π),   v_t = W_v h_t + b_v
+    encode (key(x_t), c_t), detached, after c_t, on the steps that the task says
+
+It imports nothing of PsyNeuLink and shares no computation with the composition: each checks the other.
+
+Differences from dnd-lstm: its L2 and L1 kernels add 1e-6 to each difference (a default of
+``torch.nn.functional.pairwise_distance``), which here is left out; its log-probabilities are cut off at the
+precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain LSTM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..tasks.trials import Trials
+from .config import ModelConfig
+from .losses import LossSettings, TrialTensors
+from .records import TrialPlan, TrialRecord, choose, plan_trials
+from .weights import check_memory, check_weights, initial_weights, weight_shapes
+
+COSINE_EPS = 1e-8
+"""Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
+
+
+class ReferenceMemory:
+    """Keys and values in arrays of the full size, used as a ring: storing costs the same however many there are.
+
+    Args:
+        config: capacity, sizes, kernel, and how to retrieve.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.keys = torch.zeros(config.memory_capacity, config.key_size)
+        self.values = torch.zeros(config.memory_capacity, config.hidden_size)
+        self.n_stored = 0  # ever since the last clearing
+
+    def __len__(self) -> int:
+        return min(self.n_stored, self.config.memory_capacity)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self.n_stored = 0
+
+    def to(self, like: Tensor) -> None:
+        """Take the precision and the device of a tensor."""
+        self.keys, self.values = self.keys.to(like), self.values.to(like)
+
+    def slots_by_age(self) -> Tensor:
+        """Where the entries lie, oldest first: (n,)."""
+        capacity = max(self.config.memory_capacity, 1)
+        return torch.arange(self.n_stored - len(self), self.n_stored) % capacity
+
+    def encode(self, key: Tensor, value: Tensor) -> None:
+        """Store one entry, key (K,) and value (H,); a full memory drops its oldest."""
+        if self.config.memory_capacity == 0:
+            return
+        if self.config.repeated_key == "overwrite":
+            slots = self.slots_by_age()
+            equal = slots[(self.keys[slots] == key).all(-1)]
+            if len(equal):
+                self.values[equal[-1]] = value
+                return
+        slot = self.n_stored % self.config.memory_capacity
+        self.keys[slot], self.values[slot] = key, value
+        self.n_stored += 1
+
+    def similarity(self, query: Tensor) -> Tensor:
+        """Similarity of the query (K,) to each key, oldest first: (n,)."""
+        keys = self.keys[self.slots_by_age()]
+        if self.config.kernel == "l2":
+            return -(query - keys).square().sum(-1).sqrt()
+        if self.config.kernel == "l1":
+            return -(query - keys).abs().sum(-1)
+        norms = (
+            query.square().sum().sqrt().clamp_min(COSINE_EPS),
+            keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS),
+        )
+        return (query * keys).sum(-1) / (norms[0] * norms[1])
+
+    def retrieve(self, query: Tensor) -> Tensor:
+        """Value (H,) for a query (K,); zeros if the memory is empty."""
+        if len(self) == 0:
+            return self.values.new_zeros(self.config.hidden_size)
+        similarity, values = self.similarity(query), self.values[self.slots_by_age()]
+        if self.config.retrieval == "average":
+            return torch.softmax(self.config.sharpness * similarity, 0) @ values
+        if self.config.ties == "oldest":
+            return values[torch.argmax(similarity)]  # argmax gives the first of equals
+        return values[len(values) - 1 - torch.argmax(similarity.flip(0))]
+
+
+class ReferenceEpisodicLSTM(nn.Module):
+    """The reference agent: an LSTM with an episodic memory, an actor and a critic.
+
+    It works in float32 unless ``.double()`` is called on it.
+
+    Args:
+        config: sizes and memory settings.
+        seed: for the initial weights (orthogonal; biases zero); the composition draws the same from it.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        for name, array in initial_weights(config, seed).items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(array, dtype=torch.float32)))
+        self.episodic_memory = ReferenceMemory(config)
+        self.optimizer: torch.optim.Adam | None = None
+
+    # ---- weights and memory --------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of all weights, by the names and shapes of ``weight_shapes``."""
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.named_parameters()}
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take these weights. Raises ValueError if a name, a shape or a value does not fit."""
+        checked = check_weights(self.config, weights)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(torch.from_numpy(checked[name]))
+
+    def memory(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the stored keys (n, K) and values (n, H), oldest first."""
+        slots = self.episodic_memory.slots_by_age()
+        return (
+            self.episodic_memory.keys[slots].cpu().numpy().copy(),
+            self.episodic_memory.values[slots].cpu().numpy().copy(),
+        )
+
+    def set_memory(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Replace the memory by these entries, oldest first: keys (n, K), values (n, H)."""
+        checked = check_memory(self.config, keys, values)
+        memory = self.episodic_memory
+        memory.to(self.input_weight)
+        memory.n_stored = n = len(checked[0])
+        memory.keys[:n], memory.values[:n] = (torch.from_numpy(array).to(memory.keys) for array in checked)
+
+    def clear_memory(self) -> None:
+        """Forget all entries."""
+        self.episodic_memory.clear()
+
+    # ---- the equations -------------------------------------------------------------------------------
+
+    def step(
+        self, x_t: Tensor, h: Tensor, c: Tensor, *, retrieve: bool, encode: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → π_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
+        size = self.config.hidden_size
+        drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
+        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size]).view(4, size)
+        candidate = torch.tanh(drive[4 * size :])
+        if self.config.memory_capacity == 0:
+            r_t = torch.zeros_like(r_t)
+
+        key = x_t[self.config.key_columns]
+        m_t = torch.tanh(self.episodic_memory.retrieve(key)) if retrieve else torch.zeros_like(c)
+
+        c_t = f_t * c + i_t * candidate + r_t * m_t
+        h_t = o_t * torch.tanh(c_t)
+        if encode:
+            self.episodic_memory.encode(key.detach(), c_t.detach())
+
+        policy = torch.softmax(self.actor_weight @ h_t + self.actor_bias, 0)
+        value = (self.critic_weight @ h_t + self.critic_bias)[0]
+        return policy, value, h_t, c_t, m_t, torch.stack([f_t, i_t, o_t, r_t])
+
+    def run_trial(self, plan: TrialPlan, n: int) -> dict[str, Tensor]:
+        """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n)."""
+        like = self.input_weight
+        trials = plan.trials
+        inputs = torch.from_numpy(trials.inputs[n]).to(like)
+        h, c = torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)
+        steps: list[tuple[Tensor, ...]] = []
+        actions = np.empty(trials.length, np.int64)
+        for t in range(trials.length):
+            retrieve, encode = bool(trials.retrieve[n, t]), bool(trials.encode[n, t])
+            out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode)
+            steps.append(out)
+            policy, _, h, c, _, _ = out
+            if plan.actions is None:
+                actions[t] = choose(policy.detach().cpu().numpy(), plan.luck[n, t])
+            else:
+                actions[t] = plan.actions[n, t]
+        names = ("policy", "value", "hidden", "cell", "memory", "gates")
+        trial = {
+            name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)
+        }
+        trial["action"] = torch.from_numpy(actions)
+        trial["target"] = torch.from_numpy(trials.targets[n])
+        trial["reward"] = (trial["action"] == trial["target"]).to(like)
+        return trial
+
+    # ---- passes over trials --------------------------------------------------------------------------
+
+    def run_trials(
+        self,
+        trials: Trials,
+        actions: np.ndarray | None = None,
+        initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int | None = None,
+    ) -> TrialRecord:
+        """Run trials without learning; the memory goes on from where it is and stays as it is left.
+
+        Args:
+            trials: n trials of T steps.
+            actions: (n, T) forced choices; without them they are drawn from the policy.
+            initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
+            seed: for what is drawn.
+
+        Raises:
+            ValueError: sizes or values do not fit the model.
+        """
+        plan = plan_trials(self.config, trials, actions, initial_states, seed)
+        self.episodic_memory.to(self.input_weight)
+        with torch.no_grad():
+            return self._record(plan, [self.run_trial(plan, n) for n in range(len(trials))])
+
+    def learn_trials(
+        self,
+        plan: TrialPlan,
+        *,
+        learning_rate: float,
+        loss: LossSettings,
+        record_gradients: bool = False,
+        after_trial: Callable[[int], None] | None = None,
+    ) -> TrialRecord:
+        """Run the trials of a plan, with one step of Adam after each; see ``eplstm.models.train``."""
+        self.episodic_memory.to(self.input_weight)
+        optimizer = self._adam(learning_rate)
+        outcomes, losses, gradients = [], [], []
+        for n in range(len(plan.trials)):
+            trial = self.run_trial(plan, n)
+            policy_loss, value_loss = self.loss(trial, loss)
+            optimizer.zero_grad()
+            (policy_loss + loss.value_weight * value_loss).backward()
+            if record_gradients:
+                gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
+            optimizer.step()
+            outcomes.append({k: v.detach() for k, v in trial.items()})
+            losses.append((policy_loss.item(), value_loss.item()))
+            if after_trial is not None:
+                after_trial(n)
+        record = self._record(plan, outcomes)
+        record.policy_loss, record.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
+        if record_gradients:
+            shapes = weight_shapes(self.config)
+            record.gradients = {
+                k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes
+            }
+        return record
+
+    def loss(self, trial: dict[str, Tensor], settings: LossSettings) -> tuple[Tensor, Tensor]:
+        """Actor's and critic's loss of one trial (Mnih et al., 2016, summed over steps as in dnd-lstm).
+
+        R_t = Σ_k γ^k reward_{t+k};  L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;
+        L_v = Σ_t smooth-L1(v_t, R_t). Another loss than actor-critic comes as (loss, 0).
+        """
+        policy, value = trial["policy"], trial["value"]
+        steps = torch.arange(len(value))
+        returns, following = [], torch.zeros_like(trial["reward"][0])
+        for reward in trial["reward"].flip(0):
+            following = reward + settings.gamma * following
+            returns.insert(0, following)
+        returns = torch.stack(returns)
+
+        log_policy = torch.log(policy.clamp_min(torch.finfo(policy.dtype).tiny))
+        if settings.kind == "cross_entropy":
+            return -log_policy[steps, trial["target"]].sum(), torch.zeros_like(value[0])
+        if callable(settings.kind):
+            names = ("policy", "value", "action", "reward", "target", "hidden", "cell")
+            tensors = TrialTensors(**{k: trial[k][None] for k in names}, returns=returns[None])
+            return settings.kind(tensors), torch.zeros_like(value[0])
+        advantage = (returns - value).detach()
+        policy_loss = -(log_policy[steps, trial["action"]] * advantage).sum()
+        entropy = -(policy * log_policy).sum()
+        value_loss = nn.functional.smooth_l1_loss(value, returns, reduction="sum")
+        return policy_loss - settings.entropy_weight * entropy, value_loss
+
+    # ---- bookkeeping ---------------------------------------------------------------------------------
+
+    def _adam(self, learning_rate: float) -> torch.optim.Adam:
+        if self.optimizer is None:
+            self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        for parameter, state in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # the precision may have changed since
+                state[name] = state[name].to(parameter)
+        return self.optimizer
+
+    @staticmethod
+    def _gradient(parameter: Tensor) -> np.ndarray:
+        if parameter.grad is None:
+            return np.zeros(parameter.shape)
+        return parameter.grad.cpu().numpy().copy()
+
+    def _record(self, plan: TrialPlan, outcomes: list[dict[str, Tensor]]) -> TrialRecord:
+        n, steps = plan.trials.targets.shape
+        size, actions = self.config.hidden_size, self.config.n_actions
+        shapes = {
+            "policy": (actions,),
+            "value": (),
+            "action": (),
+            "reward": (),
+            "hidden": (size,),
+            "cell": (size,),
+            "memory": (size,),
+            "gates": (4, size),
+        }
+        kinds = {"action": np.int64}
+        return TrialRecord(
+            **{
+                name: np.array(
+                    [trial[name].cpu().numpy() for trial in outcomes], dtype=kinds.get(name)
+                ).reshape(n, steps, *shape)
+                for name, shape in shapes.items()
+            }
+        )
+
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the
+        weight). Empty before training."""
+        if self.optimizer is None:
+            return {}
+        state = {}
+        for name, parameter in self.named_parameters():
+            adam = self.optimizer.state.get(parameter)
+            if not adam:
+                continue
+            state[f"step.{name}"] = np.full(len(parameter), float(adam["step"]))
+            state[f"mean.{name}"] = adam["exp_avg"].cpu().numpy().copy()
+            state[f"square.{name}"] = adam["exp_avg_sq"].cpu().numpy().copy()
+        return state
+
+    def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take Adam's state as ``optimizer_state`` gives it, from either model."""
+        self.optimizer = None
+        for name, parameter in self.named_parameters():
+            if f"step.{name}" not in state:
+                continue
+            optimizer = self._adam(learning_rate=0.0)
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(np.max(state[f"step.{name}"])), dtype=torch.float32),
+                "exp_avg": torch.from_numpy(np.array(state[f"mean.{name}"])).to(parameter),
+                "exp_avg_sq": torch.from_numpy(np.array(state[f"square.{name}"])).to(parameter),
+            }

@@ -1,0 +1,6 @@
+"""Tasks: what an agent sees and what is rewarded; nothing here knows of the models."""
+
+from .contextual_choice import ContextualChoice
+from .trials import Trials
+
+__all__ = ["ContextualChoice", "Trials"]
