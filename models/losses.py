@@ -90,9 +90,7 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
     if callable(settings.kind):
         loss = settings.kind(trials)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            found = (
-                f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            )
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"The loss function must return a tensor of one number; it returned {found}.")
         return loss.reshape(1).expand(len(none)) / max(len(none), 1), none
     log_policy = torch.log(trials.policy.clamp_min(torch.finfo(trials.policy.dtype).tiny))

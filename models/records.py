@@ -136,9 +136,7 @@ def plan_trials(
         h0, c0 = (np.array(state, dtype=float) for state in initial_states)
         for name, state in (("h0", h0), ("c0", c0)):
             if state.shape != size:
-                raise ValueError(
-                    f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}."
-                )
+                raise ValueError(f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}.")
             if not np.isfinite(state).all():
                 raise ValueError(f"initial_states: {name} must be finite.")
     return TrialPlan(trials, actions, luck, h0, c0)

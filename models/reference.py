@@ -198,9 +198,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             else:
                 actions[t] = plan.actions[n, t]
         names = ("policy", "value", "hidden", "cell", "memory", "gates")
-        trial = {
-            name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)
-        }
+        trial = {name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
         trial["action"] = torch.from_numpy(actions)
         trial["target"] = torch.from_numpy(trials.targets[n])
         trial["reward"] = (trial["action"] == trial["target"]).to(like)
@@ -260,9 +258,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         record.policy_loss, record.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
         if record_gradients:
             shapes = weight_shapes(self.config)
-            record.gradients = {
-                k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes
-            }
+            record.gradients = {k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes}
         return record
 
     def loss(self, trial: dict[str, Tensor], settings: LossSettings) -> tuple[Tensor, Tensor]:
@@ -326,9 +322,9 @@ class ReferenceEpisodicLSTM(nn.Module):
         kinds = {"action": np.int64}
         return TrialRecord(
             **{
-                name: np.array(
-                    [trial[name].cpu().numpy() for trial in outcomes], dtype=kinds.get(name)
-                ).reshape(n, steps, *shape)
+                name: np.array([trial[name].cpu().numpy() for trial in outcomes], dtype=kinds.get(name)).reshape(
+                    n, steps, *shape
+                )
                 for name, shape in shapes.items()
             }
         )

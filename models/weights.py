@@ -35,6 +35,8 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def initial_weights(config: ModelConfig, seed: int | None = None) -> dict[str, np.ndarray]:
     """Orthogonal weights and zero biases, as in dnd-lstm (Saxe et al., 2014, for the orthogonal start).
 
+    The numbers are exact in float32, so that models of either precision start from the same ones.
+
     Args:
         config: the sizes.
         seed: the same seed gives the same weights to both models; None draws fresh ones.
@@ -50,6 +52,7 @@ def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     rows, columns = shape
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the draw uniform over orthogonal matrices
+    q = q.astype(np.float32).astype(np.float64)
     return q if rows >= columns else q.T
 
 
@@ -74,9 +77,7 @@ def check_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dic
                 f"{config.hidden_size} hidden units and {config.n_actions} actions; got {array.shape}."
             )
         if not np.isfinite(array).all():
-            raise ValueError(
-                f"Weights: {name} holds {np.count_nonzero(~np.isfinite(array))} values not finite."
-            )
+            raise ValueError(f"Weights: {name} holds {np.count_nonzero(~np.isfinite(array))} values not finite.")
         checked[name] = array
     return checked
 

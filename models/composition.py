@@ -1,0 +1,606 @@
+"""The episodic-memory LSTM as a PsyNeuLink composition: the graph is the model.
+
+Ritter et al. (2018), with the equations of ``reference.py``. Each symbol is a node that ``show_graph()`` shows:
+
+    input (x_t) and its bias, hidden bias        → forget, input, output and reinstatement gate, candidate
+    input → key of the episodic memory           → memory (m_t), zero where ``retrieve`` is 0
+    kept (f ∘ c), new (i ∘ ĉ), reinstated (r ∘ m) → cell (c_t) → tanh of cell → hidden (h_t)
+    hidden, read-out bias                        → actor (π_t), critic (v_t)
+    key, cell, ``encode``                        → encoding, which stores the entry
+
+Hidden and cell project back to the gates and to ``kept`` (feedback projections: values of the step before).
+A PsyNeuLink trial is a step here; a trial of the task is a sequence of them.
+
+It shares no computation with the reference: each checks the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import psyneulink as pnl
+import torch
+from torch import Tensor
+
+from ..tasks.trials import Trials
+from .backend import (
+    RecurrentComposition,
+    Session,
+    as_context,
+    get_matrix,
+    set_matrix,
+    start_from,
+)
+from .config import ModelConfig
+from .losses import Loss, LossSettings, TrialTensors, discounted_returns, losses
+from .memory import EncodingMechanism, EpisodicMemory
+from .records import TrialPlan, TrialRecord, choose, plan_trials
+from .weights import GATE_ORDER, check_memory, check_weights, initial_weights, weight_shapes
+
+GATE_NAMES = {
+    "forget": "forget gate",
+    "input": "input gate",
+    "output": "output gate",
+    "reinstatement": "reinstatement gate",
+    "candidate": "candidate",
+}
+"""Names of the nodes, by the block of rows that holds their weights."""
+
+
+class EpisodicLSTMComposition(RecurrentComposition):
+    """An LSTM with an episodic memory, an actor and a critic, as a PsyNeuLink composition (always float64).
+
+    Its nodes are attributes: ``input_node``, ``retrieve_node``, ``encode_node``, ``gates`` (by block),
+    ``episodic_memory``, ``memory_node``, ``kept``, ``new``, ``reinstated``, ``cell``, ``cell_output``, ``hidden``,
+    ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 it is a plain LSTM:
+    the memory's nodes and the reinstatement gate are not there, and r_t = 0.
+
+    Args:
+        config: sizes and memory settings.
+        seed: for the initial weights (orthogonal; biases zero); the reference draws the same from it.
+        name: the composition's.
+        kwargs: further arguments of ``AutodiffComposition``, such as ``learning_rate``.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        seed: int | None = None,
+        name: str = "episodic LSTM",
+        **kwargs: Any,
+    ) -> None:
+        self.config = config
+        self.record: TrialRecord | None = None
+        """What happened in the last call to ``learn()``."""
+        super().__init__(name=name, optimizer_type="adam", **kwargs)
+        self._has_memory = config.memory_capacity > 0
+        self._make_nodes()
+        self._add_nodes()
+        self._make_projections()
+        self._absent_weights = {
+            weight: np.zeros(weight_shapes(config)[weight]) for weight in weight_shapes(config)
+        }
+        self.set_weights(initial_weights(config, seed))
+
+    # ---- the graph -------------------------------------------------------------------------------------
+
+    def _make_nodes(self) -> None:
+        config = self.config
+        inputs, hidden, actions = config.input_size, config.hidden_size, config.n_actions
+        self.input_node = _node("input", [inputs])
+        self.input_bias, self.hidden_bias, self.readout_bias = (
+            pnl.ProcessingMechanism(
+                name=name,
+                input_ports=[pnl.InputPort(name="1", variable=[1.0], default_input=pnl.DEFAULT_VARIABLE)],
+            )
+            for name in ("input bias", "hidden bias", "read-out bias")
+        )
+        blocks = [block for block in GATE_ORDER if self._has_memory or block != "reinstatement"]
+        self.gates = {
+            block: _node(GATE_NAMES[block], [hidden], pnl.Tanh() if block == "candidate" else pnl.Logistic())
+            for block in blocks
+        }
+        self.kept = _node("kept  f∘c", [hidden, hidden], _product())
+        self.new = _node("new  i∘ĉ", [hidden, hidden], _product())
+        self.cell = _node("cell  c", [hidden])
+        self.cell_output = _node("tanh(c)", [hidden], pnl.Tanh())
+        self.hidden = _node("hidden  h", [hidden, hidden], _product())
+        self.actor = _node("actor  π", [actions], pnl.SoftMax(output=pnl.ALL))
+        self.critic = _node("critic  v", [1])
+        if self._has_memory:
+            self._make_memory_nodes()
+
+    def _make_memory_nodes(self) -> None:
+        config = self.config
+        hidden = config.hidden_size
+        form = [np.zeros(config.key_size), np.zeros(hidden)]
+        self.retrieve_node = _node("retrieve", [1])
+        self.encode_node = _node("encode", [1])
+        self.episodic_memory = pnl.EpisodicMemoryMechanism(
+            name="episodic memory",
+            input_ports=[
+                pnl.InputPort(name="key", variable=form[0]),
+                pnl.InputPort(name="value", variable=form[1], default_input=pnl.DEFAULT_VARIABLE),
+            ],
+            default_variable=form,
+            function=EpisodicMemory(
+                default_variable=form,
+                kernel=config.kernel,
+                retrieval=config.retrieval,
+                sharpness=config.sharpness,
+                equidistant_entries_select=config.ties,
+                duplicate_entries_allowed=True if config.repeated_key == "append" else "overwrite",
+                max_entries=config.memory_capacity,
+                storage_prob=0.0,
+            ),
+        )
+        # Two projections, the retrieved value and the switch, multiplied in the port: m = tanh(retrieve · value).
+        self.memory_node = pnl.ProcessingMechanism(
+            name="memory  m",
+            input_ports=[pnl.InputPort(name="retrieved", variable=form[1], combine=pnl.PRODUCT)],
+            function=pnl.Tanh(),
+        )
+        self.reinstated = _node("reinstated  r∘m", [hidden, hidden], _product())
+        self.encoding = EncodingMechanism(memory=self.episodic_memory, name="encoding")
+
+    def _add_nodes(self) -> None:
+        self.add_node(self.input_node)
+        for bias in (self.input_bias, self.hidden_bias, self.readout_bias):
+            self.add_node(bias, required_roles=[pnl.NodeRole.BIAS])
+        nodes = [*self.gates.values(), self.kept, self.new, self.cell, self.cell_output, self.hidden]
+        if self._has_memory:
+            nodes += [self.retrieve_node, self.encode_node, self.episodic_memory, self.memory_node]
+            nodes += [self.reinstated, self.encoding]
+        for node in nodes:
+            self.add_node(node)
+        for node in (self.actor, self.critic):
+            self.add_node(node, required_roles=[pnl.NodeRole.OUTPUT])
+        if self._has_memory:
+            self.exclude_node_roles(self.encoding, pnl.NodeRole.OUTPUT)
+
+    def _make_projections(self) -> None:
+        """Learned projections are kept by (weight, block), fixed ones only in the graph."""
+        config = self.config
+        hidden = np.eye(config.hidden_size)
+        self._learned: dict[tuple[str, str], pnl.MappingProjection] = {}
+        for block, gate in self.gates.items():
+            self._learn("input_weight", block, self.input_node, gate)
+            self._learn("input_bias", block, self.input_bias, gate)
+            self._learn("hidden_weight", block, self.hidden, gate, feedback=True)
+            self._learn("hidden_bias", block, self.hidden_bias, gate)
+        for name, node in (("actor", self.actor), ("critic", self.critic)):
+            self._learn(f"{name}_weight", name, self.hidden, node)
+            self._learn(f"{name}_bias", name, self.readout_bias, node)
+
+        self._fix(self.gates["forget"], self.kept.input_ports[0], hidden)
+        self._fix(self.cell, self.kept.input_ports[1], hidden, feedback=True)
+        self._fix(self.gates["input"], self.new.input_ports[0], hidden)
+        self._fix(self.gates["candidate"], self.new.input_ports[1], hidden)
+        self._fix(self.kept, self.cell, hidden)
+        self._fix(self.new, self.cell, hidden)
+        self._fix(self.cell, self.cell_output, hidden)
+        self._fix(self.gates["output"], self.hidden.input_ports[0], hidden)
+        self._fix(self.cell_output, self.hidden.input_ports[1], hidden)
+        if self._has_memory:
+            key = np.eye(config.input_size)[:, config.key_columns]
+            switch = np.ones((1, config.hidden_size))
+            self._fix(self.input_node, self.episodic_memory.input_ports["key"], key)
+            self._fix(self.episodic_memory.output_ports[1], self.memory_node, hidden)
+            self._fix(self.retrieve_node, self.memory_node, switch)
+            self._fix(self.gates["reinstatement"], self.reinstated.input_ports[0], hidden)
+            self._fix(self.memory_node, self.reinstated.input_ports[1], hidden)
+            self._fix(self.reinstated, self.cell, hidden)
+            self._fix(self.input_node, self.encoding.input_ports["key"], key)
+            self._fix(self.cell, self.encoding.input_ports["value"], hidden)
+            self._fix(self.encode_node, self.encoding.input_ports["encode"], np.eye(1))
+
+    def _learn(self, weight: str, block: str, sender: Any, receiver: Any, **kwargs: Any) -> None:
+        matrix = np.zeros((_size(sender), _size(receiver)))
+        self._learned[weight, block] = self._project(sender, receiver, matrix, True, **kwargs)
+
+    def _fix(self, sender: Any, receiver: Any, matrix: np.ndarray, **kwargs: Any) -> None:
+        self._project(sender, receiver, matrix, False, **kwargs)
+
+    def _project(
+        self, sender: Any, receiver: Any, matrix: np.ndarray, learnable: bool, feedback: bool = False
+    ) -> pnl.MappingProjection:
+        ends = [getattr(end, "full_name", end.name) for end in (sender, receiver)]
+        projection = pnl.MappingProjection(
+            name=f"{ends[0]} → {ends[1]}",
+            sender=sender,
+            receiver=receiver,
+            matrix=matrix,
+            learnable=learnable,
+            **({"feedback": True} if feedback else {}),
+        )
+        self.add_projection(projection, feedback=feedback or None)
+        return projection
+
+    # ---- weights and memory ----------------------------------------------------------------------------
+
+    def weights(self, context: Any = None) -> dict[str, np.ndarray]:
+        """Copies of all weights, by the names and shapes of ``weight_shapes``."""
+        context = as_context(self, context)
+        weights = {name: array.copy() for name, array in self._absent_weights.items()}
+        for (name, block), projection in self._learned.items():
+            rows = self._rows(name, block)
+            weights[name][rows] = self._as_rows(name, get_matrix(projection, context))
+        return weights
+
+    def set_weights(self, weights: Any, *args: Any, context: Any = None) -> None:  # type: ignore[override]
+        """Take these weights: a dict by the names of ``weight_shapes``.
+
+        PsyNeuLink's own call with a projection and its matrix works too.
+
+        Raises:
+            ValueError: a name, a shape or a value does not fit; nothing is changed then.
+        """
+        if not isinstance(weights, Mapping):
+            super().set_weights(weights, *args, context=context)
+            return
+        checked = check_weights(self.config, weights)
+        for (name, block), projection in self._learned.items():
+            matrix = checked[name][self._rows(name, block)]
+            matrix = matrix[None, :] if name.endswith("bias") else matrix.T
+            for execution_id in {None, as_context(self, context).execution_id}:
+                set_matrix(projection, np.array(matrix), execution_id)
+        self._absent_weights = checked
+
+    def _rows(self, name: str, block: str) -> slice:
+        if name.startswith(("actor", "critic")):
+            return slice(None)
+        size = self.config.hidden_size
+        start = GATE_ORDER.index(block) * size
+        return slice(start, start + size)
+
+    @staticmethod
+    def _as_rows(name: str, matrix: np.ndarray) -> np.ndarray:
+        return matrix[0] if name.endswith("bias") else matrix.T
+
+    def memory(self, context: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the stored keys (n, K) and values (n, H), oldest first."""
+        if not self._has_memory:
+            return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
+        keys, values = self.episodic_memory.function.entries(as_context(self, context))
+        return keys, values
+
+    def set_memory(self, keys: np.ndarray, values: np.ndarray, context: Any = None) -> None:
+        """Replace the memory by these entries, oldest first: keys (n, K), values (n, H)."""
+        checked = check_memory(self.config, keys, values)
+        if self._has_memory:
+            self.episodic_memory.function.set_entries(checked, as_context(self, context))
+
+    def clear_memory(self, context: Any = None) -> None:
+        """Forget all entries."""
+        if self._has_memory:
+            self.episodic_memory.function.clear(as_context(self, context))
+
+    # ---- Python mode -----------------------------------------------------------------------------------
+
+    def run_trials(
+        self,
+        trials: Trials,
+        actions: np.ndarray | None = None,
+        initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int | None = None,
+        context: Any = None,
+    ) -> TrialRecord:
+        """Run trials without learning, in PsyNeuLink's Python mode: one ``run()``, a PsyNeuLink trial a step.
+
+        Args:
+            trials: n trials of T steps.
+            actions: (n, T) forced choices; without them they are drawn from the policy.
+            initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
+            seed: for what is drawn.
+            context: execution context, by default the composition's own.
+
+        Raises:
+            ValueError: sizes or values do not fit the model.
+        """
+        plan = plan_trials(self.config, trials, actions, initial_states, seed)
+        n, length = trials.targets.shape
+        context = as_context(self, context)
+        course: list[dict[str, np.ndarray]] = []
+
+        def begin() -> None:
+            trial, step = divmod(len(course), length)
+            if step == 0:
+                start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
+
+        def keep() -> None:
+            course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
+
+        if n * length:
+            inputs = {node: v.reshape(n * length, -1) for node, v in self._inputs(trials).items()}
+            self.run(
+                inputs=inputs,
+                call_before_trial=begin,
+                call_after_trial=keep,
+                context=context.execution_id,
+            )
+        return self._record(plan, {k: np.array([step[k] for step in course]) for k in (course or [{}])[0]})
+
+    def _inputs(self, trials: Trials) -> dict[Any, np.ndarray]:
+        inputs = {self.input_node: trials.inputs}
+        if self._has_memory:
+            inputs[self.retrieve_node] = trials.retrieve[..., None].astype(float)
+            inputs[self.encode_node] = trials.encode[..., None].astype(float)
+        return inputs
+
+    def _values(self, value_of: Callable[[Any], Any]) -> dict[str, Any]:
+        """What a record holds, as each node's value."""
+        nodes = {"policy": self.actor, "value": self.critic, "hidden": self.hidden, "cell": self.cell}
+        if self._has_memory:
+            nodes["memory"] = self.memory_node
+        nodes |= {block: self.gates[block] for block in GATE_ORDER[:4] if block in self.gates}
+        return {name: value_of(node) for name, node in nodes.items()}
+
+    def _record(
+        self, plan: TrialPlan, course: Mapping[str, np.ndarray], action: np.ndarray | None = None
+    ) -> TrialRecord:
+        """A record from values (n · T, size) or (n, T, size)."""
+        n, length = plan.trials.targets.shape
+        size = self.config.hidden_size
+
+        def shaped(name: str, *shape: int) -> np.ndarray:
+            values = course.get(name)
+            return np.zeros((n, length, *shape)) if values is None else np.reshape(values, (n, length, *shape))
+
+        policy = shaped("policy", self.config.n_actions)
+        if action is None:
+            action = choose(policy, plan.luck) if plan.actions is None else plan.actions
+        return TrialRecord(
+            policy=policy,
+            value=shaped("value"),
+            action=action,
+            reward=(action == plan.trials.targets).astype(float),
+            hidden=shaped("hidden", size),
+            cell=shaped("cell", size),
+            memory=shaped("memory", size),
+            gates=np.stack([shaped(block, size) for block in GATE_ORDER[:4]], axis=2),
+        )
+
+    # ---- PyTorch mode ----------------------------------------------------------------------------------
+
+    def learn(  # type: ignore[override]
+        self,
+        inputs: Trials | Mapping[Any, Any] | list[Mapping[Any, Any]],
+        targets: Any = None,
+        *,
+        actions: np.ndarray | None = None,
+        initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int | None = None,
+        loss: Loss = "actor_critic",
+        gamma: float = 0.0,
+        entropy_weight: float = 0.0,
+        value_weight: float = 1.0,
+        context: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train on trials in PsyNeuLink's PyTorch mode, in their order; the record is in ``self.record``.
+
+        Args:
+            inputs: ``Trials``; or, as PsyNeuLink has it, {node: (n, T, size)} or a list of {node: (T, size)},
+                with ``retrieve_node`` and ``encode_node`` left out to retrieve at all steps and to store at none.
+            targets: (n, T) int: the rewarded actions, alone or as {actor: (n, T)}; not needed with ``Trials``.
+            actions: (n, T) forced choices; without them they are drawn from the policy.
+            initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
+            seed: for what is drawn.
+            loss: ``actor_critic``, ``cross_entropy`` (to the target), or a function of ``TrialTensors``.
+            gamma: discount of later rewards.
+            entropy_weight: weight of an entropy bonus in the actor-critic loss.
+            value_weight: weight of the critic's loss.
+            context: execution context, by default the composition's own.
+            kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
+                projection), ``call_after_minibatch``, ...; ``minibatch_size`` above 1 only without a memory.
+
+        Returns:
+            As ``AutodiffComposition.learn``: the outputs at the last step of the last trial.
+
+        Raises:
+            ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands.
+        """
+        trials = inputs if isinstance(inputs, Trials) else self._as_trials(inputs, targets)
+        plan = plan_trials(self.config, trials, actions, initial_states, seed)
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight)
+        return self._learn_plan(plan, settings, context=context, **kwargs)
+
+    def learn_trials(
+        self,
+        plan: TrialPlan,
+        *,
+        learning_rate: float,
+        loss: LossSettings,
+        record_gradients: bool = False,
+        after_trial: Callable[[int], None] | None = None,
+    ) -> TrialRecord:
+        """Train on the trials of a plan through ``learn()``; see ``eplstm.models.train``."""
+        done = iter(range(len(plan.trials)))
+        call_back = None if after_trial is None else lambda: after_trial(next(done))
+        self._learn_plan(
+            plan,
+            loss,
+            record_gradients=record_gradients,
+            learning_rate=learning_rate,
+            call_after_minibatch=call_back,
+        )
+        assert self.record is not None
+        return self.record
+
+    def _learn_plan(
+        self, plan: TrialPlan, loss: LossSettings, record_gradients: bool = False, **kwargs: Any
+    ) -> Any:
+        batch = kwargs.get("minibatch_size") or 1
+        if batch != 1 and self._has_memory:
+            raise ValueError(
+                f"minibatch_size is {batch}, but trials that share one episodic memory must be trained one after "
+                "the other: leave it at 1 (or make the model with memory_capacity=0)."
+            )
+        session = _TrialSession(self, plan, loss, record_gradients)
+        result = None
+        if plan.trials.targets.size:
+            result = super().learn(self._inputs(plan.trials), session, **kwargs)
+        self.record = session.record()
+        return result
+
+    def _as_trials(self, inputs: Any, targets: Any) -> Trials:
+        """``Trials`` from inputs and targets in PsyNeuLink's forms."""
+        if isinstance(inputs, (list, tuple)):
+            inputs = {node: np.stack([np.asarray(trial[node]) for trial in inputs]) for node in inputs[0]}
+        if not isinstance(inputs, Mapping) or self.input_node not in inputs:
+            raise ValueError(
+                "learn(): inputs must be Trials, or a dict (or a list of dicts, one a trial) with an entry for "
+                f"'{self.input_node.name}' (composition.input_node)."
+            )
+        known = {self.input_node} | ({self.retrieve_node, self.encode_node} if self._has_memory else set())
+        unknown = [getattr(node, "name", node) for node in inputs if node not in known]
+        if unknown:
+            raise ValueError(
+                f"learn(): {unknown} are not inputs of the model; known are {sorted(n.name for n in known)}. "
+                "Give the rewarded actions as targets."
+            )
+        x = np.asarray(inputs[self.input_node], dtype=float)
+        if isinstance(targets, Mapping):
+            targets = targets.get(self.actor)
+        if targets is None:
+            raise ValueError("learn(): give the rewarded actions as targets, (n, T), or use Trials.")
+
+        def switch(node: str, default: bool) -> np.ndarray:
+            values = inputs.get(getattr(self, node)) if self._has_memory else None
+            return np.full(x.shape[:2], default) if values is None else np.asarray(values).reshape(x.shape[:2])
+
+        return Trials(
+            inputs=x,
+            targets=np.asarray(targets).reshape(x.shape[:2]),
+            encode=switch("encode_node", False),
+            retrieve=switch("retrieve_node", True),
+        )
+
+    # ---- the optimiser ---------------------------------------------------------------------------------
+
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the
+        weight). Empty before training."""
+        wrapper = self.parameters.pytorch_representation.get(as_context(self, None))
+        adam = dict(self._adam_to_adopt) | (wrapper.adam_state() if wrapper is not None else {})
+        state: dict[str, np.ndarray] = {}
+        for (name, block), projection in self._learned.items():
+            if projection not in adam:
+                continue
+            shape, rows = weight_shapes(self.config)[name], self._rows(name, block)
+            entries = {
+                "step": np.full(projection.matrix.base.shape[1], float(adam[projection]["step"])),
+                "mean": self._as_rows(name, adam[projection]["exp_avg"].numpy()),
+                "square": self._as_rows(name, adam[projection]["exp_avg_sq"].numpy()),
+            }
+            for kind, values in entries.items():
+                whole = np.zeros(shape[:1] if kind == "step" else shape)
+                state.setdefault(f"{kind}.{name}", whole)[rows] = values
+        return state
+
+    def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take Adam's state as ``optimizer_state`` gives it, from either model."""
+        states: dict[Any, dict[str, Tensor]] = {}
+        for (name, block), projection in self._learned.items():
+            if f"step.{name}" not in state:
+                continue
+            rows = self._rows(name, block)
+
+            def matrix(kind: str, name: str = name, rows: slice = rows) -> Tensor:
+                values = np.array(state[f"{kind}.{name}"], dtype=float)[rows]
+                return torch.from_numpy(np.array(values[None, :] if name.endswith("bias") else values.T))
+
+            steps = float(np.max(np.asarray(state[f"step.{name}"])[rows]))
+            if steps == 0:
+                continue
+            states[projection] = {
+                "step": torch.tensor(steps, dtype=torch.float32),
+                "exp_avg": matrix("mean").contiguous(),
+                "exp_avg_sq": matrix("square").contiguous(),
+            }
+        self._adam_to_adopt = states
+        context = as_context(self, None)
+        wrapper = self.parameters.pytorch_representation.get(context)
+        if wrapper is not None:
+            wrapper.optimizer.state.clear()
+            wrapper.set_adam_state(states)
+
+
+class _TrialSession(Session):
+    """The trials of a plan: initial states, choices, loss, and the record of it all."""
+
+    def __init__(
+        self, model: EpisodicLSTMComposition, plan: TrialPlan, loss: LossSettings, gradients: bool
+    ) -> None:
+        self.model, self.plan, self.settings, self.wants_gradients = model, plan, loss, gradients
+        self._course: list[dict[str, np.ndarray]] = []
+        self._losses: list[np.ndarray] = []
+        self._gradients: list[dict[str, np.ndarray]] = []
+
+    def begin(self, which: range) -> dict[Any, Tensor]:
+        rows = slice(which.start, which.stop)
+        return {
+            self.model.hidden: torch.from_numpy(self.plan.h0[rows]),
+            self.model.cell: torch.from_numpy(self.plan.c0[rows]),
+        }
+
+    def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
+        rows = slice(which.start, which.stop)
+        plan, course = self.plan, self.model._values(values.__getitem__)
+        policy = course["policy"].detach().numpy()
+        action = choose(policy, plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+        target = plan.trials.targets[rows]
+        reward = torch.from_numpy((action == target).astype(float))
+        trials = TrialTensors(
+            policy=course["policy"],
+            value=course["value"].squeeze(-1),
+            action=torch.from_numpy(action),
+            reward=reward,
+            target=torch.from_numpy(target),
+            returns=discounted_returns(reward, self.settings.gamma),
+            hidden=course["hidden"],
+            cell=course["cell"],
+        )
+        actor, critic = losses(trials, self.settings)
+        self._course.append({k: v.detach().numpy() for k, v in course.items()} | {"action": action})
+        self._losses.append(torch.stack([actor, critic], dim=1).detach().numpy())
+        return (actor + self.settings.value_weight * critic).mean()
+
+    def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
+        model = self.model
+        rows = {name: np.zeros(shape) for name, shape in weight_shapes(model.config).items()}
+        for (name, block), projection in model._learned.items():
+            if projection in gradients:
+                rows[name][model._rows(name, block)] = model._as_rows(name, gradients[projection])
+        self._gradients.append(rows)
+
+    def record(self) -> TrialRecord:
+        """What happened on the trials trained so far."""
+        course = {k: np.concatenate([c[k] for c in self._course]) for k in (self._course or [{}])[0]}
+        record = self.model._record(self.plan, course, action=course.get("action"))
+        shapes = weight_shapes(self.model.config)
+        record.policy_loss, record.value_loss = np.concatenate([*self._losses, np.empty((0, 2))]).T
+        if self.wants_gradients:
+            record.gradients = {
+                name: np.array([g[name] for g in self._gradients]).reshape(-1, *shape)
+                for name, shape in shapes.items()
+            }
+        return record
+
+
+def _node(name: str, ports: list[int], function: Any = None) -> pnl.ProcessingMechanism:
+    return pnl.ProcessingMechanism(
+        name=name,
+        default_variable=[np.zeros(size) for size in ports],
+        **({} if function is None else {"function": function}),
+    )
+
+
+def _product() -> pnl.LinearCombination:
+    return pnl.LinearCombination(operation=pnl.PRODUCT)
+
+
+def _size(node: Any) -> int:
+    return node.output_port.value.size if node.output_ports else 0

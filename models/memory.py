@@ -1,0 +1,596 @@
+"""The episodic memory of the composition: PsyNeuLink's content-addressable memory, completed.
+
+``EpisodicMemory`` is a ``pnl.ContentAddressableMemory`` for an ``EpisodicMemoryMechanism`` in any composition.
+What it adds to its base: a PyTorch form, so that it can stand in an AutodiffComposition and be part of
+``learn()``; entries kept for each execution context apart; ``clear()``; retrieval of all entries at once; the
+kernels of the paper (PsyNeuLink's cosine distance takes the *absolute* cosine); fields of unequal length
+wherever the base has trouble with them. ``EncodingMechanism`` stores an entry whose value exists only after
+the retrieval it depends on.
+
+Both modes read and write the same arrays, so nothing has to be carried over between ``run()`` and ``learn()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import psyneulink as pnl
+import torch
+from psyneulink.core.components.functions.function import Function_Base, FunctionError
+from psyneulink.core.globals.context import handle_external_context
+from psyneulink.core.globals.keywords import NEWEST, OLDEST, OVERWRITE, RANDOM
+from psyneulink.core.globals.parameters import Parameter, check_user_specified
+from psyneulink.core.globals.utilities import convert_all_elements_to_np_array
+from torch import Tensor
+
+KERNELS = ("l2", "l1", "cosine")
+RETRIEVALS = ("nearest", "average")
+COSINE_EPS = 1e-8
+"""Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
+
+
+def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
+    """Similarity of queries (..., K) to keys (n, K): (..., n). Negative L2 or L1 distance, or cosine."""
+    query = query.unsqueeze(-2)
+    if kernel == "l2":
+        return -(query - keys).square().sum(-1).sqrt()
+    if kernel == "l1":
+        return -(query - keys).abs().sum(-1)
+    if kernel == "cosine":
+        norm_query = query.square().sum(-1).sqrt().clamp_min(COSINE_EPS)
+        norm_keys = keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS)
+        return (query * keys).sum(-1) / (norm_query * norm_keys)
+    raise FunctionError(f"EpisodicMemory: kernel must be one of {KERNELS}; got {kernel!r}.")
+
+
+class EntryRing:
+    """Entries of several fields in one array a field; the oldest is dropped when ``limit`` is exceeded.
+
+    The arrays grow by doubling up to ``limit`` and are a ring from there on: storing never moves an entry.
+    """
+
+    def __init__(self, sizes: Sequence[int], limit: int) -> None:
+        self.limit = limit
+        self.fields = [np.empty((min(limit, 16), size)) for size in sizes]
+        self.n_stored = 0  # ever since the last clearing
+
+    def __len__(self) -> int:
+        return min(self.n_stored, self.limit)
+
+    @property
+    def oldest(self) -> int:
+        """Row of the oldest entry: 0 until the ring is full."""
+        return self.n_stored % self.limit if self.n_stored > self.limit else 0
+
+    def used(self, field: int) -> np.ndarray:
+        """The rows of a field that hold entries, as they lie in memory (a view)."""
+        return self.fields[field][: len(self)]
+
+    def by_age(self, field: int) -> np.ndarray:
+        """A copy of a field's entries, oldest first: (n, size)."""
+        return np.roll(self.used(field), -self.oldest, axis=0)
+
+    def append(self, entry: Sequence[np.ndarray]) -> None:
+        """Store one entry; a full ring overwrites its oldest."""
+        row = self.n_stored % self.limit
+        if row >= len(self.fields[0]):
+            rows = min(2 * len(self.fields[0]), self.limit)
+            self.fields = [np.concatenate([f, np.empty((rows - len(f), f.shape[1]))]) for f in self.fields]
+        for field, part in zip(self.fields, entry, strict=True):
+            field[row] = part
+        self.n_stored += 1
+
+    def replace(self, fields: Sequence[np.ndarray], limit: int) -> None:
+        """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
+        self.limit = limit
+        self.fields = [np.array(f[-limit:], dtype=float) for f in fields]
+        self.n_stored = len(self.fields[0])
+        if self.n_stored == 0:
+            self.fields = [np.empty((min(limit, 16), f.shape[1])) for f in self.fields]
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        self.n_stored = 0
+
+
+class EpisodicMemory(pnl.ContentAddressableMemory):
+    """A ``ContentAddressableMemory`` with the kernels of the paper, a PyTorch form, and entries by context.
+
+    Called with an entry (one array a field), it retrieves the entry that matches it best, with probability
+    ``retrieval_prob``, and then stores it, with probability ``storage_prob``, as its base does. An empty
+    memory gives zeros.
+
+    Args:
+        default_variable: an entry's form, such as ``[[0] * K, [0] * H]`` for a key and a value.
+        kernel: ``l2``, ``l1`` or ``cosine``; takes the place of the base's ``distance_function``.
+        retrieval: ``nearest``, or ``average``: all entries weighted by softmax(sharpness · similarity); takes
+            the place of the base's ``selection_function``.
+        sharpness: inverse temperature of those weights.
+        distance_field_weights: weight of each field in the similarity; by default only the first counts, the
+            key. Equal weights compare whole entries; others weigh the fields' similarities, as in the base.
+        equidistant_entries_select: ``OLDEST`` (default), ``NEWEST`` or ``RANDOM`` of equally similar entries.
+        duplicate_entries_allowed: what storing an entry does whose weighted fields equal those of a stored
+            one: ``True`` (default): a further entry; ``OVERWRITE``: the newest such entry is replaced, and
+            keeps its age; ``False``: nothing is stored.
+        max_entries: entries held before the oldest is dropped.
+        initializer: entries to begin with.
+        retrieval_prob, storage_prob, noise, seed: as in the base.
+
+    Raises:
+        FunctionError: an unknown kernel, or an entry whose fields do not have the sizes of the others.
+    """
+
+    class Parameters(pnl.ContentAddressableMemory.Parameters):
+        """kernel, retrieval and sharpness, beside the Parameters of the base."""
+
+        kernel = Parameter("l2", stateful=False, loggable=False)
+        retrieval = Parameter("nearest", stateful=False, loggable=False)
+        sharpness = Parameter(1.0, modulable=True)
+        distance_field_weights = Parameter([1, 0], stateful=True, modulable=True)
+        duplicate_entries_allowed = Parameter(True, stateful=True)
+        equidistant_entries_select = Parameter(OLDEST)
+        # What the base would compute one entry at a time; setting one is refused at the next call.
+        distance_function = Parameter(None, stateful=False, loggable=False)
+        selection_function = Parameter(None, stateful=False, loggable=False)
+
+        def _validate_kernel(self, kernel):
+            if kernel not in KERNELS:
+                return f"must be one of {KERNELS}."
+
+        def _validate_retrieval(self, retrieval):
+            if retrieval not in RETRIEVALS:
+                return f"must be one of {RETRIEVALS}."
+
+        def _validate_max_entries(self, max_entries):
+            if max_entries < 1:
+                return "must be at least 1."
+
+    @check_user_specified
+    def __init__(
+        self,
+        default_variable: Any = None,
+        kernel: str | None = None,
+        retrieval: str | None = None,
+        sharpness: float | None = None,
+        distance_field_weights: Any = None,
+        equidistant_entries_select: str | None = None,
+        duplicate_entries_allowed: bool | str | None = None,
+        max_entries: int | None = None,
+        initializer: Any = None,
+        retrieval_prob: float | None = None,
+        storage_prob: float | None = None,
+        noise: Any = None,
+        seed: int | None = None,
+        params: Any = None,
+        owner: Any = None,
+        prefs: Any = None,
+    ) -> None:
+        self._rings: dict[Any, EntryRing] = {}
+        self._last_id: Any = None  # the context of the last call, which ``memory`` shows
+        # The constructor of ContentAddressableMemory itself takes no further Parameters; its parent's does.
+        super(pnl.ContentAddressableMemory, self).__init__(
+            default_variable=default_variable,
+            kernel=kernel,
+            retrieval=retrieval,
+            sharpness=sharpness,
+            distance_field_weights=distance_field_weights,
+            equidistant_entries_select=equidistant_entries_select,
+            duplicate_entries_allowed=duplicate_entries_allowed,
+            max_entries=max_entries,
+            initializer=initializer,
+            retrieval_prob=retrieval_prob,
+            storage_prob=storage_prob,
+            noise=noise,
+            seed=seed,
+            params=params,
+            owner=owner,
+            prefs=prefs,
+        )
+
+    # ---- entries ---------------------------------------------------------------------------------------
+
+    def ring(self, context: Any = None) -> EntryRing:
+        """The entries of an execution context (a ``Context``, its execution_id, or None), made if need be."""
+        execution_id = getattr(context, "execution_id", context)
+        limit = int(self._setting("max_entries", pnl.Context(execution_id=execution_id)))
+        ring = self._rings.get(execution_id)
+        if ring is None:
+            sizes = [np.size(part) for part in self.defaults.variable]
+            ring = self._rings[execution_id] = EntryRing(sizes, limit)
+        elif ring.limit != limit:  # the Parameter was changed since
+            ring.replace([ring.by_age(i) for i in range(len(ring.fields))], limit)
+        return ring
+
+    def entries(self, context: Any = None) -> list[np.ndarray]:
+        """Copies of the entries, oldest first: an array (n, size) for each field."""
+        ring = self.ring(context)
+        return [ring.by_age(i) for i in range(len(ring.fields))]
+
+    def set_entries(self, fields: Sequence[np.ndarray], context: Any = None) -> None:
+        """Hold these entries instead: an array (n, size) for each field, oldest first."""
+        ring = self.ring(context)
+        ring.replace(fields, ring.limit)
+
+    def clear(self, context: Any = None) -> None:
+        """Drop all entries of an execution context."""
+        self.ring(context).clear()
+
+    @property
+    def memory(self) -> np.ndarray:
+        """Entries of the context last used, in the base's form: (n, fields, size), or of objects (n, fields)."""
+        fields = self.entries(self._last_id)
+        if len({f.shape[1] for f in fields}) == 1:
+            return np.stack(fields, axis=1)
+        entries = np.empty((len(fields[0]), len(fields)), dtype=object)
+        for i, f in enumerate(fields):
+            entries[:, i] = list(f)
+        return entries
+
+    @property
+    def memory_num_entries(self) -> int:
+        """Number of entries in the context last used."""
+        return len(self.ring(self._last_id))
+
+    # ---- storing ---------------------------------------------------------------------------------------
+
+    def store_entry(self, entry: Sequence[np.ndarray], context: Any = None) -> bool:
+        """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate."""
+        ring = self.ring(context)
+        entry = [np.asarray(part, dtype=float).reshape(-1) for part in entry]
+        sizes = [f.shape[1] for f in ring.fields]
+        if [len(part) for part in entry] != sizes:
+            raise FunctionError(
+                f"{self._label}: an entry has fields of sizes {[len(part) for part in entry]}; "
+                f"its entries have {sizes}."
+            )
+        noise = self._try_execute_param(self._setting("noise", context), entry, context=context)
+        if noise is not None and np.any(noise):
+            entry = [part + np.asarray(noise).reshape(-1)[0] for part in entry]
+        duplicates = self._setting("duplicate_entries_allowed", context)
+        if duplicates is not True:
+            equal = self._rows_equal_to(entry, ring, context)
+            if len(equal):
+                if duplicates == OVERWRITE:
+                    for field, part in zip(ring.fields, entry, strict=True):
+                        field[equal[-1]] = part
+                return duplicates == OVERWRITE
+        ring.append(entry)
+        return True
+
+    def _rows_equal_to(self, entry: list[np.ndarray], ring: EntryRing, context: Any) -> np.ndarray:
+        """Rows of entries whose weighted fields equal the entry's, by age."""
+        equal = np.ones(len(ring), bool)
+        for i, weight in enumerate(self._field_weights(len(entry), context)):
+            if weight:
+                equal &= (ring.used(i) == entry[i]).all(1)
+        rows = np.flatnonzero(equal)
+        return rows[np.argsort((rows - ring.oldest) % max(len(ring), 1))]
+
+    def _store_memory(self, entry: Any, context: Any) -> bool:
+        return self.store_entry(list(entry), context)
+
+    @handle_external_context()
+    def add_to_memory(self, entries: Any, context: Any = None) -> None:
+        """Store one entry or several, in order, whatever ``storage_prob`` is."""
+        for entry in self._parse_entries(entries):
+            self.store_entry(entry, context)
+
+    @handle_external_context()
+    def delete_from_memory(self, entries: Any, fields: Any = None, context: Any = None) -> None:
+        """Drop all entries equal to one of those given, in every field or in the fields (indices) named."""
+        ring = self.ring(context)
+        kept = [ring.by_age(i) for i in range(len(ring.fields))]
+        compared = range(len(kept)) if fields is None else np.atleast_1d(fields)
+        for entry in self._parse_entries(entries):
+            keep = ~np.logical_and.reduce([(kept[i] == entry[i]).all(1) for i in compared])
+            kept = [f[keep] for f in kept]
+        ring.replace(kept, ring.limit)
+
+    def _parse_entries(self, entries: Any) -> list[list[np.ndarray]]:
+        single = np.ndim(entries[0][0]) == 0
+        return [[np.asarray(part, dtype=float) for part in e] for e in ([entries] if single else entries)]
+
+    @handle_external_context()
+    def store(self, entry: Any, context: Any = None, **kwargs: Any) -> None:
+        """Store one entry, whatever ``storage_prob`` is (the base obeys it and stores nothing at 0)."""
+        self._last_id = context.execution_id
+        self.store_entry(entry, context)
+
+    @handle_external_context(fallback_most_recent=True)
+    def reset(self, new_value: Any = None, context: Any = None) -> np.ndarray:
+        """Begin again with ``new_value`` (entries), or the ``initializer``, or nothing."""
+        value = self.parameters.initializer.get(context) if new_value is None else new_value
+        self.clear(context)
+        for entry in [] if value is None else self._parse_entries(value):
+            self.store_entry(entry, context)
+        self._last_id = context.execution_id
+        return self.memory
+
+    # ---- retrieving ------------------------------------------------------------------------------------
+
+    def match(self, cue: Sequence[Tensor], context: Any = None) -> list[Tensor]:
+        """The entry that matches a cue best: fields (size,) or None where not weighted → fields (size,)."""
+        ring = self.ring(context)
+        if len(ring) == 0:
+            return [torch.zeros(f.shape[1], dtype=torch.float64) for f in ring.fields]
+        similar = self._similarity(cue, ring, context)
+        stored = [torch.from_numpy(ring.used(i)) for i in range(len(ring.fields))]
+        if self.parameters.retrieval.get() == "average":
+            sharpness = float(np.squeeze(self._setting("sharpness", context)))
+            weights = torch.softmax(sharpness * similar, 0)
+            return [weights @ f for f in stored]
+        row = self._best_row(similar.detach(), ring, context)
+        return [f[row].clone() for f in stored]
+
+    def _similarity(self, cue: Sequence[Tensor], ring: EntryRing, context: Any) -> Tensor:
+        if self.distance_function is not None or self.selection_function is not None:
+            raise FunctionError(
+                f"{self._label}: a distance_function or selection_function was set, but EpisodicMemory uses "
+                "'kernel' and 'retrieval' in their place; set those, or use pnl.ContentAddressableMemory."
+            )
+        kernel = self.parameters.kernel.get()
+        weights = self._field_weights(len(ring.fields), context)
+        stored = [torch.from_numpy(ring.used(i)) for i in range(len(ring.fields))]
+        if len(set(weights)) == 1 and len(stored) > 1:
+            return weights[0] * similarity(kernel, torch.cat(list(cue)), torch.cat(stored, dim=1))
+        counted = [i for i, weight in enumerate(weights) if weight]
+        if not counted:
+            return torch.zeros(len(ring), dtype=torch.float64)
+        return sum(weights[i] * similarity(kernel, cue[i], stored[i]) for i in counted) / len(counted)
+
+    def _best_row(self, similar: Tensor, ring: EntryRing, context: Any) -> int:
+        oldest = ring.oldest
+        by_age = torch.cat([similar[oldest:], similar[:oldest]])
+        select = self._setting("equidistant_entries_select", context)
+        if select == OLDEST:
+            age = int(by_age.argmax())  # the first of equals
+        elif select == NEWEST:
+            age = len(by_age) - 1 - int(by_age.flip(0).argmax())
+        elif select == RANDOM:
+            best = torch.nonzero(by_age == by_age.max()).flatten().numpy()
+            age = int(self._setting("random_state", context).choice(best))
+        else:
+            raise FunctionError(
+                f"{self._label}: equidistant_entries_select must be {OLDEST!r}, {NEWEST!r} or {RANDOM!r}; "
+                f"got {select!r}."
+            )
+        return (oldest + age) % len(ring)
+
+    def _field_weights(self, n_fields: int, context: Any) -> list[float]:
+        weights = np.atleast_1d(self._setting("distance_field_weights", context))
+        weights = [float(w or 0) for w in weights]
+        if len(weights) == 1:
+            weights = weights * n_fields
+        if len(weights) != n_fields:
+            raise FunctionError(
+                f"{self._label}: distance_field_weights has {len(weights)} weights for {n_fields} fields."
+            )
+        return weights
+
+    def step(self, cue: Sequence[Tensor], context: Any = None) -> list[Tensor]:
+        """Retrieve, then store, each with its probability, as one call of the function does."""
+        self._last_id = getattr(context, "execution_id", context)
+        weights = self._field_weights(len(cue), context)
+        if any(weights) and self._occurs("retrieval_prob", context):
+            retrieved = self.match(cue, context)
+        else:
+            retrieved = [torch.zeros_like(part) for part in cue]
+        if self._occurs("storage_prob", context):
+            self.store_entry([part.detach().numpy() for part in cue], context)
+        return retrieved
+
+    def _occurs(self, name: str, context: Any) -> bool:
+        probability = float(np.squeeze(self._setting(name, context)))
+        if probability in (0.0, 1.0):
+            return bool(probability)
+        return probability > self._setting("random_state", context).uniform()
+
+    @handle_external_context()
+    def get_memory(self, cue: Any, field_weights: Any = None, context: Any = None) -> np.ndarray:
+        """The entry that matches a cue best, without storing anything; zeros if nothing is stored."""
+        if field_weights is not None:
+            raise FunctionError(f"{self._label}: set distance_field_weights rather than give field_weights.")
+        with torch.no_grad():
+            fields = self.match([torch.as_tensor(np.asarray(p, dtype=float)) for p in cue], context)
+        return convert_all_elements_to_np_array([f.numpy() for f in fields])
+
+    @handle_external_context()
+    def retrieve(self, entry: Any, context: Any = None, **kwargs: Any) -> np.ndarray:
+        """The entry that matches best, without storing anything."""
+        return self.get_memory(entry, context=context)
+
+    # ---- what PsyNeuLink calls -------------------------------------------------------------------------
+
+    def _function(self, variable: Any = None, context: Any = None, params: Any = None) -> np.ndarray:
+        variable = convert_all_elements_to_np_array(variable)
+        if self.is_initializing:
+            return variable
+        with torch.no_grad():
+            fields = self.step([torch.from_numpy(np.array(p, dtype=float)) for p in variable], context)
+        return convert_all_elements_to_np_array([f.numpy() for f in fields])
+
+    def _gen_pytorch_fct(self, device: Any, context: Any = None) -> PytorchMemory:
+        return PytorchMemory(self, getattr(context, "execution_id", context))
+
+    def _initialize_previous_value(self, initializer: Any, context: Any = None) -> None:
+        """Entries live in rings, not in ``previous_value``, which the PyTorch backend overwrites."""
+
+    def _instantiate_attributes_before_function(self, function: Any = None, context: Any = None) -> None:
+        initializer = self.parameters.initializer.get(context)
+        if initializer is not None:
+            for entry in self._parse_entries(initializer):
+                self.store_entry(entry, context)
+
+    def _validate(self, context: Any = None) -> None:
+        """The base tries out its distance and selection functions here; there are none."""
+
+    def _setting(self, name: str, context: Any) -> Any:
+        """A Parameter's value in a context, modulated if it is; that of no context before the first run."""
+        known = getattr(context, "execution_id", context) in getattr(self.parameters, name).values
+        return self._get_current_parameter_value(name, context if known else pnl.Context(execution_id=None))
+
+    @property
+    def _label(self) -> str:
+        return f"EpisodicMemory of '{self.owner.name}'" if self.owner is not None else "EpisodicMemory"
+
+
+class FieldwiseCall:
+    """A function of several fields for PsyNeuLink's PyTorch backend, which may hand them over one by one.
+
+    The backend calls a mechanism's function once with (batch, step, field, size) if all its ports have one size;
+    if not, once for each port with (batch, step, size), in order, and takes what each call returns as that
+    port's output. ``on_fields`` takes all at once, as a list.
+    """
+
+    def __init__(self, n_fields: int) -> None:
+        self.n_fields = n_fields
+        self._waiting: list[Tensor] = []
+
+    def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
+        """Compute on the fields, each (batch, step, size)."""
+        raise NotImplementedError
+
+    def on_part(self, fields: list[Tensor]) -> Tensor:
+        """What a call returns that came with field number len(fields) - 1, before all are there."""
+        raise NotImplementedError
+
+    def __call__(self, variable: Tensor) -> Tensor:
+        if variable.ndim == 4:
+            return torch.stack(self.on_fields(list(variable.unbind(2))), dim=2)
+        self._waiting.append(variable)
+        if len(self._waiting) < self.n_fields:
+            return self.on_part(self._waiting)
+        fields, self._waiting = self._waiting, []
+        return self.on_fields(fields)[-1]
+
+
+class PytorchMemory(FieldwiseCall):
+    """``EpisodicMemory`` in PyTorch mode: the trials of a batch, and their steps, one after the other."""
+
+    def __init__(self, memory: EpisodicMemory, execution_id: Any) -> None:
+        super().__init__(len(memory.defaults.variable))
+        self.memory, self.execution_id = memory, execution_id
+
+    def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
+        """Retrieve and store for each trial and step: fields (batch, step, size) → the same."""
+        batch, steps = fields[0].shape[:2]
+        context = pnl.Context(execution_id=self.execution_id)
+        rows = [self.memory.step([f[b, s] for f in fields], context) for b in range(batch) for s in range(steps)]
+        return [torch.stack(parts).view(batch, steps, -1) for parts in zip(*rows, strict=True)]
+
+    def on_part(self, fields: list[Tensor]) -> Tensor:
+        """What is retrieved for the fields so far, which must be those that count."""
+        context = pnl.Context(execution_id=self.execution_id)
+        weights = self.memory._field_weights(self.n_fields, context)
+        here, later = len(fields) - 1, weights[len(fields) :]
+        batch, steps = fields[0].shape[:2]
+        if any(later) or batch * steps > 1:
+            raise FunctionError(
+                f"{self.memory._label}: in this composition its fields have unequal sizes and reach it one by "
+                "one. This works for one step of one trial at a time, with the fields that count in the "
+                "distance before the others; otherwise give all fields the same size, or use "
+                "eplstm.models.RecurrentComposition."
+            )
+        return self.memory.match([f[0, 0] for f in fields] + [None] * len(later), context)[here].view(1, 1, -1)
+
+
+class StoreEntry(Function_Base):
+    """Store an entry in an ``EpisodicMemory`` if a switch says so.
+
+    Its variable is the entry's fields followed by the switch (1,): above .5, the entry is stored. Its value is
+    the switch.
+
+    Args:
+        memory: the ``EpisodicMemory`` to store in.
+        default_variable: the form of the variable, such as ``[[0] * K, [0] * H, [0]]``.
+    """
+
+    componentName = "StoreEntry"
+    componentType = "StorageFunction"
+
+    class Parameters(Function_Base.Parameters):
+        """variable: the fields and the switch."""
+
+        variable = Parameter([[0], [0], [0]], pnl_internal=True, constructor_argument="default_variable")
+
+    @check_user_specified
+    def __init__(
+        self,
+        memory: EpisodicMemory | None = None,
+        default_variable: Any = None,
+        params: Any = None,
+        owner: Any = None,
+        prefs: Any = None,
+    ) -> None:
+        self.memory = memory
+        super().__init__(default_variable=default_variable, params=params, owner=owner, prefs=prefs)
+
+    def _function(self, variable: Any = None, context: Any = None, params: Any = None) -> np.ndarray:
+        *entry, switch = variable
+        if not self.is_initializing and float(np.squeeze(switch)) > 0.5:
+            self.memory.store_entry(entry, context)
+        return np.atleast_2d(np.asarray(switch, dtype=float))
+
+    def _gen_pytorch_fct(self, device: Any, context: Any = None) -> PytorchStore:
+        return PytorchStore(self, getattr(context, "execution_id", context))
+
+
+class PytorchStore(FieldwiseCall):
+    """``StoreEntry`` in PyTorch mode; what is stored is detached."""
+
+    def __init__(self, function: StoreEntry, execution_id: Any) -> None:
+        super().__init__(len(function.defaults.variable))
+        self.store, self.execution_id = function, execution_id
+
+    def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
+        """Store for each trial and step in turn: fields (batch, step, size) → the switch."""
+        *entry, switch = fields
+        context = pnl.Context(execution_id=self.execution_id)
+        for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
+            self.store.memory.store_entry([f[b, s].detach().numpy() for f in entry], context)
+        return [switch]
+
+    def on_part(self, fields: list[Tensor]) -> Tensor:
+        """Nothing is stored before the switch is there."""
+        return fields[-1]
+
+
+class EncodingMechanism(pnl.ProcessingMechanism):
+    """Stores an entry in the memory of an ``EpisodicMemoryMechanism`` at the steps that its switch says.
+
+    For entries that exist only after a retrieval (such as a cell state that depends on it): let the memory
+    retrieve without storing (``storage_prob=0``), and project key, value and switch to this mechanism.
+
+    Args:
+        memory: an ``EpisodicMemoryMechanism`` whose function is an ``EpisodicMemory``.
+        port_names: names of the input ports: the fields of an entry, and the switch.
+        name: the mechanism's.
+
+    Raises:
+        FunctionError: the memory's function is not an ``EpisodicMemory``.
+    """
+
+    @check_user_specified
+    def __init__(
+        self,
+        memory: pnl.EpisodicMemoryMechanism | None = None,
+        port_names: Sequence[str] = ("key", "value", "encode"),
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        function = getattr(memory, "function", None)
+        if not isinstance(function, EpisodicMemory):
+            raise FunctionError(
+                "EncodingMechanism: memory must be an EpisodicMemoryMechanism whose function is an "
+                f"EpisodicMemory; got {memory!r}."
+            )
+        variable = [np.zeros(np.size(part)) for part in function.defaults.variable] + [np.zeros(1)]
+        ports = [pnl.InputPort(name=port, variable=part) for port, part in zip(port_names, variable, strict=True)]
+        super().__init__(
+            input_ports=ports,
+            function=StoreEntry(memory=function, default_variable=variable),
+            name=name,
+            **kwargs,
+        )
