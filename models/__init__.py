@@ -1,17 +1,35 @@
-"""Models: the PsyNeuLink composition, its plain-PyTorch reference, and what the two share."""
+"""Models: the PsyNeuLink composition, its plain-PyTorch reference, and what the two share.
 
-from .backend import NotTrainable, RecurrentComposition
-from .composition import EpisodicLSTMComposition
+What needs PsyNeuLink is imported when it is first asked for: the reference works without those seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .checkpoint import CheckpointError, load_model, save_model
 from .config import ModelConfig
 from .losses import LossSettings, TrialTensors
-from .memory import EncodingMechanism, EpisodicMemory
 from .records import TrialRecord
 from .reference import ReferenceEpisodicLSTM
 from .training import train
 from .weights import GATE_ORDER, initial_weights, weight_shapes
 
+if TYPE_CHECKING:
+    from .backend import NotTrainable, RecurrentComposition
+    from .composition import EpisodicLSTMComposition
+    from .memory import EncodingMechanism, EpisodicMemory
+
+_IN_PSYNEULINK = {
+    "NotTrainable": "backend",
+    "RecurrentComposition": "backend",
+    "EpisodicLSTMComposition": "composition",
+    "EncodingMechanism": "memory",
+    "EpisodicMemory": "memory",
+}
+
 __all__ = [
     "GATE_ORDER",
+    "CheckpointError",
     "EncodingMechanism",
     "EpisodicLSTMComposition",
     "EpisodicMemory",
@@ -23,6 +41,14 @@ __all__ = [
     "TrialRecord",
     "TrialTensors",
     "initial_weights",
+    "load_model",
+    "save_model",
     "train",
     "weight_shapes",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _IN_PSYNEULINK:
+        return getattr(import_module(f".{_IN_PSYNEULINK[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

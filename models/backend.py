@@ -1,4 +1,4 @@
-"""How PsyNeuLink's PyTorch backend executes a recurrent graph: everything here touches private parts of PsyNeuLink.
+"""How PsyNeuLink's PyTorch backend executes a recurrent graph: all that touches private parts of PsyNeuLink.
 
 ``RecurrentComposition`` is an ``AutodiffComposition`` that is trained on sequences. Its wrapper keeps what
 PsyNeuLink provides (the PyTorch form of each function, the matrices as parameters, the optimiser, learning
@@ -15,6 +15,7 @@ Each work-around has a test in ``tests/test_backend.py`` that fails once PsyNeuL
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +142,9 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         ]
         self.all_output_values = None
 
+    def _get_composition_projections(self, composition: Any) -> list[Any]:
+        return super()._get_composition_projections(composition) + _self_projections(composition)
+
     def _plan_node(self, wrapper: PytorchMechanismWrapper) -> Node:
         external = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
         ports = []
@@ -246,7 +250,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             self.composition.output_CIM.execute(self.all_output_values[-1], context=context)
 
     def _copy_weights_to_psyneulink(self, context: Any = None) -> None:
-        """As the stock method, but with copies: the stock one leaves views of the torch parameters in PsyNeuLink."""
+        """As the stock method, but with copies: that one leaves views of the torch parameters in PsyNeuLink."""
         for wrapper in self.projections_map.values():
             set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
 
@@ -419,15 +423,22 @@ class RecurrentComposition(pnl.AutodiffComposition):
         signature = graph_signature(self, context)
         if self._signatures.get(context.execution_id) == signature:
             return
-        wrapper = self.parameters.pytorch_representation.get(context)
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
         if wrapper is not None:
             self._adam_to_adopt = wrapper.adam_state() | self._adam_to_adopt
             self.parameters.pytorch_representation._set(None, context)
         self._signatures.pop(context.execution_id, None)
         check_trainable(self)
+        for node in self.nodes:  # functions take their modulable Parameters from ports that only run() updates
+            node._update_parameter_ports(context=context)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._build_pytorch_representation(context=context)
+            try:
+                self._build_pytorch_representation(context=context)
+            except Exception as error:
+                raise NotTrainable(
+                    f"PsyNeuLink cannot make the PyTorch form of '{self.name}' as its graph stands now: {error}"
+                ) from error
             check_same_in_both_modes(self, context)
         self._signatures[context.execution_id] = signature
 
@@ -453,6 +464,9 @@ NOT_SETTINGS = frozenset({"variable", "value", "matrix", "previous_value", "rand
 """Parameters that are state rather than settings, or that are loaded anew for each call."""
 
 
+_probes = itertools.count()
+
+
 def graph_signature(composition: Composition, context: Context) -> tuple:
     """All that decides what the PyTorch form of a graph computes, apart from the matrices; compared by ==."""
     nodes = []
@@ -470,10 +484,22 @@ def graph_signature(composition: Composition, context: Context) -> tuple:
             )
         )
     projections = [
-        (id(p), id(p.sender), id(p.receiver), p.learnable, _settings(p.function, context))
-        for p in composition._inner_projections
+        (id(p), id(p.sender), id(p.receiver), getattr(p, "learnable", None), _settings(p.function, context))
+        for p in [*composition._inner_projections, *_self_projections(composition)]
     ]
     return tuple(nodes), tuple(projections)
+
+
+def _self_projections(composition: Composition) -> list[Any]:
+    """Projections of nodes to themselves, which PsyNeuLink leaves out of a composition's inner ones."""
+    return [
+        projection
+        for node in composition.nodes
+        if not isinstance(node, Composition)
+        for port in node.input_ports
+        for projection in port.path_afferents
+        if projection.sender.owner is node
+    ]
 
 
 def _settings(component: Any, context: Context) -> tuple:
@@ -516,12 +542,14 @@ def check_same_in_both_modes(composition: RecurrentComposition, context: Context
     It works in an execution context of its own: values and memories of the others stay as they are.
     """
     rng = np.random.default_rng(0)
-    probe = Context(execution_id=f"probe of {context.execution_id}")
+    # A new name each time: what PsyNeuLink keeps for a context does not all go when the context is deleted.
+    probe = Context(execution_id=f"probe {next(_probes)} of {context.execution_id}")
     inputs = {
         node: rng.standard_normal((steps, np.size(node.defaults.variable)))
         for node in composition.get_nodes_by_role(pnl.NodeRole.INPUT)
     }
     in_python, in_torch = [], []
+    composition._initialize_from_context(probe, context, override=True)
     with _filled_memories(composition, probe):
 
         def begin() -> None:
@@ -531,21 +559,19 @@ def check_same_in_both_modes(composition: RecurrentComposition, context: Context
         def keep() -> None:
             in_python.append({n: _flat(n.parameters.value._get(probe)) for n in composition.nodes})
 
-        most_recent = composition.most_recent_context
         composition.run(
             inputs=inputs,
             context=probe.execution_id,
-            base_context=context,
             call_before_trial=begin,
             call_after_trial=keep,
         )
-        composition.most_recent_context = most_recent
     with _filled_memories(composition, context), torch.no_grad():
         wrapper = composition.parameters.pytorch_representation._get(context)
         sequence = {n: torch.from_numpy(v)[None, :, None, None] for n, v in inputs.items()}
         for values in wrapper.steps(sequence, {}):
             in_torch.append({w.mechanism: torch.cat([i[0, 0] for i in items]) for w, items in values.items()})
     composition._delete_contexts(probe)
+    composition._propagate_most_recent_context(context)
     _compare_modes(composition, in_python, in_torch)
 
 
@@ -554,8 +580,8 @@ def _compare_modes(composition: Composition, in_python: list[dict], in_torch: li
         for node in (n for set_ in composition.scheduler.consideration_queue for n in set_):
             if node not in pytorch or node not in python:
                 raise NotTrainable(
-                    f"'{node.name}' is executed by run() but not by PsyNeuLink's PyTorch mode; '{composition.name}' "
-                    "cannot be trained with it. Remove it before learn()."
+                    f"'{node.name}' is executed by run() but not by PsyNeuLink's PyTorch mode; "
+                    f"'{composition.name}' cannot be trained with it. Remove it before learn()."
                 )
             a, b = python[node], _flat(pytorch[node])
             difference = np.max(np.abs(a - b), initial=0.0) if a.shape == b.shape else np.inf
@@ -592,7 +618,7 @@ def _filled_memories(composition: Composition, context: Context) -> Iterator[Non
 
 
 def start_from(composition: Composition, values: Mapping[Any, np.ndarray], context: Context) -> None:
-    """Set what feedback projections carry at the next step of ``run()``: {mechanism: (size,)}, zeros for others."""
+    """Set what feedback projections carry at the next step of ``run()``: {mechanism: (size,)}, zeros else."""
     for sender in composition.get_nodes_by_role(pnl.NodeRole.FEEDBACK_SENDER):
         default = np.zeros_like(np.asarray(sender.defaults.value, dtype=float))
         sender.initialize(np.asarray(values.get(sender, default)).reshape(default.shape), context)

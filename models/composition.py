@@ -16,6 +16,7 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ from .config import ModelConfig
 from .losses import Loss, LossSettings, TrialTensors, discounted_returns, losses
 from .memory import EncodingMechanism, EpisodicMemory
 from .records import TrialPlan, TrialRecord, choose, plan_trials
-from .weights import GATE_ORDER, check_memory, check_weights, initial_weights, weight_shapes
+from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 GATE_NAMES = {
     "forget": "forget gate",
@@ -102,13 +103,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
             block: _node(GATE_NAMES[block], [hidden], pnl.Tanh() if block == "candidate" else pnl.Logistic())
             for block in blocks
         }
-        self.kept = _node("kept  f∘c", [hidden, hidden], _product())
-        self.new = _node("new  i∘ĉ", [hidden, hidden], _product())
-        self.cell = _node("cell  c", [hidden])
+        self.kept = _node("kept f∘c", [hidden, hidden], _product())
+        self.new = _node("new i∘ĉ", [hidden, hidden], _product())
+        self.cell = _node("cell c", [hidden])
         self.cell_output = _node("tanh(c)", [hidden], pnl.Tanh())
-        self.hidden = _node("hidden  h", [hidden, hidden], _product())
-        self.actor = _node("actor  π", [actions], pnl.SoftMax(output=pnl.ALL))
-        self.critic = _node("critic  v", [1])
+        self.hidden = _node("hidden h", [hidden, hidden], _product())
+        self.actor = _node("actor π", [actions], pnl.SoftMax(output=pnl.ALL))
+        self.critic = _node("critic v", [1])
         if self._has_memory:
             self._make_memory_nodes()
 
@@ -138,11 +139,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
         )
         # Two projections, the retrieved value and the switch, multiplied in the port: m = tanh(retrieve · value).
         self.memory_node = pnl.ProcessingMechanism(
-            name="memory  m",
+            name="memory m",
             input_ports=[pnl.InputPort(name="retrieved", variable=form[1], combine=pnl.PRODUCT)],
             function=pnl.Tanh(),
         )
-        self.reinstated = _node("reinstated  r∘m", [hidden, hidden], _product())
+        self.reinstated = _node("reinstated r∘m", [hidden, hidden], _product())
         self.encoding = EncodingMechanism(memory=self.episodic_memory, name="encoding")
 
     def _add_nodes(self) -> None:
@@ -217,6 +218,34 @@ class EpisodicLSTMComposition(RecurrentComposition):
         )
         self.add_projection(projection, feedback=feedback or None)
         return projection
+
+    def show_graph(self, *args: Any, **kwargs: Any) -> Any:
+        """PsyNeuLink's ``show_graph``, laid out from input to read-out.
+
+        Feedback projections are dashed and do not pull at the layout. PsyNeuLink adds "-1", "-2", ... to names
+        that another model in the session has too; the picture of this one is drawn without them.
+        """
+        named = [self, *self.nodes]
+        names = [component.name for component in named]
+        labels = [re.sub(r"-\d+$", "", name) for name in names]
+        if len(set(labels)) < len(labels):
+            labels = names
+        try:
+            for component, label in zip(named, labels, strict=True):
+                component.name = label
+            graph = super().show_graph(*args, **kwargs)
+        finally:
+            for component, name in zip(named, names, strict=True):
+                component.name = name
+        feedback = {(p.sender.owner, p.receiver.owner) for p in self.feedback_projections}
+        label_of = dict(zip(named, labels, strict=True))
+        arrows = [(label_of.get(a), label_of.get(b)) for a, b in feedback]
+        for i, line in enumerate(getattr(graph, "body", [])):
+            if any(
+                re.match(rf'\s*"?{re.escape(a)}"? -> "?{re.escape(b)}"? \[', line) for a, b in arrows if a and b
+            ):
+                graph.body[i] = line.replace(" [", " [constraint=false style=dashed ", 1)
+        return graph
 
     # ---- weights and memory ----------------------------------------------------------------------------
 
@@ -483,7 +512,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def optimizer_state(self) -> dict[str, np.ndarray]:
         """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the
         weight). Empty before training."""
-        wrapper = self.parameters.pytorch_representation.get(as_context(self, None))
+        wrapper = self.parameters.pytorch_representation._get(as_context(self, None), fallback_value=None)
         adam = dict(self._adam_to_adopt) | (wrapper.adam_state() if wrapper is not None else {})
         state: dict[str, np.ndarray] = {}
         for (name, block), projection in self._learned.items():
@@ -491,7 +520,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 continue
             shape, rows = weight_shapes(self.config)[name], self._rows(name, block)
             entries = {
-                "step": np.full(projection.matrix.base.shape[1], float(adam[projection]["step"])),
+                "step": float(adam[projection]["step"]),
                 "mean": self._as_rows(name, adam[projection]["exp_avg"].numpy()),
                 "square": self._as_rows(name, adam[projection]["exp_avg_sq"].numpy()),
             }
@@ -501,7 +530,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return state
 
     def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take Adam's state as ``optimizer_state`` gives it, from either model."""
+        """Take Adam's state as ``optimizer_state`` gives it, from either model. ValueError if it does not fit."""
+        check_optimizer_state(self.config, state)
         states: dict[Any, dict[str, Tensor]] = {}
         for (name, block), projection in self._learned.items():
             if f"step.{name}" not in state:
@@ -522,7 +552,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             }
         self._adam_to_adopt = states
         context = as_context(self, None)
-        wrapper = self.parameters.pytorch_representation.get(context)
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
         if wrapper is not None:
             wrapper.optimizer.state.clear()
             wrapper.set_adam_state(states)

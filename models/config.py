@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -60,18 +60,20 @@ class ModelConfig:
             if value not in allowed:
                 options = ", ".join(repr(option) for option in allowed)
                 raise ValueError(f"ModelConfig: {name} must be one of {options}; got {value!r}.")
-        if not np.isfinite(self.sharpness) or self.sharpness <= 0:
+        if not isinstance(self.sharpness, (int, float, np.number)) or not 0 < self.sharpness < np.inf:
             raise ValueError(f"ModelConfig: sharpness must be a finite number > 0; got {self.sharpness!r}.")
+        object.__setattr__(self, "sharpness", float(self.sharpness))
         if self.key is not None:
             self._check_key()
 
     def _check_key(self) -> None:
-        try:
-            start, stop = (int(edge) for edge in self.key)  # type: ignore[union-attr]
-        except (TypeError, ValueError):
+        edges = tuple(self.key) if isinstance(self.key, (tuple, list)) else ()
+        whole = [e for e in edges if isinstance(e, (int, np.integer)) and not isinstance(e, bool)]
+        if len(edges) != 2 or len(whole) != 2:
             raise ValueError(
                 f"ModelConfig: key must be None or a (start, stop) pair of input columns; got {self.key!r}."
-            ) from None
+            )
+        start, stop = (int(edge) for edge in whole)
         if not 0 <= start < stop <= self.input_size:
             raise ValueError(
                 f"ModelConfig: key columns {start}:{stop} do not lie within the {self.input_size} input columns; "
@@ -95,10 +97,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of ``to_dict``; unknown names raise ValueError."""
+        """The inverse of ``to_dict``; unknown or missing names raise ValueError."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"ModelConfig: unknown settings {unknown}; known are {sorted(known)}.")
-        key = values.get("key")
-        return cls(**{**values, "key": None if key is None else tuple(key)})
+        missing = sorted({f.name for f in fields(cls) if f.default is MISSING} - set(values))
+        if missing:
+            raise ValueError(f"ModelConfig: missing settings {missing}.")
+        return cls(**values)

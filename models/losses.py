@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class TrialTensors:
     """What a loss is computed from: B trials of T steps, as tensors through which gradients flow."""
 
@@ -78,8 +78,17 @@ def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
     return reward @ discount
 
 
+def users_loss(function: Callable[[TrialTensors], Tensor], trials: TrialTensors) -> Tensor:
+    """A user's loss, once it is seen to be a tensor of one number. Raises ValueError if it is not."""
+    loss = function(trials)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"The loss function must return a tensor of one number; it returned {found}.")
+    return loss.reshape(())
+
+
 def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    """Actor's and critic's loss of each trial, (B,) and (B,); another loss comes as (loss, 0), spread evenly.
+    """Actor's and critic's loss of each trial, (B,) and (B,); another loss comes as (loss, 0).
 
     L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;  L_v = Σ_t smooth-L1(v_t, R_t).
 
@@ -88,11 +97,7 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
     """
     none = torch.zeros_like(trials.value[:, 0]) if trials.value.shape[1] else trials.value.sum(1)
     if callable(settings.kind):
-        loss = settings.kind(trials)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"The loss function must return a tensor of one number; it returned {found}.")
-        return loss.reshape(1).expand(len(none)) / max(len(none), 1), none
+        return users_loss(settings.kind, trials).expand(len(none)), none
     log_policy = torch.log(trials.policy.clamp_min(torch.finfo(trials.policy.dtype).tiny))
     if settings.kind == "cross_entropy":
         return -log_policy.gather(-1, trials.target[..., None]).squeeze(-1).sum(1), none

@@ -457,6 +457,7 @@ class FieldwiseCall:
         raise NotImplementedError
 
     def __call__(self, variable: Tensor) -> Tensor:
+        """The function as PsyNeuLink calls it: on all fields at once, or on the next one."""
         if variable.ndim == 4:
             return torch.stack(self.on_fields(list(variable.unbind(2))), dim=2)
         self._waiting.append(variable)
@@ -594,3 +595,5 @@ class EncodingMechanism(pnl.ProcessingMechanism):
             name=name,
             **kwargs,
         )
+        # It needs no receiver: what it does is to store.
+        self.output_port.parameters.require_projection_in_composition._set(False, pnl.Context(), override=True)

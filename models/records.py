@@ -17,7 +17,7 @@ INITIAL_STATE_SCALE = 0.1
 """Standard deviation of h0 and c0 (dnd-lstm)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class TrialRecord:
     """All that happened on n trials of T steps, with A actions and H hidden units."""
 
@@ -50,6 +50,8 @@ class TrialRecord:
     @staticmethod
     def concatenate(records: list[TrialRecord]) -> TrialRecord:
         """One record of all trials, in order; fields that one of the records lacks are left out."""
+        if not records:
+            raise ValueError("TrialRecord.concatenate: needs at least one record; got none.")
         joined = {}
         for f in fields(TrialRecord):
             parts = [getattr(record, f.name) for record in records]
@@ -62,7 +64,7 @@ class TrialRecord:
         return TrialRecord(**joined)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrialPlan:
     """Trials with everything that chance or the caller decides settled beforehand."""
 

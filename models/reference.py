@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .losses import LossSettings, TrialTensors
+from .losses import LossSettings, TrialTensors, users_loss
 from .records import TrialPlan, TrialRecord, choose, plan_trials
-from .weights import check_memory, check_weights, initial_weights, weight_shapes
+from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
@@ -131,9 +131,13 @@ class ReferenceEpisodicLSTM(nn.Module):
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take these weights. Raises ValueError if a name, a shape or a value does not fit."""
         checked = check_weights(self.config, weights)
+        cast = {name: torch.from_numpy(array).to(self.input_weight) for name, array in checked.items()}
+        too_large = [name for name, tensor in cast.items() if not tensor.isfinite().all()]
+        if too_large:
+            raise ValueError(f"Weights: {too_large} hold values too large for float32; call .double() first.")
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                parameter.copy_(torch.from_numpy(checked[name]))
+                parameter.copy_(cast[name])
 
     def memory(self) -> tuple[np.ndarray, np.ndarray]:
         """Copies of the stored keys (n, K) and values (n, H), oldest first."""
@@ -281,7 +285,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         if callable(settings.kind):
             names = ("policy", "value", "action", "reward", "target", "hidden", "cell")
             tensors = TrialTensors(**{k: trial[k][None] for k in names}, returns=returns[None])
-            return settings.kind(tensors), torch.zeros_like(value[0])
+            return users_loss(settings.kind, tensors), torch.zeros_like(value[0])
         advantage = (returns - value).detach()
         policy_loss = -(log_policy[steps, trial["action"]] * advantage).sum()
         entropy = -(policy * log_policy).sum()
@@ -345,7 +349,8 @@ class ReferenceEpisodicLSTM(nn.Module):
         return state
 
     def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take Adam's state as ``optimizer_state`` gives it, from either model."""
+        """Take Adam's state as ``optimizer_state`` gives it, from either model. ValueError if it does not fit."""
+        check_optimizer_state(self.config, state)
         self.optimizer = None
         for name, parameter in self.named_parameters():
             if f"step.{name}" not in state:

@@ -56,7 +56,7 @@ def train(
     Raises:
         ValueError: sizes or values do not fit the model.
     """
-    if not np.isfinite(learning_rate) or learning_rate < 0:
+    if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
         raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
     settings = LossSettings(loss, gamma, entropy_weight, value_weight)
     plan = plan_trials(model.config, trials, actions, initial_states, seed)

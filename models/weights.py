@@ -15,6 +15,9 @@ from .config import ModelConfig
 GATE_ORDER = ("forget", "input", "output", "reinstatement", "candidate")
 """Blocks of rows in the input and hidden weights: f, i, o, r and the candidate."""
 
+ADAM_STATE = ("step", "mean", "square")
+"""What Adam keeps for each weight: its number of steps, mean gradient, mean squared gradient."""
+
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of each weight: those of the LSTM have 5H rows, in ``GATE_ORDER``."""
@@ -80,6 +83,20 @@ def check_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dic
             raise ValueError(f"Weights: {name} holds {np.count_nonzero(~np.isfinite(array))} values not finite.")
         checked[name] = array
     return checked
+
+
+def check_optimizer_state(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if Adam's state (``optimizer_state`` of a model) does not fit the model."""
+    wanted = {}
+    for name, shape in weight_shapes(config).items():
+        wanted |= {f"step.{name}": shape[:1], f"mean.{name}": shape, f"square.{name}": shape}
+    for name, array in state.items():
+        if np.shape(array) != wanted.get(name):
+            found, need = np.shape(array), wanted.get(name, "no such entry")
+            raise ValueError(f"Optimiser: {name} has the shape {found}; this model needs {need}.")
+    incomplete = [n for n in weight_shapes(config) if 0 < sum(f"{k}.{n}" in state for k in ADAM_STATE) < 3]
+    if incomplete:
+        raise ValueError(f"Optimiser: the state of {incomplete} is incomplete; needed are {ADAM_STATE} of each.")
 
 
 def check_memory(config: ModelConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

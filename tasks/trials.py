@@ -9,8 +9,11 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+MAX_ACTIONS = 10_000
+"""Targets from here on are taken for a mistake."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Trials:
     """n trials of T steps each.
 
@@ -40,6 +43,8 @@ class Trials:
         inputs = np.asarray(self.inputs, dtype=float)
         if inputs.ndim != 3:
             raise ValueError(f"Trials: inputs must have the shape (n, T, D); got {inputs.shape}.")
+        if 0 in inputs.shape[1:]:
+            raise ValueError(f"Trials: inputs need at least one step and one column; got {inputs.shape}.")
         if not np.isfinite(inputs).all():
             n, t, d = np.argwhere(~np.isfinite(inputs))[0]
             raise ValueError(
@@ -48,10 +53,11 @@ class Trials:
             )
         shape = inputs.shape[:2]
         targets = np.asarray(self.targets)
-        if targets.size and not np.all(np.equal(np.mod(targets, 1), 0)):
-            raise ValueError("Trials: targets must be whole numbers (the rewarded action, 0, 1, ...).")
-        if targets.size and targets.min() < 0:
-            raise ValueError(f"Trials: targets must be 0 or more; got {targets.min()}.")
+        wrong = targets[~np.isin(targets, np.arange(MAX_ACTIONS))]
+        if wrong.size:
+            raise ValueError(
+                f"Trials: targets must be whole numbers from 0 (the rewarded actions); got {wrong.flat[0]}."
+            )
         retrieve = np.ones(shape, bool) if self.retrieve is None else self.retrieve
         arrays = {
             "inputs": inputs,
@@ -71,10 +77,10 @@ class Trials:
                 continue
             labels = np.asarray(labels)
             if labels.shape != shape[:1]:
-                raise ValueError(
-                    f"Trials: {name} must have the shape (n,) = {shape[:1]}; got {labels.shape}."
-                )
+                raise ValueError(f"Trials: {name} must have the shape (n,) = {shape[:1]}; got {labels.shape}.")
             object.__setattr__(self, name, labels)
+        if self.noise_off is not None and not isinstance(self.noise_off, (int, np.integer)):
+            raise ValueError(f"Trials: noise_off must be a whole number or None; got {self.noise_off!r}.")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -83,6 +89,10 @@ class Trials:
         """The trials chosen by a slice, a mask or a list of indices, in that order."""
         if isinstance(which, (int, np.integer)):
             raise TypeError(f"Trials: use a slice such as [{which}:{which + 1}] to get Trials of one trial.")
+        if isinstance(which, tuple):
+            raise TypeError(
+                "Trials: one index chooses trials; to cut steps, make new Trials."
+            )
         return replace(
             self,
             **{
@@ -110,8 +120,9 @@ class Trials:
 def _as_switch(name: str, values: np.ndarray) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype != bool:
-        if not np.isin(array, (0, 1)).all():
-            raise ValueError(f"Trials: {name} must hold booleans (or 0 and 1); got other values.")
+        wrong = array[~np.isin(array, (0, 1))]
+        if wrong.size:
+            raise ValueError(f"Trials: {name} must hold booleans (or 0 and 1); got {wrong.flat[0]}.")
         array = array.astype(bool)
     return array
 

@@ -1,0 +1,232 @@
+"""The ladder: is the composition the same model as the reference, number by number?
+
+Each rung stands on the one below: retrieval, one step, one trial, loss, gradients, weights after one update,
+memory, weights after a whole training run. Both models work in float64, from the same weights, on the same
+trials, with the same recorded actions and initial states; sampling is tested apart from this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
+from ..models.losses import Loss
+from ..tasks import Trials
+
+TOLERANCE = 1e-10
+"""Both compute in float64, in another order of sums: 1e-16 at a time, some 1e-14 after thousands of updates."""
+
+PYTORCH_MODE, PYTHON_MODE = "PyTorch mode", "Python mode"
+STEP_FIELDS = ("gates", "cell", "hidden", "policy", "value")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The largest difference between two models in one respect."""
+
+    name: str
+    path: str
+    """How the composition was executed."""
+    difference: float
+    where: str = ""
+    """The first place where the difference exceeds the tolerance; empty if it does not."""
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance (a NaN is not)."""
+        return bool(self.difference <= self.tolerance)
+
+    def __str__(self) -> str:
+        verdict = "same" if self.passed else f"DIFFERS, first at {self.where}"
+        return f"{self.path:<13} {self.name:<32} {self.difference:8.1e}  {verdict}"
+
+
+@dataclass
+class Ladder:
+    """All rungs, in order."""
+
+    rungs: list[Rung] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are rungs and each holds."""
+        return bool(self.rungs) and all(rung.passed for rung in self.rungs)
+
+    def table(self) -> str:
+        """One line a rung."""
+        return "\n".join(str(rung) for rung in self.rungs)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a rung, for JSON."""
+        return [asdict(rung) | {"passed": rung.passed} for rung in self.rungs]
+
+
+def compare_arrays(
+    name: str, path: str, pairs: Iterable[tuple[str, np.ndarray, np.ndarray]], axes: Sequence[str] = ()
+) -> Rung:
+    """One rung from pairs of arrays, each with a label.
+
+    Args:
+        name: the rung's.
+        path: how the composition was executed.
+        pairs: (label, array, array).
+        axes: what the arrays' first axes count, such as ("trial", "step"), to say where a difference is.
+    """
+    largest, where, first = 0.0, "", None
+    for label, a, b in pairs:
+        if np.shape(a) != np.shape(b):
+            return Rung(name, path, np.inf, f"{label}: shapes {np.shape(a)} and {np.shape(b)}")
+        difference = np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+        largest = float(np.max(difference, initial=largest))
+        above = np.argwhere(~(difference <= TOLERANCE))
+        if len(above) and (first is None or tuple(above[0][: len(axes)]) < first):
+            first = tuple(int(i) for i in above[0][: len(axes)])
+            where = ", ".join([f"{axis} {i}" for axis, i in zip(axes, first, strict=False)] + [label])
+    return Rung(name, path, largest, where)
+
+
+def compare_records(a: TrialRecord, b: TrialRecord, path: str = PYTORCH_MODE) -> list[Rung]:
+    """Rungs from what happened on the same trials: retrieval, one step, one trial, and from training the rest."""
+
+    def pairs(names: Iterable[str], steps: slice = slice(None)):
+        return [(name, getattr(a, name)[:, steps], getattr(b, name)[:, steps]) for name in names]
+
+    axes = ("trial", "step")
+    rungs = [
+        compare_arrays("retrieval (m)", path, pairs(["memory"]), axes),
+        compare_arrays("one step", path, pairs(STEP_FIELDS, slice(0, 1)), axes),
+        compare_arrays("one trial", path, pairs((*STEP_FIELDS, "reward", "action")), axes),
+    ]
+    if a.policy_loss is not None and b.policy_loss is not None:
+        losses = [(name, getattr(a, name), getattr(b, name)) for name in ("policy_loss", "value_loss")]
+        rungs.append(compare_arrays("loss", path, losses, ("trial",)))
+    if a.gradients is not None and b.gradients is not None:
+        gradients = [(name, a.gradients[name], b.gradients[name]) for name in a.gradients]
+        rungs.append(compare_arrays("gradients", path, gradients, ("trial",)))
+    return rungs
+
+
+def compare_weights(a: Any, b: Any, name: str, path: str = PYTORCH_MODE) -> Rung:
+    """One rung from the weights of two models."""
+    ours, others = a.weights(), b.weights()
+    return compare_arrays(name, path, [(key, ours[key], others[key]) for key in ours])
+
+
+def compare_memories(a: Any, b: Any, path: str = PYTORCH_MODE, name: str = "memory") -> Rung:
+    """One rung from the stored keys and values of two models."""
+    pairs = zip(("keys", "values"), a.memory(), b.memory(), strict=True)
+    return compare_arrays(name, path, pairs, ("entry",))
+
+
+def climb_ladder(
+    config: ModelConfig,
+    blocks: Sequence[Trials],
+    *,
+    seed: int = 0,
+    learning_rate: float = 5e-3,
+    gamma: float = 0.0,
+    loss: Loss = "actor_critic",
+    entropy_weight: float = 0.0,
+    value_weight: float = 1.0,
+    python_trials: int = 2,
+    on_rung: Callable[[Rung], None] | None = None,
+    make_composition: Callable[..., Any] = EpisodicLSTMComposition,
+    make_reference: Callable[..., Any] = ReferenceEpisodicLSTM,
+) -> Ladder:
+    """Train a composition and a reference on the same blocks, and compare them on every rung.
+
+    The memory is cleared at the start of each block. Then trials of the last block are run without learning, in
+    Python mode, on the memory as it stands.
+
+    Args:
+        config: the sizes and settings of both.
+        blocks: trials of each block; the first needs at least one.
+        seed: for the weights, the actions and the initial states, which are given to both.
+        learning_rate: Adam's; larger than in use, so that a difference in the update shows.
+        gamma, loss, entropy_weight, value_weight: as in ``train``.
+        python_trials: trials to compare in Python mode (some 0.1 s a step).
+        on_rung: called with each rung as it is climbed.
+        make_composition, make_reference: make the models from (config, seed); for models of your own.
+
+    Returns:
+        The ladder; ``ladder.passed`` says whether every rung holds.
+    """
+    models = make_composition(config, seed), make_reference(config, seed).double()
+    settings = {
+        "learning_rate": learning_rate,
+        "gamma": gamma,
+        "loss": loss,
+        "entropy_weight": entropy_weight,
+        "value_weight": value_weight,
+    }
+    ladder = Ladder()
+    for rung in _climb(*models, blocks, np.random.default_rng(seed), python_trials, settings):
+        ladder.rungs.append(rung)
+        if on_rung is not None:
+            on_rung(rung)
+    return ladder
+
+
+def _climb(
+    composition: Any,
+    reference: Any,
+    blocks: Sequence[Trials],
+    rng: np.random.Generator,
+    python_trials: int,
+    settings: dict[str, Any],
+) -> Iterator[Rung]:
+    weights = _random_weights(reference.weights(), rng)
+    reference.set_weights(weights)
+    composition.set_weights(weights)
+
+    first, rest = blocks[0][:1], blocks[0][1:]
+    both = [_train_both(composition, reference, first, rng, settings)]
+    after_one = compare_weights(composition, reference, "weights after one update")
+    both.append(_train_both(composition, reference, rest, rng, settings))
+    memories = [compare_memories(composition, reference)]
+    for block in blocks[1:]:
+        composition.clear_memory()
+        reference.clear_memory()
+        both.append(_train_both(composition, reference, block, rng, settings))
+        memories.append(compare_memories(composition, reference))
+    yield from compare_records(*(TrialRecord.concatenate(list(r)) for r in zip(*both, strict=True)))
+    yield after_one
+    yield max(memories, key=lambda rung: rung.difference)
+    yield compare_weights(composition, reference, "weights after the whole run")
+
+    trials = blocks[-1][:python_trials]
+    forced = _forced(composition.config, trials, rng)
+    records = [model.run_trials(trials, *forced) for model in (composition, reference)]
+    yield from compare_records(*records, path=PYTHON_MODE)
+    yield compare_memories(composition, reference, PYTHON_MODE)
+
+
+def _random_weights(weights: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Biases that are not zero, so that an absent one shows."""
+    return {
+        name: array + (0.5 * rng.standard_normal(array.shape) if name.endswith("bias") else 0.0)
+        for name, array in weights.items()
+    }
+
+
+def _forced(config: ModelConfig, trials: Trials, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+    """Actions and initial states to give to both models."""
+    n, size = len(trials), config.hidden_size
+    actions = rng.integers(config.n_actions, size=trials.targets.shape)
+    return actions, (0.1 * rng.standard_normal((n, size)), 0.1 * rng.standard_normal((n, size)))
+
+
+def _train_both(
+    composition: Any, reference: Any, trials: Trials, rng: np.random.Generator, settings: dict[str, Any]
+) -> tuple[TrialRecord, TrialRecord]:
+    actions, initial_states = _forced(composition.config, trials, rng)
+    forced = {"actions": actions, "initial_states": initial_states, "record_gradients": True}
+    return (
+        train(composition, trials, **forced, **settings),
+        train(reference, trials, **forced, **settings),
+    )

@@ -1,0 +1,122 @@
+"""What a run is made of: its settings, and the blocks of trials that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+
+from ..models import LossSettings, ModelConfig
+from ..models.config import Kernel, RepeatedKey, Retrieval, Ties
+from ..models.records import INITIAL_STATE_SCALE
+from ..tasks import ContextualChoice, Trials
+
+TRAINING, FRESH = 0, 1
+"""Two families of blocks that never share a draw: those trained on, and those that only test."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of trials with all that chance decides beforehand."""
+
+    trials: Trials
+    initial_states: tuple[np.ndarray, np.ndarray]
+    """h0 and c0, each (n, H)."""
+    seed: int
+    """Of the choices."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The task, the agent and its training; the defaults are those of the reference run of dnd-lstm."""
+
+    blocks: int = 20
+    """Blocks to train; the memory is cleared before each. More than a finished run has: it goes on."""
+    contexts: int = 50
+    """Contexts in a block, each shown twice: a block has twice as many trials."""
+    obs_dim: int = 32
+    """Columns of the observation, and again of the context."""
+    trial_length: int = 10
+    """Steps in a trial."""
+    t_noise_off: int = 5
+    """First step with evidence; before it the observation is noise."""
+    hidden_size: int = 32
+    """Units of the hidden and of the cell state."""
+    memory_capacity: int = 100
+    """Entries that the memory holds; 0: a plain LSTM."""
+    kernel: Kernel = "l2"
+    """Similarity of query and key."""
+    key: Literal["input", "context"] = "input"
+    """What is the key: the whole input (dnd-lstm), or the context part alone (Ritter et al., 2018)."""
+    retrieval: Retrieval = "nearest"
+    """The value of the nearest entry, or the similarity-weighted average of all."""
+    sharpness: float = 1.0
+    """Inverse temperature of the weights when retrieval is the average."""
+    ties: Ties = "oldest"
+    """Which of equally similar entries is retrieved."""
+    repeated_key: RepeatedKey = "append"
+    """What encoding a key that is stored already does."""
+    learning_rate: float = 5e-4
+    """Of Adam; one update a trial."""
+    gamma: float = 0.0
+    """Discount of later rewards, 0 to 1."""
+    loss: Literal["actor_critic", "cross_entropy"] = "actor_critic"
+    """What is minimised."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus of the actor-critic loss."""
+    value_weight: float = 1.0
+    """Weight of the critic's loss."""
+    seed: int = 0
+    """Of everything: the initial weights, the trials, the initial states and the choices."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("blocks", 1), ("contexts", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} must be a whole number ≥ {least}; got {value!r}.")
+        if self.key not in ("input", "context"):
+            raise ValueError(f"key must be 'input' or 'context'; got {self.key!r}.")
+        if self.loss not in ("actor_critic", "cross_entropy"):
+            raise ValueError(f"loss must be 'actor_critic' or 'cross_entropy'; got {self.loss!r}.")
+        if not np.isfinite(self.learning_rate) or self.learning_rate < 0:
+            raise ValueError(f"learning_rate must be a finite number ≥ 0; got {self.learning_rate!r}.")
+        self.model_config()  # these check the rest
+        LossSettings(self.loss, self.gamma, self.entropy_weight, self.value_weight)
+
+    def task(self) -> ContextualChoice:
+        """The task."""
+        return ContextualChoice(self.obs_dim, self.trial_length, self.t_noise_off)
+
+    def model_config(self) -> ModelConfig:
+        """The agent's configuration."""
+        task = self.task()
+        return ModelConfig(
+            input_size=task.input_size,
+            hidden_size=self.hidden_size,
+            n_actions=task.n_actions,
+            memory_capacity=self.memory_capacity,
+            kernel=self.kernel,
+            key=task.context_columns if self.key == "context" else None,
+            retrieval=self.retrieval,
+            sharpness=self.sharpness,
+            ties=self.ties,
+            repeated_key=self.repeated_key,
+        )
+
+    def block(self, index: int, family: int = TRAINING) -> Block:
+        """Block number ``index``, always the same for the same settings."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(family, index)))
+        trials = self.task().sample(self.contexts, rng)
+        size = (len(trials), self.hidden_size)
+        h0, c0 = (INITIAL_STATE_SCALE * rng.standard_normal(size) for _ in range(2))
+        return Block(trials, (h0, c0), int(rng.integers(2**31)))
+
+    def encounters(self) -> np.ndarray:
+        """(blocks, n): which encounter each trial of each block is."""
+        return np.array([self.block(index).trials.encounter for index in range(self.blocks)])
+
+    def difference(self, other: RunSettings) -> str:
+        """The settings that differ, as text; empty if none."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return ", ".join(f"{name} {a!r} instead of {b!r}" for name, a, b in pairs if a != b)
