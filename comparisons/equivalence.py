@@ -194,15 +194,16 @@ def _climb(
         reference.clear_memory()
         both.append(_train_both(composition, reference, block, rng, settings))
         memories.append(compare_memories(composition, reference))
-    yield from compare_records(*(TrialRecord.concatenate(list(r)) for r in zip(*both, strict=True)))
+    ours, theirs = (TrialRecord.concatenate(list(records)) for records in zip(*both, strict=True))
+    yield from compare_records(ours, theirs)
     yield after_one
     yield max(memories, key=lambda rung: rung.difference)
     yield compare_weights(composition, reference, "weights after the whole run")
 
     trials = blocks[-1][:python_trials]
     forced = _forced(composition.config, trials, rng)
-    records = [model.run_trials(trials, *forced) for model in (composition, reference)]
-    yield from compare_records(*records, path=PYTHON_MODE)
+    ours, theirs = (model.run_trials(trials, *forced) for model in (composition, reference))
+    yield from compare_records(ours, theirs, PYTHON_MODE)
     yield compare_memories(composition, reference, PYTHON_MODE)
 
 

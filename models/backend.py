@@ -13,6 +13,10 @@ OutputPort, control, ...) is refused.
 Each work-around has a test in ``tests/test_backend.py`` that fails once PsyNeuLink no longer needs it.
 """
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportReturnType=false, reportOptionalCall=false, reportOptionalSubscript=false
+
 from __future__ import annotations
 
 import itertools

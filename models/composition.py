@@ -14,6 +14,10 @@ A PsyNeuLink trial is a step here; a trial of the task is a sequence of them.
 It shares no computation with the reference: each checks the other.
 """
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportReturnType=false, reportOptionalCall=false, reportOptionalSubscript=false
+
 from __future__ import annotations
 
 import re

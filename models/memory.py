@@ -10,6 +10,10 @@ the retrieval it depends on.
 Both modes read and write the same arrays, so nothing has to be carried over between ``run()`` and ``learn()``.
 """
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportReturnType=false, reportOptionalCall=false, reportOptionalSubscript=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

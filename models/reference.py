@@ -21,6 +21,7 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,6 +118,14 @@ class ReferenceEpisodicLSTM(nn.Module):
     def __init__(self, config: ModelConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.input_weight: nn.Parameter
+        self.input_bias: nn.Parameter
+        self.hidden_weight: nn.Parameter
+        self.hidden_bias: nn.Parameter
+        self.actor_weight: nn.Parameter
+        self.actor_bias: nn.Parameter
+        self.critic_weight: nn.Parameter
+        self.critic_bias: nn.Parameter
         for name, array in initial_weights(config, seed).items():
             self.register_parameter(name, nn.Parameter(torch.tensor(array, dtype=torch.float32)))
         self.episodic_memory = ReferenceMemory(config)
@@ -323,15 +332,13 @@ class ReferenceEpisodicLSTM(nn.Module):
             "memory": (size,),
             "gates": (4, size),
         }
-        kinds = {"action": np.int64}
-        return TrialRecord(
-            **{
-                name: np.array([trial[name].cpu().numpy() for trial in outcomes], dtype=kinds.get(name)).reshape(
-                    n, steps, *shape
-                )
-                for name, shape in shapes.items()
-            }
-        )
+
+        def joined(name: str, *shape: int) -> np.ndarray:
+            kind = np.int64 if name == "action" else None
+            return np.array([o[name].cpu().numpy() for o in outcomes], dtype=kind).reshape(n, steps, *shape)
+
+        arrays: dict[str, Any] = {name: joined(name, *shape) for name, shape in shapes.items()}
+        return TrialRecord(**arrays)
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
         """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the

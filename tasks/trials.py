@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from typing import Any
+
 import numpy as np
 
 MAX_ACTIONS = 10_000
@@ -85,14 +87,13 @@ class Trials:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, which: slice | np.ndarray | list[int]) -> Trials:
+    def __getitem__(self, which: Any) -> Trials:
         """The trials chosen by a slice, a mask or a list of indices, in that order."""
         if isinstance(which, (int, np.integer)):
-            raise TypeError(f"Trials: use a slice such as [{which}:{which + 1}] to get Trials of one trial.")
+            one = f"[{int(which)}:{int(which) + 1}]"
+            raise TypeError(f"Trials: use a slice such as {one} to get Trials of one trial.")
         if isinstance(which, tuple):
-            raise TypeError(
-                "Trials: one index chooses trials; to cut steps, make new Trials."
-            )
+            raise TypeError("Trials: one index chooses trials; to cut steps, make new Trials.")
         return replace(
             self,
             **{

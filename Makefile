@@ -1,0 +1,51 @@
+# Each target sets up what it needs, in .venv: a fresh machine needs Python (3.10 to 3.13), git and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+WORKERS ?= auto
+
+.PHONY: help demo test test-slow lint format figures clean
+
+help:            ## what can be made
+	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:[^#]*## /\t/'
+
+demo: $(VENV)/core   ## train both models, climb the ladder, draw the figures: results/demo/report.html
+	$(BIN)/eplstm demo $(ARGS)
+
+test: $(VENV)/test   ## the tests (some minutes)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-slow: $(VENV)/test   ## the longer checks: dnd-lstm's behaviour over seeds
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+lint: $(VENV)/lint   ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/lint   ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(VENV)/core   ## draw the figures of the README anew, from a demo in results/demo
+	$(BIN)/python -m eplstm.comparisons.readme_figures
+
+clean:           ## remove the environment and what tools leave behind
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+
+$(VENV)/python:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/core: $(VENV)/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test: $(VENV)/core
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/lint: $(VENV)/core
+	$(PIP) --editable '.[lint]'
+	@touch $@

@@ -1,0 +1,228 @@
+"""The ladder: the composition, in both modes, against the reference, on every rung.
+
+Legend of the cases: what differs from D = 6, H = 4, A = 3 and room for 50 entries; a function that makes a block;
+what is given to the training.
+"""
+
+from dataclasses import replace
+
+import eplstm.models.composition as composition_module
+import numpy as np
+import psyneulink as pnl
+import pytest
+from eplstm.comparisons.equivalence import TOLERANCE, climb_ladder, compare_arrays
+from eplstm.models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
+from eplstm.tasks import ContextualChoice, Trials
+
+RUNGS = 12
+"""Eight in PyTorch mode (retrieval, step, trial, loss, gradients, update, memory, run), four in Python mode."""
+
+
+def choice(n=3, rng=None, length=4):
+    """A block of contextual choice, with both switches at random on top of the task's."""
+    block = ContextualChoice(obs_dim=3, trial_length=length, t_noise_off=2).sample(n, rng)
+    return replace(
+        block,
+        encode=block.encode | (rng.random(block.encode.shape) < 0.2),
+        retrieve=rng.random(block.encode.shape) < 0.9,
+    )
+
+
+def repeated(rng):
+    """Few distinct inputs of -1, 0 and 1: equal keys, and queries equally near to several entries."""
+    inputs = rng.integers(-1, 2, (3, 6))[rng.integers(0, 3, (6, 4))]
+    inputs[:, 2] = 0  # a query of zeros: cosine 0 to all, equally far from all of the same norm
+    return Trials(
+        inputs=inputs,
+        targets=rng.integers(0, 2, (6, 4)),
+        encode=rng.random((6, 4)) < 0.6,
+        retrieve=np.ones((6, 4)),
+    )
+
+
+def never_stored(rng):
+    """The memory stays empty."""
+    return choice(3, rng).lesioned(encode=False)
+
+
+def no_retrieval(rng):
+    """Entries are stored and never read."""
+    return choice(3, rng).lesioned(retrieve=False)
+
+
+def one_step(rng):
+    """Trials of one step."""
+    return Trials(
+        inputs=rng.standard_normal((4, 1, 6)), targets=rng.integers(0, 2, (4, 1)), encode=np.ones((4, 1), bool)
+    )
+
+
+def two_choices(rng):
+    """Contextual choice."""
+    return choice(3, rng)
+
+
+CASES = {
+    "l2, whole input": ({}, two_choices, {}),
+    "l1, context": ({"kernel": "l1", "key": (3, 6)}, two_choices, {}),
+    "cosine, observation": ({"kernel": "cosine", "key": (0, 3)}, two_choices, {}),
+    "overflow": ({"memory_capacity": 3}, two_choices, {}),
+    "room for one": ({"memory_capacity": 1, "kernel": "l1"}, two_choices, {}),
+    "empty memory": ({}, never_stored, {}),
+    "retrieval off": ({}, no_retrieval, {}),
+    "no memory": ({"memory_capacity": 0}, two_choices, {}),
+    "ties, oldest, l2": ({}, repeated, {}),
+    "ties, newest, l1": ({"kernel": "l1", "ties": "newest"}, repeated, {}),
+    "ties, oldest, cosine, overflow": ({"kernel": "cosine", "memory_capacity": 4}, repeated, {}),
+    "repeated keys overwrite": ({"repeated_key": "overwrite", "memory_capacity": 5, "key": (1, 4)}, repeated, {}),
+    "average": ({"retrieval": "average", "sharpness": 2.5}, two_choices, {}),
+    "average, cosine, overflow": (
+        {"retrieval": "average", "kernel": "cosine", "memory_capacity": 2},
+        two_choices,
+        {},
+    ),
+    "discount": ({}, two_choices, {"gamma": 0.9}),
+    "undiscounted, entropy, value weight": (
+        {},
+        two_choices,
+        {"gamma": 1.0, "entropy_weight": 0.05, "value_weight": 0.3},
+    ),
+    "cross-entropy": ({}, two_choices, {"loss": "cross_entropy"}),
+    "a loss of one's own": ({}, two_choices, {"loss": lambda t: (t.value - t.returns).abs().sum() + t.cell.sum()}),
+    "one step": ({"hidden_size": 1, "n_actions": 2}, one_step, {}),
+    "larger": ({"hidden_size": 11, "n_actions": 5, "key": (2, 3)}, two_choices, {"gamma": 0.5}),
+}
+
+
+def make_config(**changes):
+    return ModelConfig(**{"input_size": 6, "hidden_size": 4, "n_actions": 3, "memory_capacity": 50, **changes})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ladder(name):
+    changes, make_block, settings = CASES[name]
+    blocks = [make_block(np.random.default_rng(seed)) for seed in range(2)]
+    ladder = climb_ladder(make_config(**changes), blocks, seed=3, **settings)
+    assert len(ladder.rungs) == RUNGS
+    assert ladder.passed, "\n" + ladder.table()
+
+
+def test_the_cases_have_what_their_names_say():
+    """Ties, equal keys and full memories do occur."""
+    block = repeated(np.random.default_rng(0))
+    reference = ReferenceEpisodicLSTM(make_config()).double()
+    reference.run_trials(block)
+    keys, _ = reference.memory()
+    assert len(np.unique(keys, axis=0)) < len(keys) > 5
+    distances = np.linalg.norm(keys - block.inputs[-1, -1], axis=1)
+    nearest = np.unique(keys[distances == distances.min()], axis=0)
+    assert (distances == distances.min()).sum() > 1 or len(nearest) > 1
+
+
+# ---- the ladder can fail -----------------------------------------------------------------------------------
+
+
+def altered(alter):
+    """A factory of compositions that are altered once they are made."""
+
+    def make(config, seed):
+        composition = EpisodicLSTMComposition(config, seed)
+        alter(composition)
+        return composition
+
+    return make
+
+
+def sharpen_forget_gate(composition):
+    composition.gates["forget"].function.gain = 1.001
+
+
+def swap_gates(composition):
+    gates = composition.gates
+    gates["input"], gates["reinstatement"] = gates["reinstatement"], gates["input"]
+    learned = composition._learned
+    for weight in ("input_weight", "input_bias", "hidden_weight", "hidden_bias"):
+        one, other = (weight, "input"), (weight, "reinstatement")
+        learned[one], learned[other] = learned[other], learned[one]
+
+
+def cut_hidden_bias(composition):
+    composition.remove_projection(composition._learned["hidden_bias", "output"])
+
+
+def cut_readout_bias(composition):
+    composition.remove_projection(composition._learned["critic_bias", "critic"])
+
+
+class StoresFirst(ReferenceEpisodicLSTM):
+    """Stores the state of the step before, and only then retrieves."""
+
+    def step(self, x_t, h, c, *, retrieve, encode):
+        if encode:
+            self.episodic_memory.encode(x_t[self.config.key_columns].detach(), c.detach())
+        return super().step(x_t, h, c, retrieve=retrieve, encode=False)
+
+
+class DiscountsMore(ReferenceEpisodicLSTM):
+    """Takes another discount than it is told."""
+
+    def loss(self, trial, settings):
+        return super().loss(trial, replace(settings, gamma=0.99 * settings.gamma))
+
+
+@pytest.mark.parametrize(
+    ("models", "failing"),
+    [
+        ({"make_composition": altered(sharpen_forget_gate)}, "one step"),
+        ({"make_composition": altered(swap_gates)}, "one step"),
+        ({"make_composition": altered(cut_hidden_bias)}, "one step"),
+        ({"make_composition": altered(cut_readout_bias)}, "one step"),
+        ({"make_reference": StoresFirst}, "memory"),
+        ({"make_reference": DiscountsMore}, "loss"),
+    ],
+    ids=["gate", "gates swapped", "hidden bias", "read-out bias", "storage before retrieval", "discount"],
+)
+def test_a_changed_model_fails(models, failing):
+    blocks = [choice(2, np.random.default_rng(0))]
+    ladder = climb_ladder(make_config(), blocks, gamma=0.9, python_trials=1, **models)
+    assert not ladder.passed
+    assert failing in {rung.name for rung in ladder.rungs if not rung.passed}
+    assert "DIFFERS, first at" in ladder.table()
+
+
+def test_discount_of_the_composition_counts(monkeypatch):
+    original = composition_module.discounted_returns
+    monkeypatch.setattr(composition_module, "discounted_returns", lambda reward, gamma: original(reward, gamma**2))
+    ladder = climb_ladder(make_config(), [choice(2, np.random.default_rng(0))], gamma=0.9, python_trials=0)
+    assert {rung.name for rung in ladder.rungs if not rung.passed} >= {"loss", "gradients"}
+
+
+def test_a_rung_says_where():
+    a = np.zeros((3, 2, 4))
+    b = a.copy()
+    b[1, 1, 3], b[2, 0, 0] = 1e-9, 1.0
+    rung = compare_arrays("one trial", "PyTorch mode", [("cell", a, b)], ("trial", "step"))
+    assert (rung.difference, rung.where, rung.passed) == (1.0, "trial 1, step 1, cell", False)
+    assert compare_arrays("x", "p", [("a", a, a + TOLERANCE / 2)]).passed
+    assert not compare_arrays("x", "p", [("a", a, np.full_like(a, np.nan))]).passed
+    assert "shapes" in compare_arrays("x", "p", [("a", a, a[0])]).where
+
+
+def test_sampled_choices_are_the_same_too():
+    """From one seed, both models draw the same initial states and, from the same policies, the same actions."""
+    block, config = choice(4, np.random.default_rng(5)), make_config()
+    composition, reference = EpisodicLSTMComposition(config, 1), ReferenceEpisodicLSTM(config, 1).double()
+    ours, theirs = train(composition, block, seed=9), train(reference, block, seed=9)
+    np.testing.assert_array_equal(ours.action, theirs.action)
+    np.testing.assert_allclose(ours.hidden, theirs.hidden, atol=TOLERANCE)
+    assert len(np.unique(ours.action)) == config.n_actions
+
+
+def test_psyneulink_is_what_is_run():
+    """The composition's parts are PsyNeuLink's, and what it stores is in its content-addressable memory."""
+    composition = EpisodicLSTMComposition(make_config())
+    assert isinstance(composition, pnl.AutodiffComposition)
+    assert isinstance(composition.episodic_memory, pnl.EpisodicMemoryMechanism)
+    assert isinstance(composition.episodic_memory.function, pnl.ContentAddressableMemory)
+    composition.run_trials(choice(1, np.random.default_rng(0)))
+    assert len(composition.episodic_memory.function.memory) == len(composition.memory()[0]) > 0
