@@ -20,6 +20,7 @@ Each work-around has a test in ``tests/test_backend.py`` that fails once PsyNeuL
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,6 +112,8 @@ class Node:
 
     wrapper: PytorchMechanismWrapper
     ports: list[Port]
+    is_product: bool
+    """Whether the function is a plain product of its ports, for which ``torch.prod`` is a slow way."""
 
     def execute(self, values: Mapping[Any, list[Tensor]], external: Tensor | None) -> list[Tensor]:
         """The node's value, item by item, each (B, 1, size)."""
@@ -121,18 +124,36 @@ class Node:
             return function.on_fields(variable)
         if len(variable) > 1 and len({v.shape[-1] for v in variable}) > 1:
             return [function(v) for v in variable]
-        result = wrapper.execute_function(wrapper.function, torch.stack(variable, dim=2))
+        if self.is_product:
+            return [math.prod(variable[1:], start=variable[0])]
+        result = wrapper.execute_function(wrapper.function, _stacked(variable))
         return list(result.unbind(2))
 
     @staticmethod
     def _port_value(port: Port, values: Mapping[Any, list[Tensor]], external: Tensor | None) -> Tensor:
-        parts = [proj.function(values[sender][item], proj.matrix) for proj, sender, item in port.sources]
+        parts = [
+            values[sender][item] if proj.is_identity else proj.function(values[sender][item], proj.matrix)
+            for proj, sender, item in port.sources
+        ]
         if port.external:
             parts.append(external[:, :, 0])
         if not parts:
             batch = next(iter(values.values()))[0].shape[0]
             parts.append(port.constant.expand(batch, 1, -1))
-        return port.function(torch.stack(parts, dim=2))
+        return port.function(_stacked(parts))
+
+
+def _is_product(function: Any) -> bool:
+    return (
+        type(function) is pnl.LinearCombination
+        and function.operation == pnl.PRODUCT
+        and function.parameters.weights.get() is None
+    )
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """Values (B, 1, size) one beside the other: (B, 1, parts, size)."""
+    return parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, dim=2)
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -161,7 +182,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             constant = torch.as_tensor(np.atleast_1d(port.defaults.variable).reshape(-1), dtype=torch.float64)
             is_external = wrapper.mechanism in external and not port.default_input and not port.internal_only
             ports.append(Port(function.function, sources, is_external, constant))
-        return Node(wrapper, ports)
+        return Node(wrapper, ports, _is_product(wrapper.mechanism.function))
 
     def steps(
         self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
@@ -262,7 +283,10 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         """Take all matrices from PsyNeuLink: ``run()`` or the user may have changed them."""
         with torch.no_grad():
             for wrapper in self.projections_map.values():
-                wrapper.matrix.copy_(torch.from_numpy(get_matrix(wrapper.projection, context)))
+                matrix = get_matrix(wrapper.projection, context)
+                wrapper.matrix.copy_(torch.from_numpy(matrix))
+                # Fixed one-to-one projections, of which there are many, need no product of matrices.
+                wrapper.is_identity = not wrapper.matrix.requires_grad and _is_identity(wrapper, matrix)
 
     def adam_state(self) -> dict[Any, dict[str, Tensor]]:
         """The optimiser's state by projection."""
@@ -299,6 +323,11 @@ def get_matrix(projection: Any, context: Any = None) -> np.ndarray:
     execution_id = getattr(context, "execution_id", context)
     known = execution_id in parameter.values
     return np.array(parameter.get(execution_id if known else None), dtype=float)
+
+
+def _is_identity(wrapper: Any, matrix: np.ndarray) -> bool:
+    plain = type(wrapper.projection.function) is pnl.MatrixTransform and not wrapper.projection.function.normalize
+    return plain and matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))
 
 
 def set_matrix(projection: Any, matrix: np.ndarray, context: Any = None) -> None:

@@ -6,7 +6,6 @@ A *trial* is a sequence of T steps; a *block* is the trials between two clearing
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-
 from typing import Any
 
 import numpy as np

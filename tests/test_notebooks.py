@@ -1,0 +1,63 @@
+"""Each notebook runs from its first cell to its last in the fast setting, and is committed as it was written."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+CELL_TIMEOUT = 300
+"""Seconds a cell may take: far above what it needs, for machines that are busy with other things."""
+TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_notebooks_are_there():
+    assert {"01_build", "02_compare"} <= {path.stem for path in NOTEBOOKS}
+
+
+@each_notebook
+def test_it_runs_in_the_fast_setting(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("EPLSTM_FAST", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures go into the notebook
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError) as error:
+        pytest.fail(f"{path.name}: {TERMINAL_COLORS.sub('', str(error))}", pytrace=False)
+
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    warned = [output.text for output in outputs if output.get("name") == "stderr"]
+    assert not warned, f"{path.name} shows warnings or progress: {warned}"
+    text = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert "DIFFERS" not in text and "every rung holds: False" not in text, text
+    assert any("image/png" in output.get("data", {}) for output in outputs), f"{path.name} shows no figure"
+
+
+@each_notebook
+def test_it_is_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    ran = [cell.id for cell in code_cells(notebook) if cell.outputs or cell.execution_count is not None]
+    assert not ran, f"clear the outputs of {path.name} before you commit it (cells {ran})"
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@each_notebook
+def test_its_cells_have_ids_that_stay(path):
+    """Ids are words given by hand; an editor that writes a notebook anew would draw others."""
+    ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z0-9]+)*", name) for name in ids), ids
