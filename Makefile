@@ -28,8 +28,8 @@ format: $(VENV)/lint   ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(VENV)/core   ## draw the figures of the README anew, from a demo in results/demo
-	$(BIN)/python -m eplstm.comparisons.readme_figures
+figures: demo   ## run the demo, and take the README's figures from it
+	cp results/demo/figures/graph.png results/demo/figures/accuracy.png comparisons/figures/
 
 clean:           ## remove the environment and what tools leave behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
