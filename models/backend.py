@@ -408,8 +408,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 and each node's values {mechanism: (B, T, size)}; or a ``Session``.
             context: the execution context, by default the composition's own.
             kwargs: further arguments of ``AutodiffComposition.learn``: learning_rate, minibatch_size,
-                call_after_minibatch, ... ``epochs`` and ``randomize_minibatches`` are refused: repeat or permute
-                the sequences in ``inputs`` instead.
+                call_after_minibatch, ... ``epochs``, ``num_trials``, ``patience``, ``min_delta``,
+                ``targets``, ``termination_processing`` and ``randomize_minibatches`` are refused: repeat, permute
+                or leave out sequences in ``inputs`` instead.
 
         Returns:
             What ``AutodiffComposition.learn`` returns: the output of the last minibatch.
@@ -417,15 +418,31 @@ class RecurrentComposition(pnl.AutodiffComposition):
         Raises:
             NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does.
         """
-        for name, allowed in (("epochs", (None, 1)), ("randomize_minibatches", (None, False))):
+        for name, allowed in (
+            ("epochs", (None, 1)),
+            ("randomize_minibatches", (None, False)),
+            ("num_trials", (None, len(next(iter(inputs.values()), ())))),
+            ("patience", (None,)),
+            ("min_delta", (None, 0)),
+            ("targets", (None,)),
+            ("termination_processing", (None,)),
+        ):
             if kwargs.pop(name, None) not in allowed:
                 raise NotTrainable(
-                    f"learn() of '{self.name}' takes the sequences in their order, once; {name} is not "
-                    "supported. Repeat or permute them in inputs instead."
+                    f"learn() of '{self.name}' takes the sequences in their order, once, and its loss as a "
+                    f"function: {name} is not supported. Repeat, permute or leave out sequences in inputs instead."
                 )
+        if kwargs.get("optimizations_per_minibatch", self.parameters.optimizations_per_minibatch.get()) not in (
+            None,
+            1,
+        ):
+            raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         session = loss if isinstance(loss, Session) else _FunctionSession(loss)
         self._get_execution_mode(kwargs.pop("execution_mode", None))
         tensors = {node: torch.as_tensor(np.asarray(v, dtype=float)) for node, v in inputs.items()}
+        for node, values in tensors.items():
+            if not values.isfinite().all():
+                raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
         lengths = {len(values) for values in tensors.values()}
         if len(lengths) != 1:
             raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
@@ -472,7 +489,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 raise NotTrainable(
                     f"PsyNeuLink cannot make the PyTorch form of '{self.name}' as its graph stands now: {error}"
                 ) from error
-            check_same_in_both_modes(self, context)
+            try:
+                check_same_in_both_modes(self, context)
+            except NotTrainable:
+                raise
+            except Exception as error:
+                raise NotTrainable(
+                    f"The PyTorch form of '{self.name}' cannot be executed as its graph stands now: {error}"
+                ) from error
         self._signatures[context.execution_id] = signature
 
 
@@ -520,7 +544,20 @@ def graph_signature(composition: Composition, context: Context) -> tuple:
         (id(p), id(p.sender), id(p.receiver), getattr(p, "learnable", None), _settings(p.function, context))
         for p in [*composition._inner_projections, *_self_projections(composition)]
     ]
-    return tuple(nodes), tuple(projections)
+    conditions = [(id(owner), id(condition)) for owner, condition in _conditions(composition)]
+    return tuple(nodes), tuple(projections), tuple(conditions)
+
+
+def _conditions(composition: Composition) -> list[tuple[Any, Any]]:
+    """Scheduling conditions that a user has set: (node, condition), and (time scale, condition) for the end."""
+    scheduler = composition.scheduler
+    default = scheduler.default_termination_conds
+    ends = [
+        (scale, condition)
+        for scale, condition in scheduler._user_specified_termination_conds.items()
+        if type(condition) is not type(default.get(scale)) or condition.args
+    ]
+    return [*scheduler._user_specified_conds.conditions.items(), *ends]
 
 
 def _self_projections(composition: Composition) -> list[Any]:
@@ -562,6 +599,29 @@ def check_trainable(composition: Composition) -> None:
                 "modulation out, so that something else would be trained than run. Remove it before learn(), "
                 "or set the modulated Parameters to fixed values."
             )
+        if getattr(node, "clip", None) is not None:  # random input need not reach its bounds
+            raise NotTrainable(
+                f"'{node.name}' clips its value, which PsyNeuLink's PyTorch mode leaves out. Set its clip to None "
+                "for learn()."
+            )
+    for execution_set in composition.scheduler.consideration_queue:
+        memories = [node for node in execution_set if isinstance(node.function, EpisodicMemory)]
+        retrieving = {id(node.function): node for node in memories}
+        for node in execution_set:
+            memory = retrieving.get(id(getattr(node.function, "memory", None)))
+            if memory is not None:
+                raise NotTrainable(
+                    f"'{node.name}' stores in '{memory.name}' at the stage of a step at which that "
+                    "retrieves: which comes first is left open. Let something that it receives depend on the "
+                    "memory's value."
+                )
+    conditions = _conditions(composition)
+    if conditions:
+        owners = [f"'{getattr(owner, 'name', owner)}'" for owner, _ in conditions]
+        raise NotTrainable(
+            f"'{composition.name}' has scheduling conditions on {', '.join(owners)}; learn() executes each node "
+            "once a step. Make the composition without them (PsyNeuLink brings back conditions that are removed)."
+        )
     if composition.controller is not None and composition.enable_controller:
         raise NotTrainable(
             f"'{composition.name}' has the controller '{composition.controller.name}', which PsyNeuLink's "

@@ -79,7 +79,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.config = config
         self.record: TrialRecord | None = None
         """What happened in the last call to ``learn()``."""
-        super().__init__(name=name, optimizer_type="adam", **kwargs)
+        super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
         self._has_memory = config.memory_capacity > 0
         self._make_nodes()
         self._add_nodes()
@@ -271,7 +271,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: a name, a shape or a value does not fit; nothing is changed then.
         """
         if not isinstance(weights, Mapping):
-            super().set_weights(weights, *args, context=context)
+            for execution_id in {None, as_context(self, context).execution_id}:  # else that of no context only
+                super().set_weights(weights, *args, context=pnl.Context(execution_id=execution_id))
             return
         checked = check_weights(self.config, weights)
         for (name, block), projection in self._learned.items():

@@ -39,14 +39,19 @@ def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
     """Similarity of queries (..., K) to keys (n, K): (..., n). Negative L2 or L1 distance, or cosine."""
     query = query.unsqueeze(-2)
     if kernel == "l2":
-        return -(query - keys).square().sum(-1).sqrt()
+        return -_norm(query - keys)
     if kernel == "l1":
         return -(query - keys).abs().sum(-1)
     if kernel == "cosine":
-        norm_query = query.square().sum(-1).sqrt().clamp_min(COSINE_EPS)
-        norm_keys = keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS)
+        norm_query, norm_keys = _norm(query).clamp_min(COSINE_EPS), _norm(keys).clamp_min(COSINE_EPS)
         return (query * keys).sum(-1) / (norm_query * norm_keys)
     raise FunctionError(f"EpisodicMemory: kernel must be one of {KERNELS}; got {kernel!r}.")
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean norm over the last axis, with the gradient 0 where it is 0 (a root's is infinite there)."""
+    squares = x.square().sum(-1)
+    return torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
 
 
 class EntryRing:
@@ -432,8 +437,11 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     def _setting(self, name: str, context: Any) -> Any:
         """A Parameter's value in a context, modulated if it is; that of no context before the first run."""
-        known = getattr(context, "execution_id", context) in getattr(self.parameters, name).values
-        return self._get_current_parameter_value(name, context if known else pnl.Context(execution_id=None))
+        execution_id = getattr(context, "execution_id", context)
+        known = execution_id in getattr(self.parameters, name).values
+        if not known or not isinstance(context, pnl.Context):
+            context = pnl.Context(execution_id=execution_id if known else None)
+        return self._get_current_parameter_value(name, context)
 
     @property
     def _label(self) -> str:

@@ -1,0 +1,515 @@
+"""Recurrent compositions trained through PsyNeuLink's PyTorch backend, and a test for each work-around.
+
+A test under "work-arounds" fails once PsyNeuLink no longer needs what ``backend.py`` does about it.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import psyneulink as pnl
+import pytest
+import torch
+from eplstm.models import NotTrainable, RecurrentComposition
+from eplstm.models.backend import Context, as_context, get_matrix, set_matrix, start_from
+from psyneulink.library.compositions.pytorchwrappers import PytorchCompositionWrapper
+
+ATOL = 1e-10
+"""float64 on both sides; they agree to 1e-15."""
+D, H, A = 3, 2, 2
+N, T = 5, 4
+LEARNING_RATE = 0.1
+
+
+class Elman:
+    """x → h (tanh, with a projection to itself) → y, with an input bias; h also projects to ``late``, a copy."""
+
+    def __init__(self, make=RecurrentComposition, seed=0, sizes=(D, H, A), **kwargs):
+        rng = np.random.default_rng(seed)
+        n_in, n_hidden, n_out = sizes
+        self.start = [rng.standard_normal(s) for s in ((n_in, n_hidden), (n_hidden, n_hidden), (n_hidden, n_out))]
+        self.x = pnl.ProcessingMechanism(name="x", default_variable=np.zeros(n_in))
+        self.h = pnl.ProcessingMechanism(name="h", default_variable=np.zeros(n_hidden), function=pnl.Tanh())
+        self.y = pnl.ProcessingMechanism(name="y", default_variable=np.zeros(n_out))
+        self.composition = make(name="elman", **kwargs)
+        for node in (self.x, self.h, self.y):
+            self.composition.add_node(node)
+        ends = ((self.x, self.h, False), (self.h, self.h, True), (self.h, self.y, False))
+        self.projections = [
+            self.project(sender, receiver, matrix, feedback)
+            for (sender, receiver, feedback), matrix in zip(ends, self.start, strict=True)
+        ]
+
+    def project(self, sender, receiver, matrix, feedback=False, **kwargs):
+        if feedback:
+            kwargs["feedback"] = True
+        # By a name that PsyNeuLink makes itself, it does not find the learning rate of a projection.
+        name = f"{sender.name} to {receiver.name}"
+        new = pnl.MappingProjection(name=name, sender=sender, receiver=receiver, matrix=matrix.copy(), **kwargs)
+        self.composition.add_projection(new, feedback=feedback or None)
+        return new
+
+    def loss(self, targets):
+        return lambda which, values: ((values[self.y] - torch.from_numpy(targets[list(which)])) ** 2).mean()
+
+    def learn(self, inputs, targets, **kwargs):
+        kwargs = {"learning_rate": LEARNING_RATE, **kwargs}
+        return self.composition.learn({self.x: inputs}, self.loss(targets), **kwargs)
+
+    def matrices(self, context=None):
+        context = as_context(self.composition, context)
+        return [get_matrix(projection, context) for projection in self.projections]
+
+    def run(self, inputs, context=None):
+        """Outputs (T, A) of one sequence in Python mode, from zeros."""
+        course = []
+        context = as_context(self.composition, context)
+        self.composition.run(
+            {self.x: inputs},
+            context=context.execution_id,
+            call_before_trial=lambda: None if course else start_from(self.composition, {}, context),
+            call_after_trial=lambda: course.append(self.y.parameters.value.get(context)[0].copy()),
+        )
+        return np.array(course)
+
+
+class PlainElman:
+    """The same in plain torch."""
+
+    def __init__(self, net, rates=(LEARNING_RATE,) * 3, optimizer=torch.optim.SGD):
+        self.weights = [torch.tensor(w, requires_grad=True) for w in net.start]
+        self.optimizer = optimizer([{"params": [w], "lr": r} for w, r in zip(self.weights, rates, strict=True)])
+
+    def run(self, inputs):
+        """(B, T, D) → (B, T, A)."""
+        w_x, w_h, w_y = self.weights
+        h, outputs = torch.zeros(len(inputs), w_h.shape[0], dtype=torch.float64), []
+        for t in range(inputs.shape[1]):
+            h = torch.tanh(torch.from_numpy(inputs[:, t]) @ w_x + h @ w_h)
+            outputs.append(h @ w_y)
+        return torch.stack(outputs, 1)
+
+    def learn(self, inputs, targets, batch=1):
+        for k in range(0, len(inputs), batch):
+            rows = slice(k, k + batch)
+            self.optimizer.zero_grad()
+            (self.run(inputs[rows]) - torch.from_numpy(targets[rows])).square().mean().backward()
+            self.optimizer.step()
+
+
+def close(a, b):
+    for one, two in zip(a, b, strict=True):
+        two = two.detach().numpy() if isinstance(two, torch.Tensor) else two
+        np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((N, T, D)), rng.standard_normal((N, T, A))
+
+
+# ---- training, against plain torch ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, N])
+def test_learning_equals_plain_torch(data, batch):
+    """A last minibatch may be smaller."""
+    net = Elman()
+    plain = PlainElman(net)
+    net.learn(*data, minibatch_size=batch)
+    plain.learn(*data, batch)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(net.matrices(), net.start, strict=True))
+    close(net.matrices(), plain.weights)
+
+
+def test_learn_run_learn(data):
+    """With Adam, whose state goes on; run() uses what was learned, and is not in the way."""
+    net = Elman(optimizer_type="adam")
+    plain = PlainElman(net, optimizer=torch.optim.Adam)
+    for _ in range(2):
+        net.learn(*data)
+        plain.learn(*data)
+        close([net.run(data[0][0])], plain.run(data[0][:1]))
+    close(net.matrices(), plain.weights)
+
+
+def test_weights_set_between_are_trained(data):
+    net = Elman()
+    plain = PlainElman(net)
+    net.learn(*data)
+    for projection, matrix in zip(net.projections, net.start, strict=True):
+        set_matrix(projection, matrix, net.composition.default_execution_id)
+    net.learn(*data)
+    plain.learn(*data)
+    close(net.matrices(), plain.weights)
+
+
+def test_contexts_learn_apart(data):
+    net = Elman()
+    inputs, targets = data
+    plain = {name: PlainElman(net) for name in ("one", "two")}
+    for name, rows in (("one", slice(0, 2)), ("two", slice(2, 5)), ("one", slice(2, 4))):
+        net.learn(inputs[rows], targets[rows], context=name)
+        plain[name].learn(inputs[rows], targets[rows])
+    for name, expected in plain.items():
+        close(net.matrices(name), expected.weights)
+        close([net.run(inputs[0], name)], expected.run(inputs[:1]))
+
+
+def test_sizes_of_one():
+    """One input, one unit, one output, one step: no axis is lost."""
+    rng = np.random.default_rng(2)
+    net, inputs, targets = Elman(sizes=(1, 1, 1)), rng.standard_normal((2, 1, 1)), rng.standard_normal((2, 1, 1))
+    plain = PlainElman(net)
+    net.learn(inputs, targets)
+    plain.learn(inputs, targets)
+    assert [m.shape for m in net.matrices()] == [(1, 1)] * 3
+    close(net.matrices(), plain.weights)
+    close([net.run(inputs[0])], plain.run(inputs[:1]))
+
+
+def test_nodes_of_one_set_see_values_from_before_it():
+    """Two nodes that feed back to each other: each sees what the other was a step earlier, in both modes."""
+    x = pnl.ProcessingMechanism(name="x", default_variable=[0.0])
+    a, b = (pnl.ProcessingMechanism(name=name, default_variable=[0.0]) for name in ("a", "b"))
+    composition = RecurrentComposition(name="pair")
+    for node in (x, a, b):
+        composition.add_node(node)
+    for sender, receiver, weight, feedback in (
+        (x, a, 1.0, False),
+        (x, b, 2.0, False),
+        (a, b, 3.0, True),
+        (b, a, 5.0, True),
+    ):
+        kwargs = {"feedback": True} if feedback else {}
+        projection = pnl.MappingProjection(sender=sender, receiver=receiver, matrix=[[weight]], **kwargs)
+        composition.add_projection(projection, feedback=feedback or None)
+    seen = {}
+
+    def loss(which, values):
+        seen.update({node: values[node][0, :, 0].detach().numpy() for node in (a, b)})
+        return values[a].sum()
+
+    composition.learn({x: np.array([[[1.0], [10.0], [100.0]]])}, loss, learning_rate=0.0)
+    # a = x + 5 b', b = 2 x + 3 a' (primes: the step before)
+    np.testing.assert_array_equal(seen[a], [1, 10 + 5 * 2, 100 + 5 * 23])
+    np.testing.assert_array_equal(seen[b], [2, 20 + 3 * 1, 200 + 3 * 20])
+
+
+def test_learning_rates_by_projection(data):
+    """By the projection, by its name, and none at all for one."""
+    net = Elman()
+    first, second, _ = net.projections
+    plain = PlainElman(net, (0.5, 0.0, LEARNING_RATE))
+    for key in (first, first.name):
+        net.learn(*data, learning_rate={key: 0.5, second: False, pnl.DEFAULT_LEARNING_RATE: LEARNING_RATE})
+        plain.learn(*data)
+        close(net.matrices(), plain.weights)
+    np.testing.assert_array_equal(net.matrices()[1], net.start[1])
+
+
+def test_callbacks_and_order(data):
+    """Minibatches come in the order of the inputs, and each is announced before and after."""
+    net, events = Elman(), []
+    inputs, targets = data
+    loss = net.loss(targets)
+
+    def spy(which, values):
+        events.append(list(which))
+        return loss(which, values)
+
+    net.composition.learn(
+        {net.x: inputs},
+        spy,
+        minibatch_size=2,
+        call_before_minibatch=lambda: events.append("before"),
+        call_after_minibatch=lambda: events.append("after"),
+    )
+    expected = [["before", rows, "after"] for rows in ([0, 1], [2, 3], [4])]
+    assert events == [event for batch in expected for event in batch]
+
+
+@pytest.mark.parametrize("where", ["call_after_minibatch", "loss"])
+def test_an_interruption_keeps_what_was_learned(data, where):
+    net = Elman()
+    plain, count = PlainElman(net), iter(range(100))
+    inputs, targets = data
+
+    def stop():
+        if next(count) == 1:
+            raise KeyboardInterrupt
+
+    def loss(which, values):
+        if where == "loss" and which.start == 2:
+            raise KeyboardInterrupt
+        return net.loss(targets)(which, values)
+
+    callback = {"call_after_minibatch": stop} if where == "call_after_minibatch" else {}
+    with pytest.raises(KeyboardInterrupt):
+        net.composition.learn({net.x: inputs}, loss, learning_rate=LEARNING_RATE, **callback)
+    plain.learn(inputs[:2], targets[:2])
+    close(net.matrices(), plain.weights)
+    net.learn(inputs[2:], targets[2:])
+    plain.learn(inputs[2:], targets[2:])
+    close(net.matrices(), plain.weights)
+
+
+def test_after_learning_nodes_and_results_are_those_of_the_last_step(data):
+    net = Elman()
+    inputs, targets = data
+    result = net.learn(inputs, targets, learning_rate=0.0)
+    last = net.run(inputs[-1])[-1]
+    np.testing.assert_allclose(np.squeeze(result), last, atol=ATOL)
+
+
+# ---- arguments: honoured or refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"epochs": 2},
+        {"randomize_minibatches": True},
+        {"num_trials": 2},
+        {"patience": 1},
+        {"min_delta": 0.1},
+        {"optimizations_per_minibatch": 2},
+        {"execution_mode": pnl.ExecutionMode.Python},
+        {"targets": {}},
+        {"termination_processing": {pnl.TimeScale.TRIAL: pnl.AfterNPasses(2)}},
+    ],
+    ids=lambda argument: next(iter(argument)),
+)
+def test_arguments_that_are_refused(data, shared, argument):
+    before = shared.matrices()
+    with pytest.raises(NotTrainable, match=next(iter(argument))):
+        shared.composition.learn(
+            {shared.x: data[0]}, shared.loss(data[1]), learning_rate=LEARNING_RATE, **argument
+        )
+    close(shared.matrices(), before)
+
+
+@pytest.fixture(scope="module")
+def shared(data):
+    """A composition that has learned, for tests that leave it as it is."""
+    net = Elman()
+    net.learn(*data)
+    return net
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"minibatch_size": N + 1}, {"learning_rate": {"no such": 0.1}}, {"nonsense": 1}],
+    ids=lambda argument: next(iter(argument)),
+)
+def test_arguments_that_psyneulink_refuses(data, shared, argument):
+    before = shared.matrices()
+    with pytest.raises(Exception, match=next(iter(argument)).replace("minibatch_size", "mini?m?batch_size")):
+        shared.learn(*data, **argument)
+    close(shared.matrices(), before)
+
+
+def test_a_number_of_optimisations_given_to_the_constructor_is_refused(data):
+    with pytest.raises(NotTrainable, match="optimizations_per_minibatch"):
+        Elman(optimizations_per_minibatch=2).learn(*data)
+
+
+def test_inputs_that_do_not_fit(data, shared):
+    inputs, targets = data
+    broken = inputs.copy()
+    broken[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"x.*finite"):
+        shared.learn(broken, targets)
+    with pytest.raises(Exception, match=r"x|shape"):
+        shared.learn(inputs[:, :, :2], targets)
+
+
+@pytest.mark.parametrize("when", [pnl.MINIBATCH, pnl.RUN])
+@pytest.mark.parametrize("what", ["projection_matrices", "node_values", "results"])
+def test_options_of_synchronisation(data, what, when):
+    """Whenever PsyNeuLink is given what was learned, it has it in the end."""
+    net = Elman()
+    plain = PlainElman(net)
+    net.learn(*data, **{f"synch_{what}_with_torch": when})
+    plain.learn(*data)
+    close(net.matrices(), plain.weights)
+
+
+def test_weights_are_synchronised_after_each_minibatch_if_asked(data):
+    net, seen = Elman(), []
+    net.learn(
+        *data,
+        synch_projection_matrices_with_torch=pnl.MINIBATCH,
+        call_after_minibatch=lambda: seen.append(net.matrices()[0]),
+    )
+    assert len({matrix.tobytes() for matrix in seen}) == N
+
+
+# ---- work-arounds -----------------------------------------------------------------------------------------------
+
+
+def test_needed_stock_context_refuses_subclasses():
+    """``accept_subclasses_in_context``: without it, no subclass of AutodiffComposition can learn."""
+    code = (
+        "import psyneulink as pnl\n"
+        "from psyneulink.core.globals.context import Context, ContextError\n"
+        "class Subclass(pnl.AutodiffComposition): pass\n"
+        "try: Context().composition = Subclass()\n"
+        "except ContextError: print('refused')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "refused" in result.stdout
+
+
+def test_contexts_still_refuse_what_is_no_composition():
+    with pytest.raises(Exception, match=r"[Cc]omposition"):
+        Context().composition = "no composition"
+
+
+def test_needed_projections_to_a_node_itself_are_left_out(shared):
+    """``_get_composition_projections`` adds them."""
+    own = shared.projections[1]
+    assert own not in shared.composition._inner_projections
+    wrapper = shared.composition.parameters.pytorch_representation.get(shared.composition.default_execution_id)
+    assert own in wrapper.projections_map
+    stock = PytorchCompositionWrapper._get_composition_projections(wrapper, shared.composition)
+    assert own not in stock
+
+
+def test_psyneulink_is_given_copies_of_weights(data):
+    """A view would change with the next step of the optimiser."""
+    net = Elman()
+    net.learn(*data)
+    before = net.matrices()
+    wrapper = net.composition.parameters.pytorch_representation.get(net.composition.default_execution_id)
+    with torch.no_grad():
+        for parameter in wrapper.projections_map.values():
+            parameter.matrix.add_(1.0)
+    close(net.matrices(), before)
+
+
+def test_needed_stock_values_have_the_axes_of_the_batch(shared):
+    """``copy_node_variables_and_values_to_psyneulink``: feedback projections would carry them into run()."""
+    context = as_context(shared.composition, None)
+    wrapper = shared.composition.parameters.pytorch_representation.get(context)
+    assert np.shape(shared.h.parameters.value.get(context)) == (1, H)
+    wrapper.nodes_map[shared.h].set_pnl_variable_and_values(set_variable=False, set_value=True, context=context)
+    stock = np.shape(shared.h.parameters.value.get(context))
+    wrapper.copy_node_variables_and_values_to_psyneulink({}, context)
+    assert stock != (1, H)
+    assert np.shape(shared.h.parameters.value.get(context)) == (1, H)
+
+
+def test_needed_run_does_not_pass_on_its_base_context(data):
+    """``check_same_in_both_modes`` copies the weights of the context it stands for by itself."""
+    net = Elman()
+    for projection in net.projections:
+        set_matrix(projection, 0 * get_matrix(projection), "zeros")
+    result = net.composition.run(
+        {net.x: data[0][0][:1]}, context="probe", base_context=Context(execution_id="zeros")
+    )
+    assert np.abs(result).max() > 1e-3
+
+
+def test_needed_matrices_of_size_one_are_squeezed(data):
+    """``load_weights`` copies by itself: PsyNeuLink's own copy loses axes of size 1, which then does not fit."""
+    net = Elman(sizes=(1, 3, 2))
+    net.learn(data[0][:1, :, :1], data[1][:1])
+    context = as_context(net.composition, None)
+    with pytest.raises(RuntimeError, match="shape"):
+        net.composition.copy_projection_matrix_to_torch_param(
+            net.projections[0], torch_param=torch.zeros(3, 1, dtype=torch.float64), context=context
+        )
+
+
+def test_needed_the_stock_memory_has_no_pytorch_form():
+    """``EpisodicMemory._gen_pytorch_fct``"""
+    assert not hasattr(pnl.ContentAddressableMemory, "_gen_pytorch_fct")
+
+
+# ---- graphs that are refused ------------------------------------------------------------------------------------
+
+
+def test_storing_and_retrieving_at_one_stage_is_refused():
+    """Which comes first would be left open."""
+    from eplstm.models import EncodingMechanism, EpisodicMemory
+
+    form = [np.zeros(2), np.zeros(2)]
+    x = pnl.ProcessingMechanism(name="x", default_variable=np.zeros(2))
+    memory = pnl.EpisodicMemoryMechanism(
+        name="memory",
+        input_ports=[pnl.InputPort(name=name, variable=np.zeros(2)) for name in ("key", "value")],
+        default_variable=form,
+        function=EpisodicMemory(default_variable=form, storage_prob=0.0),
+    )
+    encoding = EncodingMechanism(memory=memory, name="encoding")
+    composition = RecurrentComposition(name="hasty")
+    for node in (x, memory, encoding):
+        composition.add_node(node)
+    for receiver in (*memory.input_ports, *encoding.input_ports):
+        matrix = np.ones((2, receiver.defaults.value.size))
+        composition.add_projection(pnl.MappingProjection(sender=x, receiver=receiver, matrix=matrix))
+    with pytest.raises(NotTrainable, match=r"encoding.*memory"):
+        composition.learn({x: np.ones((1, 1, 2))}, lambda which, values: values[memory].sum())
+
+
+def inserted(net, node):
+    net.composition.add_node(node)
+    net.project(net.x, node, np.ones((D, H)))
+    net.project(node, net.y, np.ones((H, A)))
+
+
+def transfer(**settings):
+    return lambda net: inserted(
+        net, pnl.TransferMechanism(name="culprit", default_variable=np.zeros(H), **settings)
+    )
+
+
+def integrator(net):
+    inserted(net, pnl.IntegratorMechanism(name="culprit", default_variable=np.zeros(H)))
+
+
+def control(net):
+    signals = [(pnl.GAIN, net.h)]
+    net.composition.add_node(
+        pnl.ControlMechanism(name="culprit", monitor_for_control=net.y, control_signals=signals)
+    )
+
+
+def nested(net):
+    node = pnl.ProcessingMechanism(name="inner", default_variable=np.zeros(H))
+    net.composition.add_node(pnl.Composition(nodes=[node], name="culprit"))
+
+
+def condition(net):
+    net.composition.scheduler.add_condition(net.y, pnl.EveryNCalls(net.h, 2))
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["fresh", "after learning"])
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        (transfer(noise=0.5), "culprit"),
+        (transfer(noise=pnl.NormalDist()), "noise"),
+        (transfer(clip=(-50, 50)), "culprit"),  # bounds that random input does not reach
+        (transfer(integrator_mode=True), "culprit"),
+        (integrator, "PyTorch"),
+        (control, "culprit"),
+        (nested, "culprit"),
+        (condition, "y"),
+    ],
+    ids=["noise", "random noise", "wide clip", "integrator mode", "integrator", "control", "nested", "condition"],
+)
+def test_graphs_that_are_refused(data, change, culprit, learned):
+    """Nothing is learned then."""
+    net = Elman()
+    if learned:
+        net.learn(*data, learning_rate=0.0)
+    change(net)
+    before = net.matrices()
+    with pytest.raises(NotTrainable, match=culprit):
+        net.learn(*data)
+    close(net.matrices(), before)
