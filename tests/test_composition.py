@@ -66,11 +66,21 @@ def make_model(config=CONFIG, **kwargs):
     return model
 
 
-def make_pair(config=CONFIG, **kwargs):
-    reference = ReferenceEpisodicLSTM(config).double()
-    reference.set_weights(make_weights(config))
-    fill(reference)
-    return make_model(config, **kwargs), reference
+@pytest.fixture(scope="module")
+def model():
+    """One composition for the tests that leave its graph as it is; they set what else they need of it."""
+    return make_model()
+
+
+@pytest.fixture
+def pair(model):
+    """The composition and a reference: the same weights and entries, and no training so far."""
+    reference = ReferenceEpisodicLSTM(CONFIG).double()
+    for each in (model, reference):
+        each.set_weights(make_weights())
+        each.set_optimizer_state({})
+        fill(each)
+    return model, reference
 
 
 def fill(model):
@@ -164,24 +174,26 @@ TRAINED = [
 
 
 @pytest.fixture(scope="module")
-def unchanged():
-    """What the composition does before any change, in Python mode."""
-    trials = make_trials()
-    return make_model().run_trials(trials, **forced(trials))
+def growing():
+    """A composition that has learned; the changes pile up in it."""
+    model, trials = make_model(), make_trials()
+    train(model, trials, **forced(trials), learning_rate=0.0)
+    return model
 
 
 @pytest.mark.parametrize("change", TRAINED, ids=lambda change: change.__name__)
-def test_a_changed_graph_is_trained_as_it_is_run(change, unchanged):
-    """Changed after a first learn(), the harder case: the PyTorch form is there and must be left behind."""
-    model, trials = make_model(), make_trials()
-    train(model, trials, **forced(trials), learning_rate=0.0)
+def test_a_changed_graph_is_trained_as_it_is_run(change, growing):
+    """Changed after a learn(), the harder case: the PyTorch form is there and must be left behind."""
+    model, trials = growing, make_trials()
+    fill(model)
+    before = model.run_trials(trials, **forced(trials))
     change(model)
     fill(model)
     in_python = model.run_trials(trials, **forced(trials))
     memory = model.memory()
     fill(model)
     in_torch = train(model, trials, **forced(trials), learning_rate=LEARNING_RATE)
-    assert max(np.abs(getattr(in_python, n) - getattr(unchanged, n)).max() for n in STEP_FIELDS) > 1e-3
+    assert max(np.abs(getattr(in_python, n) - getattr(before, n)).max() for n in STEP_FIELDS) > 1e-3
     close(in_torch, in_python)
     for one, two in zip(memory, model.memory(), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
@@ -218,8 +230,8 @@ def test_gradients_of_a_changed_graph(change):
 
 
 @pytest.mark.parametrize("how", ["learnable", "learning_rate"])
-def test_a_frozen_projection_stays_and_the_rest_learns(how):
-    model, reference = make_pair()
+def test_a_frozen_projection_stays_and_the_rest_learns(how, pair):
+    model, reference = pair
     trials = make_trials()
     frozen = model._learned["hidden_weight", "forget"]
     train(model, trials, **forced(trials), learning_rate=0.0)
@@ -236,6 +248,7 @@ def test_a_frozen_projection_stays_and_the_rest_learns(how):
     expected = reference.weights()
     assert np.abs(expected["hidden_weight"][:H] - before["hidden_weight"][:H]).max() > 1e-3
     expected["hidden_weight"][:H] = before["hidden_weight"][:H]
+    frozen.learnable = True
     same_weights(model, expected)
 
 
@@ -310,12 +323,6 @@ def test_what_cannot_be_trained_as_it_is_run_is_refused(change, culprit, learned
 # ---- the graph ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A composition for tests that set what they need of it; nothing else may rely on what it holds."""
-    return make_model()
-
-
 def plain_name(component):
     return re.sub(r"-\d+$", "", component.name)
 
@@ -358,9 +365,9 @@ def test_without_a_memory_there_are_none_of_its_nodes(without_memory):
     }  # fmt: skip
 
 
-def test_show_graph(model):
-    """The second of its name in this session, and drawn without the number that PsyNeuLink gives it then."""
-    assert any(re.search(r"-\d+$", node.name) for node in model.nodes)
+def test_show_graph(model, learned_once):
+    """The second of its name in this session is drawn without the number that PsyNeuLink gives it."""
+    model = next(m for m in (model, learned_once) if re.search(r"-\d+$", m.cell.name))
     names = [node.name for node in model.nodes]
     source = model.show_graph(output_fmt="gv").source
     for node in model.nodes:
@@ -412,9 +419,9 @@ def test_bad_weights_change_nothing(model, broken, message):
     same_weights(model, before)
 
 
-def test_learn_run_learn_as_the_reference():
+def test_learn_run_learn_as_the_reference(pair):
     """Several trials, memory in use; run() in between stores, too; Adam goes on."""
-    model, reference = make_pair()
+    model, reference = pair
     for seed in (20, 21):
         trials = make_trials(n=3, steps=3, seed=seed, encode=seeded(seed).random((3, 3)) < 0.6)
         records = [
@@ -430,9 +437,9 @@ def test_learn_run_learn_as_the_reference():
         same_memory(model, reference)
 
 
-def test_learning_rates_by_projection():
+def test_learning_rates_by_projection(pair):
     """Each weight by its own rate, as Adam's first step shows: it moves by the rate, whatever the gradient."""
-    model, trials = make_model(), make_trials()
+    model, trials = pair[0], make_trials()
     before = model.weights()
     rates = {model._learned["actor_bias", "actor"]: 0.3, model._learned["critic_bias", "critic"].name: 0.2}
     model.learn(trials, **forced(trials), learning_rate={**rates, pnl.DEFAULT_LEARNING_RATE: 0.1})
@@ -528,8 +535,8 @@ def test_two_contexts_run_apart(model):
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", lambda t: (t.hidden**2).sum() - t.policy[..., 0].sum()])
-def test_other_losses(loss):
-    model, reference = make_pair()
+def test_other_losses(loss, pair):
+    model, reference = pair
     trials = make_trials(n=2, seed=34)
     records = [
         train(m, trials, **forced(trials), learning_rate=LEARNING_RATE, loss=loss) for m in (model, reference)
@@ -539,9 +546,9 @@ def test_other_losses(loss):
     same_weights(model, reference)
 
 
-def test_optimiser_state_goes_from_model_to_model():
+def test_optimiser_state_goes_from_model_to_model(pair):
     """Reference → composition before its first learn() → a fresh reference, each going on as the first would."""
-    model, reference = make_pair()
+    model, reference = pair
     trials = make_trials(n=2, seed=35)
     settings = {**forced(trials), "learning_rate": LEARNING_RATE}
     train(reference, trials, **settings)
@@ -560,14 +567,16 @@ def test_optimiser_state_goes_from_model_to_model():
     train(model, trials, **settings)
     model.set_weights(weights)
     model.set_optimizer_state(state)
+    for name, array in model.optimizer_state().items():
+        np.testing.assert_allclose(array, state[name], rtol=0, atol=ATOL, err_msg=name)
     for m in (model, reference):
         fill(m)
         train(m, trials, **settings)
     same_weights(model, reference)
 
 
-def test_an_interruption_keeps_what_was_learned():
-    model, reference = make_pair()
+def test_an_interruption_keeps_what_was_learned(pair):
+    model, reference = pair
     trials = make_trials(n=3, seed=36)
     settings = forced(trials)
 
@@ -721,9 +730,9 @@ def test_psyneulinks_log():
     np.testing.assert_allclose(np.reshape(entries, (-1, H))[-T:], record.cell[0], rtol=0, atol=ATOL)
 
 
-def test_psyneulinks_save_and_load(tmp_path):
+def test_psyneulinks_save_and_load(tmp_path, pair):
     """PsyNeuLink's own file holds the weights; the package's checkpoints hold memory and optimiser, too."""
-    model, trials = make_model(), make_trials()
+    model, trials = pair[0], make_trials()
     train(model, trials, **forced(trials), learning_rate=LEARNING_RATE)
     weights = model.weights()
     with warnings.catch_warnings():
