@@ -275,7 +275,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             self.composition.output_CIM.execute(self.all_output_values[-1], context=context)
 
     def _copy_weights_to_psyneulink(self, context: Any = None) -> None:
-        """As the stock method, but with copies: that one leaves views of the torch parameters in PsyNeuLink."""
+        """As the stock method, without the transpositions: PsyNeuLink gets matrices of its own."""
         for wrapper in self.projections_map.values():
             set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
 
@@ -350,6 +350,10 @@ class RecurrentComposition(pnl.AutodiffComposition):
     pytorch_composition_wrapper_type = RecurrentWrapper
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "loss_spec" in kwargs or "targets" in kwargs:
+            raise ValueError(
+                "A RecurrentComposition takes its loss in learn(), not as loss_spec or targets of the constructor."
+            )
         self._session: Session | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}

@@ -513,3 +513,9 @@ def test_graphs_that_are_refused(data, change, culprit, learned):
     with pytest.raises(NotTrainable, match=culprit):
         net.learn(*data)
     close(net.matrices(), before)
+
+
+@pytest.mark.parametrize("name", ["loss_spec", "targets"])
+def test_a_loss_for_the_constructor_is_refused(name):
+    with pytest.raises(ValueError, match="takes its loss in learn"):
+        RecurrentComposition(**{name: None})
