@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
+from ..models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
 from ..models.losses import Loss
 from ..tasks import Trials
 
@@ -21,6 +21,7 @@ TOLERANCE = 1e-10
 """Both compute in float64, in another order of sums: 1e-16 at a time, some 1e-14 after thousands of updates."""
 
 PYTORCH_MODE, PYTHON_MODE = "PyTorch mode", "Python mode"
+GENERAL, SIMULATE, ENVIRONMENTS, COHORT = "general path", "simulate", "environments", "cohort"
 STEP_FIELDS = ("gates", "cell", "hidden", "policy", "value")
 
 
@@ -134,6 +135,7 @@ def climb_ladder(
     entropy_weight: float = 0.0,
     value_weight: float = 1.0,
     python_trials: int = 2,
+    further_trials: int = 4,
     on_rung: Callable[[Rung], None] | None = None,
     make_composition: Callable[..., Any] = EpisodicLSTMComposition,
     make_reference: Callable[..., Any] = ReferenceEpisodicLSTM,
@@ -141,7 +143,7 @@ def climb_ladder(
     """Train a composition and a reference on the same blocks, and compare them on every rung.
 
     The memory is cleared at the start of each block. Then trials of the last block are run without learning, in
-    Python mode, on the memory as it stands.
+    Python mode, on the memory as it stands; then both go on over the other paths of execution.
 
     Args:
         config: the sizes and settings of both.
@@ -150,6 +152,8 @@ def climb_ladder(
         learning_rate: Adam's; larger than in use, so that a difference in the update shows.
         gamma, loss, entropy_weight, value_weight: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
+        further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
+            environments, a cohort. 0 leaves these out.
         on_rung: called with each rung as it is climbed.
         make_composition, make_reference: make the models from (config, seed); for models of your own.
 
@@ -165,7 +169,7 @@ def climb_ladder(
         "value_weight": value_weight,
     }
     ladder = Ladder()
-    for rung in _climb(*models, blocks, np.random.default_rng(seed), python_trials, settings):
+    for rung in _climb(*models, blocks, np.random.default_rng(seed), python_trials, further_trials, settings):
         ladder.rungs.append(rung)
         if on_rung is not None:
             on_rung(rung)
@@ -178,6 +182,7 @@ def _climb(
     blocks: Sequence[Trials],
     rng: np.random.Generator,
     python_trials: int,
+    further_trials: int,
     settings: dict[str, Any],
 ) -> Iterator[Rung]:
     weights = _random_weights(reference.weights(), rng)
@@ -205,6 +210,77 @@ def _climb(
     ours, theirs = (model.run_trials(trials, *forced) for model in (composition, reference))
     yield from compare_records(ours, theirs, PYTHON_MODE)
     yield compare_memories(composition, reference, PYTHON_MODE)
+
+    some = blocks[-1][: max(further_trials, 0)]
+    if len(some):
+        yield from _general_path(composition, reference, some, rng, settings)
+        yield from _simulation(composition, reference, some, rng)
+        yield from _environments(composition, reference, some, rng, settings)
+        yield from _cohort(composition, reference, some, rng, settings)
+
+
+def _general_path(
+    composition: Any, reference: Any, trials: Trials, rng: np.random.Generator, settings: dict[str, Any]
+) -> Iterator[Rung]:
+    """PsyNeuLink's own execution, node by node, in place of the fast path."""
+    fast, composition.fast_path = composition.fast_path, False
+    try:
+        yield from compare_records(*_train_both(composition, reference, trials, rng, settings), GENERAL)
+    finally:
+        composition.fast_path = fast
+    yield compare_weights(composition, reference, "weights after the trials", GENERAL)
+    yield compare_memories(composition, reference, GENERAL)
+
+
+def _simulation(composition: Any, reference: Any, trials: Trials, rng: np.random.Generator) -> Iterator[Rung]:
+    forced = _forced(composition.config, trials, rng)
+    yield from compare_records(
+        composition.simulate(trials, *forced), reference.run_trials(trials, *forced), SIMULATE
+    )
+    yield compare_memories(composition, reference, SIMULATE)
+
+
+def _environments(
+    composition: Any, reference: Any, trials: Trials, rng: np.random.Generator, settings: dict[str, Any]
+) -> Iterator[Rung]:
+    """Two environments, the one with the trials in their order, the other in the opposite one."""
+    both = [trials, trials[::-1]]
+    forced = [_forced(composition.config, each, rng) for each in both]
+    given = {"actions": [a for a, _ in forced], "initial_states": [s for _, s in forced], "record_gradients": True}
+    ours, theirs = (train(model, both, **given, **settings) for model in (composition, reference))
+    one, other = (TrialRecord.concatenate(records) for records in (ours, theirs))
+    yield from compare_records(one, other, ENVIRONMENTS)
+    yield compare_weights(composition, reference, "weights after the trials", ENVIRONMENTS)
+    pairs = [
+        (f"environment {e}, {name}", a, b)
+        for e in range(len(both))
+        for name, a, b in zip(
+            ("keys", "values"), composition.memory(environment=e), reference.memory(environment=e), strict=True
+        )
+    ]
+    yield compare_arrays("memory", ENVIRONMENTS, pairs, ("entry",))
+
+
+def _cohort(
+    composition: Any, reference: Any, trials: Trials, rng: np.random.Generator, settings: dict[str, Any]
+) -> Iterator[Rung]:
+    """The two models as the agents of a cohort, against the reference alone."""
+    cohort = Cohort.from_models([composition, reference])
+    actions, initial_states = _forced(composition.config, trials, rng)
+    records = cohort.train(
+        trials, actions=[actions] * 2, initial_states=[initial_states] * 2, record="all", **settings
+    )
+    theirs = train(reference, trials, actions=actions, initial_states=initial_states, **settings)
+    rungs = [compare_records(record, theirs, COHORT) for record in records]
+    yield from (max(pair, key=lambda rung: rung.difference) for pair in zip(*rungs, strict=True))
+    weights = [
+        (f"agent {p}, {k}", v, reference.weights()[k]) for p in (0, 1) for k, v in cohort.weights(p).items()
+    ]
+    yield compare_arrays("weights after the trials", COHORT, weights)
+    memories = [
+        (f"agent {p}", a, b) for p in (0, 1) for a, b in zip(cohort.memory(p), reference.memory(), strict=True)
+    ]
+    yield compare_arrays("memory", COHORT, memories, ("entry",))
 
 
 def _random_weights(weights: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

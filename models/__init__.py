@@ -16,13 +16,16 @@ from .weights import GATE_ORDER, initial_weights, weight_shapes
 
 if TYPE_CHECKING:
     from .backend import NotTrainable, RecurrentComposition
-    from .composition import EpisodicLSTMComposition
+    from .cohort import Cohort
+    from .composition import EpisodicLSTMComposition, GeneralPathWarning
     from .memory import EncodingMechanism, EpisodicMemory
 
 _IN_PSYNEULINK = {
     "NotTrainable": "backend",
     "RecurrentComposition": "backend",
+    "Cohort": "cohort",
     "EpisodicLSTMComposition": "composition",
+    "GeneralPathWarning": "composition",
     "EncodingMechanism": "memory",
     "EpisodicMemory": "memory",
 }
@@ -30,9 +33,11 @@ _IN_PSYNEULINK = {
 __all__ = [
     "GATE_ORDER",
     "CheckpointError",
+    "Cohort",
     "EncodingMechanism",
     "EpisodicLSTMComposition",
     "EpisodicMemory",
+    "GeneralPathWarning",
     "LossSettings",
     "ModelConfig",
     "NotTrainable",

@@ -23,7 +23,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,73 @@ from psyneulink.library.compositions.pytorchwrappers import (
     PytorchMechanismWrapper,
 )
 from torch import Tensor
+from torch.optim.adam import adam
 
-from .memory import EntryRing, EpisodicMemory
+from .memory import EpisodicMemory
+from .python_mode import graph_of, quick_run
 
 PROBE_TOLERANCE = 1e-9
 """Largest difference between the modes on random input; both compute in float64, in another order of sums."""
+
+
+def _adam_can_fuse() -> bool:
+    try:
+        torch.optim.Adam([torch.zeros(1, dtype=torch.float64, requires_grad=True)], fused=True)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+ADAM_CAN_FUSE = _adam_can_fuse()
+
+
+class Steps:
+    """Steps of an optimiser during one call to ``learn()``.
+
+    ``Adam.step`` spends several times longer on its bookkeeping than on matrices of this size: once every
+    parameter has its state, the function that it calls in the end is called with the same lists.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._lists: list[tuple[dict, list[Tensor], list[list[Tensor]]]] | None = None
+        self._without: list[Tensor] = []  # such as a read-out on which the loss does not depend
+
+    def step(self) -> None:
+        """One step, as that of the optimiser."""
+        if self._lists is None:
+            self.optimizer.step()
+            self._lists = self._take_lists()
+            return
+        gradients = [[p.grad for p in parameters] for _, parameters, _ in self._lists]
+        if any(g is None for each in gradients for g in each) or any(p.grad is not None for p in self._without):
+            self.optimizer.step()
+            return
+        with torch.no_grad():
+            for (settings, parameters, states), found in zip(self._lists, gradients, strict=True):
+                means, squares, steps = states
+                adam(parameters, found, means, squares, [], steps, **settings)
+
+    def _take_lists(self) -> list[tuple[dict, list[Tensor], list[list[Tensor]]]] | None:
+        """Settings, parameters and states by group; None where a step must be the optimiser's own."""
+        groups, state = self.optimizer.param_groups, self.optimizer.state
+        if not all(group.get("fused") and not group["amsgrad"] for group in groups):
+            return None
+        learned = [[p for p in group["params"] if p.grad is not None] for group in groups]
+        self._without = [p for group in groups for p in group["params"] if p.grad is None]
+        if not all(state.get(p) for parameters in learned for p in parameters):
+            return None
+        names = ("exp_avg", "exp_avg_sq", "step")
+        return [
+            (
+                {name: group[name] for name in ("amsgrad", "lr", "weight_decay", "eps", "maximize", "fused")}
+                | dict(zip(("beta1", "beta2"), group["betas"], strict=True)),
+                parameters,
+                [[state[p][name] for p in parameters] for name in names],
+            )
+            for group, parameters in zip(groups, learned, strict=True)
+            if parameters
+        ]
 
 
 class NotTrainable(ValueError):
@@ -73,6 +135,13 @@ def accept_subclasses_in_context() -> None:
 accept_subclasses_in_context()
 
 
+def nesting() -> Any:
+    """The module ``nesting``, which builds upon this one."""
+    from . import nesting
+
+    return nesting
+
+
 # ---- the steps of a sequence -------------------------------------------------------------------------------
 
 
@@ -94,6 +163,35 @@ class Session:
         """Called before each step of the optimiser with {projection: gradient}, if ``wants_gradients``."""
 
     wants_gradients = False
+
+
+class AllInputs:
+    """Stands for all INPUT nodes in what PsyNeuLink is given: their values, one beside the other, (T, total).
+
+    PsyNeuLink converts, copies and looks up the inputs of each trial node by node, which takes longer than a
+    trial does; under one key it does so once.
+    """
+
+    name = "all inputs"
+
+    def __init__(self, inputs: Mapping[Any, Tensor]) -> None:
+        """Take the inputs {mechanism: (n, T, size)}."""
+        edges = np.cumsum([0, *(values.shape[-1] for values in inputs.values())])
+        self.columns = {node: slice(*edge) for node, edge in zip(inputs, itertools.pairwise(edges), strict=True)}
+        self.trials = [{self: trial} for trial in torch.cat(list(inputs.values()), dim=-1)]
+
+    def __deepcopy__(self, memo: dict) -> AllInputs:
+        """Itself: PsyNeuLink copies the dict of each trial's inputs, its keys included."""
+        return self
+
+    def parse_input_array(self, values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What PsyNeuLink asks of a node: the inputs in its form, which they have."""
+        return values
+
+    def by_node(self, minibatch: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        """The inputs of a minibatch as PsyNeuLink hands them over → {mechanism: (B, T, size)}."""
+        values = minibatch[self].flatten(2)  # of the axes of 1 in between there are one or two, by version
+        return {node: values[..., columns] for node, columns in self.columns.items()}
 
 
 @dataclass
@@ -136,10 +234,10 @@ class Node:
             for proj, sender, item in port.sources
         ]
         if port.external:
-            parts.append(external[:, :, 0])
+            parts.append(external)
         if not parts:
-            batch = next(iter(values.values()))[0].shape[0]
-            parts.append(port.constant.expand(batch, 1, -1))
+            batch, steps = next(iter(values.values()))[0].shape[:2]
+            parts.append(port.constant.expand(batch, steps, -1))
         return port.function(_stacked(parts))
 
 
@@ -156,21 +254,65 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, dim=2)
 
 
+@dataclass
+class Course:
+    """The values of all nodes at all steps of a minibatch, as the general path computes them."""
+
+    steps: list[dict[Any, list[Tensor]]]
+    """At each step {node's wrapper: its value, item by item, each (B, 1, size)}."""
+
+    @property
+    def trajectory(self) -> dict[Any, Tensor]:
+        """{mechanism: (B, T, size)}: the first item of each value."""
+        wrappers = self.steps[-1] if self.steps else {}
+        return {w.mechanism: torch.cat([values[w][0] for values in self.steps], dim=1) for w in wrappers}
+
+    def items(self, mechanism: Any) -> list[Tensor]:
+        """A node's value at all steps, item by item: [(B, T, size), ...]."""
+        (wrapper,) = (wrapper for wrapper in self.steps[-1] if wrapper.mechanism is mechanism)
+        return [torch.cat(items, dim=1) for items in zip(*(values[wrapper] for values in self.steps), strict=True)]
+
+    def last_values(self) -> dict[Any, list[Tensor]]:
+        """{node's wrapper: its value at the last step}."""
+        return self.steps[-1] if self.steps else {}
+
+    def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
+        """An item of a node's value at the last step: (B, size)."""
+        return self.steps[-1][wrapper.nodes_map[mechanism]][item][:, 0]
+
+
 class RecurrentWrapper(PytorchCompositionWrapper):
     """The PyTorch form of a ``RecurrentComposition``: a pass through the graph for each step of a sequence."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("outer_creator") is not None:  # it takes the place of the composition's own
+            kwargs["composition"]._keep_adam_state(kwargs["context"])
         super().__init__(*args, **kwargs)
         self._plan = [
             [self._plan_node(wrapper) for wrapper in sorted(set_, key=lambda w: w.name)]
             for set_ in self.execution_sets
         ]
+        self.nested = [node for set_ in self._plan for node in set_ if isinstance(node, nesting().NestedNode)]
         self.all_output_values = None
+        self.course: Any = None
+        self._output_sources = self._plan_outputs()
+        cim = self.composition.output_CIM
+        self._in_results = np.array([not cim._sender_is_probe(port) for port in cim.output_ports])
+        """Which values of the output ports ``results`` holds: as of ``run()``, not of PROBE nodes."""
+        if self.is_nested:
+            self.as_node = nesting().NestedNode(self)
+            self.execution_sets = [{self.as_node}]
+
+    def _pytorch_mechanism_wrapper_type(self, mechanism: Any) -> Any:
+        stock = super()._pytorch_mechanism_wrapper_type(mechanism)
+        return nesting().NestedMechanismWrapper if self.is_nested and stock is PytorchMechanismWrapper else stock
 
     def _get_composition_projections(self, composition: Any) -> list[Any]:
         return super()._get_composition_projections(composition) + _self_projections(composition)
 
-    def _plan_node(self, wrapper: PytorchMechanismWrapper) -> Node:
+    def _plan_node(self, wrapper: Any) -> Any:
+        if isinstance(wrapper, nesting().NestedNode):
+            return wrapper
         external = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
         ports = []
         for port, function in zip(wrapper.mechanism.input_ports, wrapper.input_ports, strict=True):
@@ -190,7 +332,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         """Values of all nodes at each step, by wrapper.
 
         Args:
-            inputs: {mechanism: (B, T, 1, 1, size)}.
+            inputs: {mechanism: (B, T, size)}.
             before: {mechanism: (B, size)}: values before the first step; zeros for the rest.
         """
         batch, length = next(iter(inputs.values())).shape[:2]
@@ -209,7 +351,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
                 new = {}
                 for node in execution_set:
                     external = inputs.get(node.wrapper.mechanism)
-                    step = None if external is None else external[:, t : t + 1, 0]
+                    step = None if external is None else external[:, t : t + 1]
                     new[node.wrapper] = node.execute(values, step)
                 values = {**values, **new}
             yield values
@@ -219,22 +361,22 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         if args or kwargs.get("optimization_num"):
             raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         composition = self.composition
-        batch = len(next(iter(inputs.values())))
-        which = composition._next_trials(batch)
-        course = list(self.steps(inputs, composition._session.begin(which)))
-        self._batch_size = batch
-        self.trajectory = {
-            wrapper.mechanism: torch.cat([values[wrapper][0] for values in course], dim=1)
-            for wrapper in self.node_wrappers
-        }
-        self._trials = which
-        self._leave_values(course[-1] if course else {})
-        self._log(context)
+        by_node = composition._all_inputs.by_node(inputs)
+        which = composition._next_trials(len(next(iter(by_node.values()))))
+        before = composition._session.begin(which)
+        course = composition._execute_sequences(self, which, by_node, before)
+        # Straight into the dict: torch.nn.Module takes its time to set an attribute.
+        self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
+        if composition._logs:
+            self._leave_values()
+            self._log(context)
         return self._outputs()
 
-    def _leave_values(self, values: Mapping[Any, list[Tensor]]) -> None:
+    def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
-        for wrapper, items in values.items():
+        if self.course is None:
+            return
+        for wrapper, items in self.course.last_values().items():
             sizes = {item.shape[-1] for item in items}
             if len(sizes) == 1:
                 wrapper.output = torch.stack(items, dim=2)
@@ -248,29 +390,34 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         self.log_weights()
         context.source = source
 
+    def _plan_outputs(self) -> list[tuple[Any, int]]:
+        """Where the values of the output ports come from: (mechanism, item of its value)."""
+        cim = self.composition.output_CIM
+        sources = [cim._get_source_info_from_output_CIM(port)[:2] for port in cim.input_ports]
+        return [(mechanism, mechanism.output_ports.index(port)) for port, mechanism in sources]
+
     def _outputs(self) -> np.ndarray:
         """Values of the output ports at the last step, for ``results``: (B, ports, ...)."""
-        cim = self.composition.output_CIM
-        outputs = []
-        for port in cim.input_ports:
-            source, mechanism, _ = cim._get_source_info_from_output_CIM(port)
-            item = mechanism.output_ports.index(source)
-            output = self.nodes_map[mechanism].output
-            rows = output[:, 0, item] if isinstance(output, Tensor) else [b[0][item] for b in output]
-            outputs.append([row.detach().numpy().tolist() for row in rows])
-        self.all_output_values = convert_to_np_array(outputs).swapaxes(0, 1)
-        return self.all_output_values
+        items = [self.course.output(self, mechanism, item).detach() for mechanism, item in self._output_sources]
+        if len({item.shape[-1] for item in items}) == 1:
+            values = torch.stack(items, dim=1).numpy()
+        else:  # arrays in an array: PsyNeuLink copies results repeatedly, and lists number by number
+            values = np.empty((len(items[0]), len(items)), dtype=object)
+            for port, item in enumerate(items):
+                for b, row in enumerate(item.numpy()):
+                    values[b, port] = row.copy()
+        self.__dict__["all_output_values"] = values
+        return values if self._in_results.all() else values[:, self._in_results]
 
     def copy_node_variables_and_values_to_psyneulink(self, options: dict, context: Any = None) -> None:
         """Give each mechanism and its output ports the values of the last step, in the shapes of Python mode."""
+        self._leave_values()
         for mechanism, wrapper in self.nodes_map.items():
             output = wrapper.output
             if output is None:
                 continue
             items = output[-1, 0] if isinstance(output, Tensor) else output[-1][0]
-            value = convert_to_np_array([item.detach().numpy().copy() for item in items])
-            mechanism.parameters.value._set(value, context)
-            mechanism._update_output_ports(context=context)
+            set_value(mechanism, [item.detach().numpy().copy() for item in items], context)
         if self.all_output_values is not None:
             self.composition.output_CIM.execute(self.all_output_values[-1], context=context)
 
@@ -279,14 +426,19 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         for wrapper in self.projections_map.values():
             set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
 
+    def _torch_params_to_projections(self, param_groups: list) -> dict:
+        """As the stock method, which searches all parameters by name for each parameter of each projection."""
+        if self.is_nested:  # asked at the beginning of the outer's learn()
+            self.as_node.is_first = True
+        return {wrapper.matrix: projection for projection, wrapper in self.projections_map.items()}
+
     def load_weights(self, context: Any) -> None:
         """Take all matrices from PsyNeuLink: ``run()`` or the user may have changed them."""
         with torch.no_grad():
             for wrapper in self.projections_map.values():
                 matrix = get_matrix(wrapper.projection, context)
                 wrapper.matrix.copy_(torch.from_numpy(matrix))
-                # Fixed one-to-one projections, of which there are many, need no product of matrices.
-                wrapper.is_identity = not wrapper.matrix.requires_grad and _is_identity(wrapper, matrix)
+                mark_identity(wrapper)
 
     def adam_state(self) -> dict[Any, dict[str, Tensor]]:
         """The optimiser's state by projection."""
@@ -325,9 +477,13 @@ def get_matrix(projection: Any, context: Any = None) -> np.ndarray:
     return np.array(parameter.get(execution_id if known else None), dtype=float)
 
 
-def _is_identity(wrapper: Any, matrix: np.ndarray) -> bool:
-    plain = type(wrapper.projection.function) is pnl.MatrixTransform and not wrapper.projection.function.normalize
-    return plain and matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))
+def mark_identity(wrapper: Any) -> None:
+    """Note of a projection's wrapper whether it is a fixed one-to-one projection, as many are, which needs no
+    product of matrices."""
+    function, matrix = wrapper.projection.function, wrapper.matrix.detach().numpy()
+    plain = type(function) is pnl.MatrixTransform and not function.normalize and not wrapper.matrix.requires_grad
+    square = matrix.shape[0] == matrix.shape[1]
+    wrapper.is_identity = bool(plain and square and np.array_equal(matrix, np.eye(len(matrix))))
 
 
 def set_matrix(projection: Any, matrix: np.ndarray, context: Any = None) -> None:
@@ -335,6 +491,12 @@ def set_matrix(projection: Any, matrix: np.ndarray, context: Any = None) -> None
     context = context if isinstance(context, Context) else Context(execution_id=context)
     projection.parameters.matrix._set(matrix, context)
     projection.parameter_ports["matrix"].parameters.value._set(matrix, context)
+
+
+def set_value(mechanism: Any, items: list[np.ndarray], context: Any) -> None:
+    """Give a mechanism and its output ports a value, item by item, in the shapes of Python mode."""
+    mechanism.parameters.value._set(convert_to_np_array(items), context)
+    mechanism._update_output_ports(context=context)
 
 
 # ---- the composition ---------------------------------------------------------------------------------------
@@ -348,6 +510,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
     """
 
     pytorch_composition_wrapper_type = RecurrentWrapper
+    shortcuts = True
+    """Whether ``run()`` leaves out work that has no effect (see ``python_mode``); False for PsyNeuLink's alone."""
+    _analysed: list[Any] | None = None  # the graph as PsyNeuLink's last run() has analysed it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "loss_spec" in kwargs or "targets" in kwargs:
@@ -355,16 +520,95 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 "A RecurrentComposition takes its loss in learn(), not as loss_spec or targets of the constructor."
             )
         self._session: Session | None = None
+        self._steps: Steps | None = None
+        self._all_inputs: AllInputs | None = None
+        self._logs = False
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
         self._adam_to_adopt: dict[Any, dict[str, Tensor]] = {}
+        self._took_over: set[Any] = set()
         super().__init__(*args, **kwargs)
+
+    # ---- where it is nested in another composition
+
+    @property
+    def default_execution_id(self) -> Any:
+        """Execution context of calls that name none: the outermost composition's, where this one is nested."""
+        outermost = nesting().outermost(self)
+        return self._own_execution_id if outermost is self else outermost.default_execution_id
+
+    @default_execution_id.setter
+    def default_execution_id(self, value: Any) -> None:
+        self._own_execution_id = value
+
+    def _initialize_from_context(self, context: Context, *args: Any, **kwargs: Any) -> None:
+        """As the stock method; what it had in its own context goes on in the outer's when it is nested."""
+        shared = self.default_execution_id
+        if context.execution_id == shared != self._own_execution_id and shared not in self._took_over:
+            self._took_over.add(shared)
+            nesting().take_over_state(self, self._own_execution_id, context)
+        super()._initialize_from_context(context, *args, **kwargs)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
+        nesting().supply_defaults(self)
+        return super().execute(*args, **kwargs)
+
+    def start_sequence(self, values: Mapping[Any, np.ndarray] | None = None, context: Any = None) -> None:
+        """Set what feedback projections carry at the next step, here and in nested compositions.
+
+        Between the steps of ``run()``, as ``call_before_trial``; or, where this is nested in an
+        ``AutodiffComposition`` that learns from trials, as its ``call_before_minibatch``.
+
+        Args:
+            values: {mechanism: (size,)}; zeros for the rest.
+            context: the execution context, by default the (outermost) composition's own.
+        """
+        context = as_context(self, context)
+        if context.execution_id not in self.parameters.num_executions.values:
+            self._initialize_from_context(context, Context(execution_id=None), override=False)
+        for composition in [self, *nested_compositions(self)]:
+            start_from(composition, values or {}, context)
+
+    # ---- running
+
+    def run(
+        self, inputs: Any = None, *args: Any, execution_mode: Any = pnl.ExecutionMode.Python, **kwargs: Any
+    ) -> Any:
+        """PsyNeuLink's ``run``; in Python mode with the shortcuts of ``python_mode``, unless they are off.
+
+        Run by itself though nested in another composition, it takes inputs by node, too.
+        """
+        if isinstance(inputs, Mapping) and self.is_nested:
+            inputs = {getattr(node, "input_port", node): value for node, value in inputs.items()}
+        if not self.shortcuts or execution_mode is not pnl.ExecutionMode.Python:
+            return super().run(inputs, *args, execution_mode=execution_mode, **kwargs)
+        if self._analysed is not None and self._analysed == graph_of(self):
+            kwargs.setdefault("skip_analyze_graph", True)
+        with quick_run(self):
+            result = super().run(inputs, *args, execution_mode=execution_mode, **kwargs)
+        self._analysed = graph_of(self)
+        return result
 
     # ---- what PsyNeuLink's learn() calls
 
     def infer_backpropagation_learning_pathways(self, *args: Any, **kwargs: Any) -> list:
         """None: the loss is computed from the nodes' values, so that no target nodes are added to the graph."""
         return []
+
+    def _add_dependency(
+        self, afferent: Any, sender: Any, projection: Any, receiver: Any, dependencies: dict, queue: Any, comp: Any
+    ) -> None:
+        """Part of PsyNeuLink's search for what is trained, where this composition is nested in another."""
+        new: dict = {}
+        super()._add_dependency(afferent, sender, projection, receiver, new, queue, comp)
+        dependencies.update(new)
+        if new and comp is self:
+            nesting().cross(self, dependencies, queue, new)
+
+    def _identify_output_nodes(self, context: Any) -> Any:
+        """Nodes that need targets, where this composition is nested in another."""
+        return nesting().outputs_of_outer(self)
 
     def _get_execution_mode(self, execution_mode: Any) -> Any:
         if execution_mode not in (None, pnl.ExecutionMode.PyTorch):
@@ -374,6 +618,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
             )
         return pnl.ExecutionMode.PyTorch
 
+    def _instantiate_optimizer(self, context: Any) -> Any:
+        """As the stock method; Adam works on all parameters in one call where PyTorch can (from 2.4 on)."""
+        optimizer = super()._instantiate_optimizer(context)
+        if isinstance(optimizer, torch.optim.Adam) and ADAM_CAN_FUSE:
+            for group in [optimizer.defaults, *optimizer.param_groups]:
+                group["fused"] = True
+        return optimizer
+
     def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> None:
         super()._build_pytorch_representation(*args, context=context, **kwargs)
         wrapper = self.parameters.pytorch_representation._get(context)
@@ -382,6 +634,34 @@ class RecurrentComposition(pnl.AutodiffComposition):
             wrapper.set_adam_state(self._adam_to_adopt)
             self._adam_to_adopt = {}
 
+    def _analyze_graph(self, *args: Any, **kwargs: Any) -> None:
+        """As the stock method, which takes some 0.1 s; within ``learn()`` only once."""
+        if self._session is None:
+            super()._analyze_graph(*args, **kwargs)
+
+    def _get_autodiff_inputs_values(self, input_dict: Mapping[Any, Tensor]) -> Mapping[Any, Tensor]:
+        """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
+        return input_dict
+
+    def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
+        """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
+        for nested in wrapper.nested:
+            nested.begin(context)
+
+    def _execute_sequences(
+        self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+    ) -> Any:
+        """Execute these of the sequences: inputs {mechanism: (B, T, size)}, values before the first step →
+        a ``Course``."""
+        if wrapper.nested:
+            return nesting().execute_around(wrapper, inputs, before)
+        return Course(list(wrapper.steps(inputs, before)))
+
+    def _nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
+        """How it is executed where it is nested: a function of (inputs, before) as in ``_execute_sequences``,
+        whose course has ``items``, and passes gradients on to the inputs."""
+        return lambda inputs, before: Course(list(wrapper.steps(inputs, before)))
+
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch."""
         return self._session.loss(pytorch_rep._trials, pytorch_rep.trajectory).reshape(1)
@@ -389,12 +669,16 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def autodiff_backward(self, minibatch_loss: Tensor, context: Any) -> None:
         """One step of the optimiser; gradients are shown to the session beforehand."""
         wrapper = self.parameters.pytorch_representation._get(context)
-        wrapper.optimizer.zero_grad()
-        if minibatch_loss.requires_grad:
-            minibatch_loss.backward()
+        self._backward(wrapper, minibatch_loss)
         if self._session.wants_gradients:
             self._session.before_update(wrapper.gradients())
-        wrapper.optimizer.step()
+        self._steps.step()
+
+    def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
+        """Give the parameters their gradients."""
+        wrapper.optimizer.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
 
     def _next_trials(self, batch: int) -> range:
         which = range(self._cursor, self._cursor + batch)
@@ -450,16 +734,19 @@ class RecurrentComposition(pnl.AutodiffComposition):
         lengths = {len(values) for values in tensors.values()}
         if len(lengths) != 1:
             raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
-        trials = [{node: values[n] for node, values in tensors.items()} for n in range(lengths.pop())]
-
         context = as_context(self, context)
         self._prepare(context)
-        self._session, self._cursor = session, 0
+        self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
+        wrapper = self.parameters.pytorch_representation._get(context)
+        self._steps = Steps(wrapper.optimizer)
+        self._begin(wrapper, tensors, context)
+        self._logs = any(p.log_condition != pnl.LogCondition.OFF for p in self._loggable())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PsyNeuLink's, of matters that are settled here
                 return super().learn(
-                    inputs=trials,
+                    inputs=self._all_inputs.trials,
+                    skip_initialization=True,  # of Parameters in this context: done above
                     randomize_minibatches=False,
                     execution_mode=pnl.ExecutionMode.PyTorch,
                     context=context.execution_id,
@@ -468,22 +755,34 @@ class RecurrentComposition(pnl.AutodiffComposition):
         finally:
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
-            self._session = None
+            self._session = self._all_inputs = None
+
+    def _loggable(self) -> Iterator[Any]:
+        """The Parameters that PsyNeuLink logs during ``learn()``."""
+        for node in mechanisms(self):
+            yield node.parameters.value
+        for composition in [self, *nested_compositions(self)]:
+            for projection in [*composition._inner_projections, *_self_projections(composition)]:
+                yield projection.parameters.matrix
 
     def _prepare(self, context: Context) -> None:
         """See that the PyTorch form is there and is that of the graph as it stands now."""
+        self._initialize_from_context(context, Context(execution_id=None), override=False)
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        if wrapper is not None and wrapper.is_nested:  # the outer composition's
+            self.parameters.pytorch_representation._set(None, context)
+            self._signatures.pop(context.execution_id, None)
+        if self._signatures.get(context.execution_id) == graph_signature(self, context):
+            return
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
-        signature = graph_signature(self, context)
-        if self._signatures.get(context.execution_id) == signature:
-            return
-        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
-        if wrapper is not None:
-            self._adam_to_adopt = wrapper.adam_state() | self._adam_to_adopt
-            self.parameters.pytorch_representation._set(None, context)
+        self._keep_adam_state(context)
+        self.parameters.pytorch_representation._set(None, context)
         self._signatures.pop(context.execution_id, None)
         check_trainable(self)
-        for node in self.nodes:  # functions take their modulable Parameters from ports that only run() updates
+        for node in mechanisms(
+            self
+        ):  # functions take their modulable Parameters from ports that only run() updates
             node._update_parameter_ports(context=context)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -501,7 +800,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 raise NotTrainable(
                     f"The PyTorch form of '{self.name}' cannot be executed as its graph stands now: {error}"
                 ) from error
-        self._signatures[context.execution_id] = signature
+        # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
+        self._signatures[context.execution_id] = graph_signature(self, context)
+
+    def _keep_adam_state(self, context: Context) -> None:
+        """Let the next PyTorch form go on from the optimiser's state of the present one."""
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        if wrapper is not None:
+            self._adam_to_adopt = wrapper.adam_state() | self._adam_to_adopt
 
 
 class _FunctionSession(Session):
@@ -533,7 +839,7 @@ def graph_signature(composition: Composition, context: Context) -> tuple:
     nodes = []
     for node in composition.nodes:
         if isinstance(node, Composition):
-            nodes.append((id(node),))
+            nodes.append((id(node), graph_signature(node, context)))
             continue
         ports = [*node.input_ports, *node.output_ports]
         nodes.append(
@@ -549,7 +855,10 @@ def graph_signature(composition: Composition, context: Context) -> tuple:
         for p in [*composition._inner_projections, *_self_projections(composition)]
     ]
     conditions = [(id(owner), id(condition)) for owner, condition in _conditions(composition)]
-    return tuple(nodes), tuple(projections), tuple(conditions)
+    roles = [
+        (id(node), role) for node, role in [*composition.required_node_roles, *composition.excluded_node_roles]
+    ]
+    return tuple(nodes), tuple(projections), tuple(conditions), tuple(roles)
 
 
 def _conditions(composition: Composition) -> list[tuple[Any, Any]]:
@@ -576,6 +885,35 @@ def _self_projections(composition: Composition) -> list[Any]:
     ]
 
 
+def nested_compositions(composition: Composition) -> list[Any]:
+    """The compositions nested in one."""
+    return [node for node in composition.nodes if isinstance(node, Composition)]
+
+
+def mechanisms(composition: Composition) -> list[Any]:
+    """The nodes of a composition, and of those nested in it."""
+    own = [node for node in composition.nodes if not isinstance(node, Composition)]
+    return own + [node for nested in nested_compositions(composition) for node in mechanisms(nested)]
+
+
+def input_mechanisms(composition: Composition) -> list[Any]:
+    """The nodes that take inputs from outside; of nested compositions that do, their INPUT nodes."""
+    nodes = composition.get_nodes_by_role(pnl.NodeRole.INPUT)
+    return [
+        each for node in nodes for each in (input_mechanisms(node) if isinstance(node, Composition) else [node])
+    ]
+
+
+def memories(composition: Composition) -> list[EpisodicMemory]:
+    """The episodic memories of a composition, and of those nested in it."""
+    return [node.function for node in mechanisms(composition) if isinstance(node.function, EpisodicMemory)]
+
+
+def recurrent_projections(composition: Composition) -> list[Any]:
+    """Projections that carry values of the step before."""
+    return [*composition.feedback_projections, *_self_projections(composition)]
+
+
 def _settings(component: Any, context: Context) -> tuple:
     values: list[Any] = [type(component), id(component)]
     for parameter in component.parameters:
@@ -592,10 +930,14 @@ def _settings(component: Any, context: Context) -> tuple:
 def check_trainable(composition: Composition) -> None:
     """Refuse what the PyTorch form is known to leave out, in words that say what to do instead."""
     for node in composition.nodes:
+        if isinstance(node, RecurrentComposition):
+            nesting().check_nested(composition, node)
+            check_trainable(node)
+            continue
         if isinstance(node, Composition):
             raise NotTrainable(
                 f"'{composition.name}' holds the composition '{node.name}', which its learn() cannot execute "
-                "step by step. Add that composition's nodes themselves, or train it on its own."
+                "step by step. Make that a RecurrentComposition, or add its nodes themselves."
             )
         if isinstance(node, ModulatoryMechanism_Base):
             raise NotTrainable(
@@ -609,9 +951,9 @@ def check_trainable(composition: Composition) -> None:
                 "for learn()."
             )
     for execution_set in composition.scheduler.consideration_queue:
-        memories = [node for node in execution_set if isinstance(node.function, EpisodicMemory)]
-        retrieving = {id(node.function): node for node in memories}
-        for node in execution_set:
+        nodes = [node for node in execution_set if not isinstance(node, Composition)]
+        retrieving = {id(node.function): node for node in nodes if isinstance(node.function, EpisodicMemory)}
+        for node in nodes:
             memory = retrieving.get(id(getattr(node.function, "memory", None)))
             if memory is not None:
                 raise NotTrainable(
@@ -643,7 +985,7 @@ def check_same_in_both_modes(composition: RecurrentComposition, context: Context
     probe = Context(execution_id=f"probe {next(_probes)} of {context.execution_id}")
     inputs = {
         node: rng.standard_normal((steps, np.size(node.defaults.variable)))
-        for node in composition.get_nodes_by_role(pnl.NodeRole.INPUT)
+        for node in input_mechanisms(composition)
     }
     in_python, in_torch = [], []
     composition._initialize_from_context(probe, context, override=True)
@@ -651,21 +993,23 @@ def check_same_in_both_modes(composition: RecurrentComposition, context: Context
 
         def begin() -> None:
             if not in_python:
-                start_from(composition, {}, probe)
+                composition.start_sequence(context=probe)
 
         def keep() -> None:
-            in_python.append({n: _flat(n.parameters.value._get(probe)) for n in composition.nodes})
+            in_python.append({n: _flat(n.parameters.value._get(probe)) for n in mechanisms(composition)})
 
         composition.run(
-            inputs=inputs,
+            inputs=nesting().inputs_for_run(composition, inputs),
             context=probe.execution_id,
             call_before_trial=begin,
             call_after_trial=keep,
         )
     with _filled_memories(composition, context), torch.no_grad():
         wrapper = composition.parameters.pytorch_representation._get(context)
-        sequence = {n: torch.from_numpy(v)[None, :, None, None] for n, v in inputs.items()}
-        for values in wrapper.steps(sequence, {}):
+        sequence = {n: torch.from_numpy(v)[None] for n, v in inputs.items()}
+        if wrapper.nested:
+            in_torch.extend(nesting().probe(wrapper, sequence))
+        for values in [] if wrapper.nested else wrapper.steps(sequence, {}):
             in_torch.append({w.mechanism: torch.cat([i[0, 0] for i in items]) for w, items in values.items()})
     composition._delete_contexts(probe)
     composition._propagate_most_recent_context(context)
@@ -674,7 +1018,7 @@ def check_same_in_both_modes(composition: RecurrentComposition, context: Context
 
 def _compare_modes(composition: Composition, in_python: list[dict], in_torch: list[dict]) -> None:
     for step, (python, pytorch) in enumerate(zip(in_python, in_torch, strict=True)):
-        for node in (n for set_ in composition.scheduler.consideration_queue for n in set_):
+        for node in _in_order(composition):
             if node not in pytorch or node not in python:
                 raise NotTrainable(
                     f"'{node.name}' is executed by run() but not by PsyNeuLink's PyTorch mode; "
@@ -692,6 +1036,12 @@ def _compare_modes(composition: Composition, in_python: list[dict], in_torch: li
                 )
 
 
+def _in_order(composition: Composition) -> Iterator[Any]:
+    """The nodes in the order of their execution, those of nested compositions included."""
+    for node in (node for set_ in composition.scheduler.consideration_queue for node in set_):
+        yield from _in_order(node) if isinstance(node, Composition) else [node]
+
+
 def _flat(value: Any) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(item, dtype=float)) for item in value])
 
@@ -700,18 +1050,11 @@ def _flat(value: Any) -> np.ndarray:
 def _filled_memories(composition: Composition, context: Context) -> Iterator[None]:
     """Three random entries in each memory, in place of what it holds in this context, for the time being."""
     rng = np.random.default_rng(1)
-    functions = [n.function for n in composition.nodes if isinstance(n.function, EpisodicMemory)]
-    kept = [function.ring(context) for function in functions]
-    for function, ring in zip(functions, kept, strict=True):
-        filled = EntryRing([f.shape[1] for f in ring.fields], ring.limit)
-        for _ in range(3):
-            filled.append([rng.standard_normal(f.shape[1]) for f in ring.fields])
-        function._rings[context.execution_id] = filled
-    try:
+    with ExitStack() as stack:
+        for function in memories(composition):
+            entries = [rng.standard_normal((3, np.size(part))) for part in function.defaults.variable]
+            stack.enter_context(function.other_entries(entries, context))
         yield
-    finally:
-        for function, ring in zip(functions, kept, strict=True):
-            function._rings[context.execution_id] = ring
 
 
 def start_from(composition: Composition, values: Mapping[Any, np.ndarray], context: Context) -> None:

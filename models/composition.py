@@ -21,6 +21,7 @@ It shares no computation with the reference: each checks the other.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch import Tensor
 from ..tasks.trials import Trials
 from .backend import (
     RecurrentComposition,
+    RecurrentWrapper,
     Session,
     as_context,
     get_matrix,
@@ -39,10 +41,15 @@ from .backend import (
     start_from,
 )
 from .config import ModelConfig
-from .losses import Loss, LossSettings, TrialTensors, discounted_returns, losses
+from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
+from .nested_agent import NestedAgent
 from .records import TrialPlan, TrialRecord, choose, plan_trials
+from .standard import StandardGraph
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+
+SIDE_BY_SIDE = 256
+"""Most trials that ``simulate`` runs side by side."""
 
 GATE_NAMES = {
     "forget": "forget gate",
@@ -52,6 +59,16 @@ GATE_NAMES = {
     "candidate": "candidate",
 }
 """Names of the nodes, by the block of rows that holds their weights."""
+
+
+class GeneralPathWarning(UserWarning):
+    """A note that ``learn()`` is slower than it could be, and why; the numbers are right either way."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"The graph of '{name}' is not as its constructor made it ({reason}): learn() executes it node by "
+            "node in PyTorch, exactly but some ten times slower than the standard graph."
+        )
 
 
 class EpisodicLSTMComposition(RecurrentComposition):
@@ -79,6 +96,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.config = config
         self.record: TrialRecord | None = None
         """What happened in the last call to ``learn()``."""
+        self.fast_path = True
+        """Whether ``learn()`` may take the fast path where the graph is the standard one. False: PsyNeuLink's own
+        execution, node by node, in any case (to compare the two)."""
+        self.detour: str | None = None
+        """Why the last call to ``learn()`` took the general path; None if it took the fast one."""
+        self._noted: str | None = None
         super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
         self._has_memory = config.memory_capacity > 0
         self._make_nodes()
@@ -88,6 +111,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             weight: np.zeros(weight_shapes(config)[weight]) for weight in weight_shapes(config)
         }
         self.set_weights(initial_weights(config, seed))
+        self._standard = StandardGraph(self)
 
     # ---- the graph -------------------------------------------------------------------------------------
 
@@ -121,7 +145,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         config = self.config
         hidden = config.hidden_size
         form = [np.zeros(config.key_size), np.zeros(hidden)]
-        self.retrieve_node = _node("retrieve", [1])
+        self.retrieve_node = pnl.ProcessingMechanism(name="retrieve", default_variable=[np.ones(1)])
         self.encode_node = _node("encode", [1])
         self.episodic_memory = pnl.EpisodicMemoryMechanism(
             name="episodic memory",
@@ -293,23 +317,28 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _as_rows(name: str, matrix: np.ndarray) -> np.ndarray:
         return matrix[0] if name.endswith("bias") else matrix.T
 
-    def memory(self, context: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the stored keys (n, K) and values (n, H), oldest first."""
+    def memory(self, context: Any = None, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the stored keys (n, K) and values (n, H), oldest first, of one of its environments."""
         if not self._has_memory:
             return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
-        keys, values = self.episodic_memory.function.entries(as_context(self, context))
+        keys, values = self.episodic_memory.function.entries(as_context(self, context), environment)
         return keys, values
 
-    def set_memory(self, keys: np.ndarray, values: np.ndarray, context: Any = None) -> None:
+    @property
+    def environments(self) -> int:
+        """Environments that have a memory: at least 1, and as many as it has been trained in."""
+        return self.episodic_memory.function.environments(as_context(self, None)) if self._has_memory else 1
+
+    def set_memory(self, keys: np.ndarray, values: np.ndarray, context: Any = None, environment: int = 0) -> None:
         """Replace the memory by these entries, oldest first: keys (n, K), values (n, H)."""
         checked = check_memory(self.config, keys, values)
         if self._has_memory:
-            self.episodic_memory.function.set_entries(checked, as_context(self, context))
+            self.episodic_memory.function.set_entries(checked, as_context(self, context), environment)
 
     def clear_memory(self, context: Any = None) -> None:
-        """Forget all entries."""
+        """Forget all entries, of all environments."""
         if self._has_memory:
-            self.episodic_memory.function.clear(as_context(self, context))
+            self.episodic_memory.function.clear(as_context(self, context), environment=None)
 
     # ---- Python mode -----------------------------------------------------------------------------------
 
@@ -355,6 +384,72 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 context=context.execution_id,
             )
         return self._record(plan, {k: np.array([step[k] for step in course]) for k in (course or [{}])[0]})
+
+    def simulate(
+        self,
+        trials: Trials,
+        actions: np.ndarray | None = None,
+        initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int | None = None,
+        context: Any = None,
+    ) -> TrialRecord:
+        """Run trials without learning, in PyTorch mode: the numbers of ``run_trials``, some thousand times faster.
+
+        PsyNeuLink's values of nodes, logs and ``results`` are left as they are; the memory goes on.
+
+        Args:
+            trials: n trials of T steps.
+            actions: (n, T) forced choices; without them they are drawn from the policy.
+            initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
+            seed: for what is drawn.
+            context: execution context, by default the composition's own.
+
+        Raises:
+            ValueError: sizes or values do not fit the model, or the graph cannot be executed in PyTorch mode.
+        """
+        plan = plan_trials(self.config, trials, actions, initial_states, seed)
+        context = as_context(self, context)
+        self._prepare(context)
+        wrapper = self.parameters.pytorch_representation._get(context)
+        wrapper.load_weights(context)
+        inputs = {node: torch.from_numpy(v.astype(float)) for node, v in self._inputs(trials).items()}
+        with torch.no_grad():
+            if self.detour is None:
+                course = self._simulate_standard(wrapper, inputs, plan, context)
+            else:
+                course = self._simulate_general(wrapper, inputs, plan)
+        return self._record(plan, course)
+
+    def _simulate_standard(
+        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan, context: Any
+    ) -> dict[str, np.ndarray]:
+        """Trials that store nothing run side by side, the others one by one."""
+        self._standard.begin(wrapper, inputs, context)
+        parts: list[dict[str, np.ndarray]] = []
+        stores = np.asarray(plan.trials.encode.any(1)) & self._has_memory
+        start = 0
+        while start < len(stores):
+            following = np.flatnonzero(stores[start : start + SIDE_BY_SIDE])
+            stop = start + (max(int(following[0]), 1) if len(following) else SIDE_BY_SIDE)
+            which = range(start, min(stop, len(stores)))
+            rows = slice(which.start, which.stop)
+            before = {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
+            some = {node: values[rows] for node, values in inputs.items()}
+            parts.append(self._standard.execute(wrapper, which, some, before, one_memory=True).trajectory)
+            start = which.stop
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+
+    def _simulate_general(
+        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan
+    ) -> dict[str, np.ndarray]:
+        parts = []
+        for n in range(len(plan.trials)):
+            before = {self.hidden: torch.from_numpy(plan.h0[n : n + 1])}
+            before[self.cell] = torch.from_numpy(plan.c0[n : n + 1])
+            some = {node: values[n : n + 1] for node, values in inputs.items()}
+            course = super()._execute_sequences(wrapper, range(n, n + 1), some, before)
+            parts.append(self._values(lambda node, values=course.trajectory: values[node].numpy()))
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
 
     def _inputs(self, trials: Trials) -> dict[Any, np.ndarray]:
         inputs = {self.input_node: trials.inputs}
@@ -428,7 +523,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             value_weight: weight of the critic's loss.
             context: execution context, by default the composition's own.
             kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
-                projection), ``call_after_minibatch``, ...; ``minibatch_size`` above 1 only without a memory.
+                projection), ``call_after_minibatch``, ... ``minibatch_size`` M makes one update from M trials,
+                of M environments that take turns: trial k of each, then trial k + 1 of each (see ``train``).
 
         Returns:
             As ``AutodiffComposition.learn``: the outputs at the last step of the last trial.
@@ -459,6 +555,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             record_gradients=record_gradients,
             learning_rate=learning_rate,
             call_after_minibatch=call_back,
+            minibatch_size=plan.environments,
         )
         assert self.record is not None
         return self.record
@@ -466,18 +563,55 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _learn_plan(
         self, plan: TrialPlan, loss: LossSettings, record_gradients: bool = False, **kwargs: Any
     ) -> Any:
-        batch = kwargs.get("minibatch_size") or 1
-        if batch != 1 and self._has_memory:
-            raise ValueError(
-                f"minibatch_size is {batch}, but trials that share one episodic memory must be trained one after "
-                "the other: leave it at 1 (or make the model with memory_capacity=0)."
-            )
         session = _TrialSession(self, plan, loss, record_gradients)
         result = None
         if plan.trials.targets.size:
             result = super().learn(self._inputs(plan.trials), session, **kwargs)
         self.record = session.record()
         return result
+
+    # ---- the fast path
+
+    def _prepare(self, context: Any) -> None:
+        """See that the PyTorch form is there, and choose the path by which it is executed."""
+        super()._prepare(context)
+        self._choose_path(context)
+
+    def _choose_path(self, context: Any) -> None:
+        self.detour = "fast_path is off" if not self.fast_path else self._standard.difference(context)
+        if self.fast_path and self.detour not in (None, self._noted):
+            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=6)
+        self._noted = self.detour
+
+    def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
+        """Where it is nested in another composition: the path, too."""
+        self._choose_path(context)
+        if self.detour is not None:
+            return super()._nested_executor(wrapper, context)
+        return NestedAgent(self, wrapper, context).execute
+
+    def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        if self.detour is None:
+            self._standard.begin(wrapper, inputs, context)
+        else:
+            super()._begin(wrapper, inputs, context)
+
+    def _execute_sequences(self, wrapper: RecurrentWrapper, which: range, inputs: Any, before: Any) -> Any:
+        if self.detour is not None:
+            return super()._execute_sequences(wrapper, which, inputs, before)
+        return self._standard.execute(wrapper, which, inputs, before)
+
+    def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
+        """The session's loss of the minibatch; on the fast path with its derivatives."""
+        if self.detour is not None:
+            return super().compute_loss(targets, pytorch_rep, context)
+        return torch.tensor([self._session.loss_and_slopes(pytorch_rep._trials, pytorch_rep.trajectory)])
+
+    def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
+        if self.detour is not None:
+            super()._backward(wrapper, loss)
+        else:
+            self._standard.backward(wrapper.course, self._session.slopes)
 
     def _as_trials(self, inputs: Any, targets: Any) -> Trials:
         """``Trials`` from inputs and targets in PsyNeuLink's forms."""
@@ -573,6 +707,7 @@ class _TrialSession(Session):
         self._course: list[dict[str, np.ndarray]] = []
         self._losses: list[np.ndarray] = []
         self._gradients: list[dict[str, np.ndarray]] = []
+        self.slopes: Slopes | None = None
 
     def begin(self, which: range) -> dict[Any, Tensor]:
         rows = slice(which.start, which.stop)
@@ -582,26 +717,39 @@ class _TrialSession(Session):
         }
 
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
-        rows = slice(which.start, which.stop)
-        plan, course = self.plan, self.model._values(values.__getitem__)
-        policy = course["policy"].detach().numpy()
-        action = choose(policy, plan.luck[rows]) if plan.actions is None else plan.actions[rows]
-        target = plan.trials.targets[rows]
-        reward = torch.from_numpy((action == target).astype(float))
-        trials = TrialTensors(
-            policy=course["policy"],
-            value=course["value"].squeeze(-1),
-            action=torch.from_numpy(action),
-            reward=reward,
-            target=torch.from_numpy(target),
-            returns=discounted_returns(reward, self.settings.gamma),
-            hidden=course["hidden"],
-            cell=course["cell"],
+        """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
+        course = self.model._values(values.__getitem__)
+        arrays = {name: v.detach().numpy() for name, v in course.items()}
+        actor, critic = losses(
+            trial_tensors(course, *self._outcome(which, arrays), self.settings.gamma), self.settings
         )
-        actor, critic = losses(trials, self.settings)
-        self._course.append({k: v.detach().numpy() for k, v in course.items()} | {"action": action})
-        self._losses.append(torch.stack([actor, critic], dim=1).detach().numpy())
+        self._keep(arrays, actor.detach().numpy(), critic.detach().numpy())
         return (actor + self.settings.value_weight * critic).mean()
+
+    def loss_and_slopes(self, which: range, course: dict[str, np.ndarray]) -> float:
+        """Fast path: the loss as a number, with its derivatives in ``slopes``."""
+        outcome = self._outcome(which, course)
+        hidden, cell = course["hidden"], course["cell"]
+        actor, critic, slopes = losses_and_slopes(
+            course["policy"], course["value"][..., 0], *outcome, self.settings, hidden, cell
+        )
+        if len(which) > 1:  # the mean over environments
+            slopes = Slopes(*(None if s is None else s / len(which) for s in vars(slopes).values()))
+        self._keep(course, actor, critic)
+        self.slopes = slopes
+        return float((actor + self.settings.value_weight * critic).mean())
+
+    def _outcome(self, which: range, course: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions, targets and rewards, each (B, T)."""
+        rows, plan = slice(which.start, which.stop), self.plan
+        action = choose(course["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+        course["action"] = action
+        target = plan.trials.targets[rows]
+        return action, target, (action == target).astype(float)
+
+    def _keep(self, course: dict[str, np.ndarray], actor: np.ndarray, critic: np.ndarray) -> None:
+        self._course.append(course)
+        self._losses.append(np.stack([actor, critic], axis=1))
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
         model = self.model

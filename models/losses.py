@@ -5,8 +5,9 @@ The reference computes its loss itself, in its own way (``reference.py``): each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,10 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class TrialTensors:
-    """What a loss is computed from: B trials of T steps, as tensors through which gradients flow."""
+    """What a loss is computed from: B trials of T steps, as tensors through which gradients flow.
+
+    A user's own loss is given one trial at a time (B = 1), of each environment.
+    """
 
     policy: Tensor
     """(B, T, A): π_t."""
@@ -34,6 +38,10 @@ class TrialTensors:
     """(B, T, H): h_t."""
     cell: Tensor
     """(B, T, H): c_t."""
+
+    def only(self, trial: int) -> TrialTensors:
+        """One of the trials, with B = 1."""
+        return TrialTensors(**{name: tensor[trial : trial + 1] for name, tensor in vars(self).items()})
 
 
 Loss = Literal["actor_critic", "cross_entropy"] | Callable[[TrialTensors], Tensor]
@@ -78,6 +86,23 @@ def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
     return reward @ discount
 
 
+def trial_tensors(
+    values: Mapping[str, Tensor], action: np.ndarray, target: np.ndarray, reward: np.ndarray, gamma: float
+) -> TrialTensors:
+    """From policy (B, T, A), value (B, T, 1), hidden and cell (B, T, H), and actions, targets, rewards (B, T)."""
+    rewards = torch.from_numpy(reward)
+    return TrialTensors(
+        policy=values["policy"],
+        value=values["value"].squeeze(-1),
+        action=torch.from_numpy(action),
+        reward=rewards,
+        target=torch.from_numpy(target),
+        returns=discounted_returns(rewards, gamma),
+        hidden=values["hidden"],
+        cell=values["cell"],
+    )
+
+
 def users_loss(function: Callable[[TrialTensors], Tensor], trials: TrialTensors) -> Tensor:
     """A user's loss, once it is seen to be a tensor of one number. Raises ValueError if it is not."""
     loss = function(trials)
@@ -97,7 +122,8 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
     """
     none = torch.zeros_like(trials.value[:, 0]) if trials.value.shape[1] else trials.value.sum(1)
     if callable(settings.kind):
-        return users_loss(settings.kind, trials).expand(len(none)), none
+        each = [users_loss(settings.kind, trials.only(b)) for b in range(len(none))]
+        return torch.stack(each) if each else none, none
     log_policy = torch.log(trials.policy.clamp_min(torch.finfo(trials.policy.dtype).tiny))
     if settings.kind == "cross_entropy":
         return -log_policy.gather(-1, trials.target[..., None]).squeeze(-1).sum(1), none
@@ -107,3 +133,101 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
     error = trials.value - trials.returns
     critic = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).sum(1)
     return actor - settings.entropy_weight * entropy, critic
+
+
+# ---- the same with its derivatives, in NumPy ---------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Slopes:
+    """Derivatives of the loss of B trials by what the network gives; None where it does not depend on it."""
+
+    policy: np.ndarray
+    """(..., B, T, A)"""
+    value: np.ndarray
+    """(..., B, T)"""
+    hidden: np.ndarray | None = None
+    """(..., B, T, H)"""
+    cell: np.ndarray | None = None
+    """(..., B, T, H)"""
+
+
+def losses_and_slopes(
+    policy: np.ndarray,
+    value: np.ndarray,
+    action: np.ndarray,
+    target: np.ndarray,
+    reward: np.ndarray,
+    settings: LossSettings,
+    hidden: np.ndarray,
+    cell: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, Slopes]:
+    """``losses`` of each trial, (..., B) and (..., B), and the derivatives of actor's + weighted critic's loss.
+
+    Args:
+        policy: (..., B, T, A).
+        value, action, target, reward: (..., B, T).
+        settings: of the loss.
+        hidden, cell: (..., B, T, H), for a user's own loss.
+    """
+    if callable(settings.kind):
+        return _users_losses_and_slopes(policy, value, action, target, reward, settings, hidden, cell)
+    none = np.zeros(value.shape[:-1])
+    tiny = np.finfo(policy.dtype).tiny
+    floored = np.maximum(policy, tiny)
+    log_policy = np.log(floored)
+    chosen = (target if settings.kind == "cross_entropy" else action).ravel()
+    rows = np.arange(chosen.size)
+    flat = floored.reshape(chosen.size, -1)[rows, chosen]
+    slope = ((flat > tiny) / -flat).reshape(value.shape)  # of −log π_t(a_t), where it is not cut off
+    log_chosen = log_policy.reshape(chosen.size, -1)[rows, chosen].reshape(value.shape)
+    d_policy = np.zeros(policy.shape)
+    d_chosen = d_policy.reshape(chosen.size, -1)  # the same numbers
+    if settings.kind == "cross_entropy":
+        d_chosen[rows, chosen] = slope.ravel()
+        return -log_chosen.sum(-1), none, Slopes(d_policy, np.zeros_like(value))
+    returns = reward @ discounts(reward.shape[-1], settings.gamma) if settings.gamma else reward
+    error = value - returns  # minus the advantage
+    d_chosen[rows, chosen] = -(slope * error).ravel()
+    actor = (log_chosen * error).sum(-1)
+    if settings.entropy_weight:
+        actor = actor + settings.entropy_weight * (policy * log_policy).sum((-1, -2))
+        d_policy += settings.entropy_weight * (log_policy + (policy > tiny))
+    small = np.maximum(np.minimum(error, 1.0), -1.0)  # the slope of smooth L1
+    critic = (small * (error - 0.5 * small)).sum(-1)
+    return actor, critic, Slopes(d_policy, settings.value_weight * small)
+
+
+def _users_losses_and_slopes(
+    policy: np.ndarray,
+    value: np.ndarray,
+    action: np.ndarray,
+    target: np.ndarray,
+    reward: np.ndarray,
+    settings: LossSettings,
+    hidden: np.ndarray,
+    cell: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, Slopes]:
+    """A user's own loss, differentiated by autograd as far as the network's outputs; agents one by one."""
+    if value.ndim > 2:
+        each = [
+            _users_losses_and_slopes(*arrays, settings, h, c)  # type: ignore[call-arg]
+            for *arrays, h, c in zip(policy, value, action, target, reward, hidden, cell, strict=True)
+        ]
+        slopes = (np.stack(parts) for parts in zip(*(vars(s).values() for _, _, s in each), strict=True))
+        return np.stack([a for a, _, _ in each]), np.stack([c for _, c, _ in each]), Slopes(*slopes)
+    arrays = {"policy": policy, "value": value[..., None], "hidden": hidden, "cell": cell}
+    leaves = {name: torch.tensor(array).requires_grad_() for name, array in arrays.items()}
+    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings.gamma), settings)
+    found: list[Tensor | None] = [None] * len(leaves)
+    if actor.requires_grad:
+        found = list(torch.autograd.grad(actor.sum(), list(leaves.values()), allow_unused=True))
+    d = [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays.values(), found, strict=True)]
+    return actor.detach().numpy(), critic.detach().numpy(), Slopes(d[0], d[1][..., 0], d[2], d[3])
+
+
+@lru_cache(maxsize=32)
+def discounts(steps: int, gamma: float) -> np.ndarray:
+    """The matrix γ^(k−t), k ≥ t, by which rewards (..., T) are multiplied to give returns: (T, T)."""
+    lag = np.arange(steps)[:, None] - np.arange(steps)[None, :]
+    return np.where(lag >= 0, float(gamma) ** np.maximum(lag, 0), 0.0)

@@ -2,10 +2,10 @@
 
 ``EpisodicMemory`` is a ``pnl.ContentAddressableMemory`` for an ``EpisodicMemoryMechanism`` in any composition.
 What it adds to its base: a PyTorch form, so that it can stand in an AutodiffComposition and be part of
-``learn()``; entries kept for each execution context apart; ``clear()``; retrieval of all entries at once; the
-kernels of the paper (PsyNeuLink's cosine distance takes the *absolute* cosine); fields of unequal length
-wherever the base has trouble with them. ``EncodingMechanism`` stores an entry whose value exists only after
-the retrieval it depends on.
+``learn()``; entries kept apart for each execution context, and in it for each of several environments of one
+agent; ``clear()``; retrieval of all entries at once; the kernels of the paper (PsyNeuLink's cosine distance takes
+the *absolute* cosine); fields of unequal length wherever the base has trouble with them. ``EncodingMechanism``
+stores an entry whose value exists only after the retrieval it depends on.
 
 Both modes read and write the same arrays, so nothing has to be carried over between ``run()`` and ``learn()``.
 """
@@ -16,7 +16,8 @@ Both modes read and write the same arrays, so nothing has to be carried over bet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,14 @@ COSINE_EPS = 1e-8
 
 
 def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
-    """Similarity of queries (..., K) to keys (n, K): (..., n). Negative L2 or L1 distance, or cosine."""
-    query = query.unsqueeze(-2)
+    """Similarity of queries (..., T, K) to keys (..., n, K): (..., T, n). Negative L2, L1 distance, or cosine."""
     if kernel == "l2":
-        return -_norm(query - keys)
+        # Each pair by itself: through products of matrices, equal keys would get unequal distances.
+        return -torch.cdist(query, keys, compute_mode="donot_use_mm_for_euclid_dist")
     if kernel == "l1":
-        return -(query - keys).abs().sum(-1)
+        return -torch.cdist(query, keys, p=1.0)
     if kernel == "cosine":
+        query, keys = query.unsqueeze(-2), keys.unsqueeze(-3)
         norm_query, norm_keys = _norm(query).clamp_min(COSINE_EPS), _norm(keys).clamp_min(COSINE_EPS)
         return (query * keys).sum(-1) / (norm_query * norm_keys)
     raise FunctionError(f"EpisodicMemory: kernel must be one of {KERNELS}; got {kernel!r}.")
@@ -102,6 +104,13 @@ class EntryRing:
     def clear(self) -> None:
         """Drop all entries."""
         self.n_stored = 0
+
+
+def _entries(ring: EntryRing, field: int, cues: Sequence[Tensor | None]) -> Tensor:
+    """A field's entries: (n, size). A copy where gradients of the cues need them later: they are stored over."""
+    entries = ring.used(field)
+    later = any(cue is not None and cue.requires_grad for cue in cues)
+    return torch.from_numpy(entries.copy() if later else entries)
 
 
 class EpisodicMemory(pnl.ContentAddressableMemory):
@@ -176,7 +185,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         owner: Any = None,
         prefs: Any = None,
     ) -> None:
-        self._rings: dict[Any, EntryRing] = {}
+        self._rings: dict[Any, list[EntryRing]] = {}  # by execution_id, one an environment
         self._last_id: Any = None  # the context of the last call, which ``memory`` shows
         # The constructor of ContentAddressableMemory itself takes no further Parameters; its parent's does.
         super(pnl.ContentAddressableMemory, self).__init__(
@@ -200,31 +209,56 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     # ---- entries ---------------------------------------------------------------------------------------
 
-    def ring(self, context: Any = None) -> EntryRing:
-        """The entries of an execution context (a ``Context``, its execution_id, or None), made if need be."""
+    def ring(self, context: Any = None, environment: int = 0) -> EntryRing:
+        """The entries of an execution context (a ``Context``, its execution_id, or None), made if need be.
+
+        Parallel environments of one agent have entries of their own in the same context.
+        """
+        if environment < 0:
+            raise FunctionError(f"{self._label}: environment must be at least 0; got {environment}.")
         execution_id = getattr(context, "execution_id", context)
         limit = int(self._setting("max_entries", pnl.Context(execution_id=execution_id)))
-        ring = self._rings.get(execution_id)
-        if ring is None:
-            sizes = [np.size(part) for part in self.defaults.variable]
-            ring = self._rings[execution_id] = EntryRing(sizes, limit)
-        elif ring.limit != limit:  # the Parameter was changed since
+        rings = self._rings.setdefault(execution_id, [])
+        sizes = [np.size(part) for part in self.defaults.variable]
+        while len(rings) <= environment:
+            rings.append(EntryRing(sizes, limit))
+        ring = rings[environment]
+        if ring.limit != limit:  # the Parameter was changed since
             ring.replace([ring.by_age(i) for i in range(len(ring.fields))], limit)
         return ring
 
-    def entries(self, context: Any = None) -> list[np.ndarray]:
+    def environments(self, context: Any = None) -> int:
+        """Number of environments that an execution context has used; at least 1."""
+        return max(1, len(self._rings.get(getattr(context, "execution_id", context), [])))
+
+    def entries(self, context: Any = None, environment: int = 0) -> list[np.ndarray]:
         """Copies of the entries, oldest first: an array (n, size) for each field."""
-        ring = self.ring(context)
+        ring = self.ring(context, environment)
         return [ring.by_age(i) for i in range(len(ring.fields))]
 
-    def set_entries(self, fields: Sequence[np.ndarray], context: Any = None) -> None:
+    def set_entries(self, fields: Sequence[np.ndarray], context: Any = None, environment: int = 0) -> None:
         """Hold these entries instead: an array (n, size) for each field, oldest first."""
-        ring = self.ring(context)
+        ring = self.ring(context, environment)
         ring.replace(fields, ring.limit)
 
-    def clear(self, context: Any = None) -> None:
-        """Drop all entries of an execution context."""
-        self.ring(context).clear()
+    def clear(self, context: Any = None, environment: int | None = 0) -> None:
+        """Drop all entries of an environment of an execution context; with None, of all its environments."""
+        which = range(self.environments(context)) if environment is None else [environment]
+        for each in which:
+            self.ring(context, each).clear()
+
+    @contextmanager
+    def other_entries(self, fields: Sequence[np.ndarray], context: Any = None) -> Iterator[None]:
+        """For the time being hold these entries instead, in a context's one environment, number 0."""
+        execution_id = getattr(context, "execution_id", context)
+        kept = self._rings.pop(execution_id, None)
+        try:
+            self.set_entries(fields, context)
+            yield
+        finally:
+            self._rings.pop(execution_id, None)
+            if kept is not None:
+                self._rings[execution_id] = kept
 
     @property
     def memory(self) -> np.ndarray:
@@ -244,9 +278,9 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     # ---- storing ---------------------------------------------------------------------------------------
 
-    def store_entry(self, entry: Sequence[np.ndarray], context: Any = None) -> bool:
+    def store_entry(self, entry: Sequence[np.ndarray], context: Any = None, environment: int = 0) -> bool:
         """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate."""
-        ring = self.ring(context)
+        ring = self.ring(context, environment)
         entry = [np.asarray(part, dtype=float).reshape(-1) for part in entry]
         sizes = [f.shape[1] for f in ring.fields]
         if [len(part) for part in entry] != sizes:
@@ -311,7 +345,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     def reset(self, new_value: Any = None, context: Any = None) -> np.ndarray:
         """Begin again with ``new_value`` (entries), or the ``initializer``, or nothing."""
         value = self.parameters.initializer.get(context) if new_value is None else new_value
-        self.clear(context)
+        self.clear(context, environment=None)
         for entry in [] if value is None else self._parse_entries(value):
             self.store_entry(entry, context)
         self._last_id = context.execution_id
@@ -319,21 +353,45 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     # ---- retrieving ------------------------------------------------------------------------------------
 
-    def match(self, cue: Sequence[Tensor], context: Any = None) -> list[Tensor]:
+    def match(self, cue: Sequence[Tensor], context: Any = None, environment: int = 0) -> list[Tensor]:
         """The entry that matches a cue best: fields (size,) or None where not weighted → fields (size,)."""
-        ring = self.ring(context)
+        cues = [None if part is None else part.unsqueeze(0) for part in cue]
+        fields = range(len(self.defaults.variable))
+        return [field[0] for field in self._matches(cues, fields, context, environment)]
+
+    def match_many(self, keys: Tensor, context: Any = None, environment: int = 0) -> Tensor:
+        """The values of the entries that match each of T keys best, as T calls of ``match``: (T, K) → (T, H).
+
+        Raises:
+            FunctionError: an entry is not a key and a value, of which the key alone counts.
+        """
+        counts = [weight != 0 for weight in self._field_weights(len(self.defaults.variable), context)]
+        if counts != [True, False]:
+            raise FunctionError(
+                f"{self._label}: match_many needs two fields, key and value, of which the first alone has a "
+                f"distance_field_weight; those with one are {counts}. Use match, with whole entries."
+            )
+        return self._matches([keys, None], [1], context, environment)[0]
+
+    def _matches(
+        self, cues: Sequence[Tensor | None], fields: Iterable[int], context: Any, environment: int
+    ) -> list[Tensor]:
+        """Those fields of what matches each of T cues: fields (T, size), or None → fields (T, size)."""
+        ring = self.ring(context, environment)
         if len(ring) == 0:
-            return [torch.zeros(f.shape[1], dtype=torch.float64) for f in ring.fields]
-        similar = self._similarity(cue, ring, context)
-        stored = [torch.from_numpy(ring.used(i)) for i in range(len(ring.fields))]
+            n_cues = next(len(cue) for cue in cues if cue is not None)
+            return [torch.zeros(n_cues, ring.fields[i].shape[1], dtype=torch.float64) for i in fields]
+        similar = self._similarity(cues, ring, context)
+        stored = [_entries(ring, i, cues) for i in fields]
         if self.parameters.retrieval.get() == "average":
             sharpness = float(np.squeeze(self._setting("sharpness", context)))
-            weights = torch.softmax(sharpness * similar, 0)
-            return [weights @ f for f in stored]
-        row = self._best_row(similar.detach(), ring, context)
-        return [f[row].clone() for f in stored]
+            weights = torch.softmax(sharpness * similar, -1)
+            return [weights @ field for field in stored]
+        rows = [self._best_row(each, ring, context) for each in similar.detach()]
+        return [field[rows] for field in stored]
 
-    def _similarity(self, cue: Sequence[Tensor], ring: EntryRing, context: Any) -> Tensor:
+    def _similarity(self, cues: Sequence[Tensor | None], ring: EntryRing, context: Any) -> Tensor:
+        """Similarity of each of T cues to each entry: (T, n)."""
         if self.distance_function is not None or self.selection_function is not None:
             raise FunctionError(
                 f"{self._label}: a distance_function or selection_function was set, but EpisodicMemory uses "
@@ -341,13 +399,13 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
             )
         kernel = self.parameters.kernel.get()
         weights = self._field_weights(len(ring.fields), context)
-        stored = [torch.from_numpy(ring.used(i)) for i in range(len(ring.fields))]
+        stored = [_entries(ring, i, cues) for i in range(len(ring.fields))]
         if len(set(weights)) == 1 and len(stored) > 1:
-            return weights[0] * similarity(kernel, torch.cat(list(cue)), torch.cat(stored, dim=1))
+            return weights[0] * similarity(kernel, torch.cat(list(cues), dim=1), torch.cat(stored, dim=1))
         counted = [i for i, weight in enumerate(weights) if weight]
         if not counted:
-            return torch.zeros(len(ring), dtype=torch.float64)
-        return sum(weights[i] * similarity(kernel, cue[i], stored[i]) for i in counted) / len(counted)
+            return torch.zeros(len(cues[0]), len(ring), dtype=torch.float64)
+        return sum(weights[i] * similarity(kernel, cues[i], stored[i]) for i in counted) / len(counted)
 
     def _best_row(self, similar: Tensor, ring: EntryRing, context: Any) -> int:
         oldest = ring.oldest
@@ -378,16 +436,16 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
             )
         return weights
 
-    def step(self, cue: Sequence[Tensor], context: Any = None) -> list[Tensor]:
+    def step(self, cue: Sequence[Tensor], context: Any = None, environment: int = 0) -> list[Tensor]:
         """Retrieve, then store, each with its probability, as one call of the function does."""
         self._last_id = getattr(context, "execution_id", context)
         weights = self._field_weights(len(cue), context)
         if any(weights) and self._occurs("retrieval_prob", context):
-            retrieved = self.match(cue, context)
+            retrieved = self.match(cue, context, environment)
         else:
             retrieved = [torch.zeros_like(part) for part in cue]
         if self._occurs("storage_prob", context):
-            self.store_entry([part.detach().numpy() for part in cue], context)
+            self.store_entry([part.detach().numpy() for part in cue], context, environment)
         return retrieved
 
     def _occurs(self, name: str, context: Any) -> bool:
@@ -480,7 +538,8 @@ class FieldwiseCall:
 
 
 class PytorchMemory(FieldwiseCall):
-    """``EpisodicMemory`` in PyTorch mode: the trials of a batch, and their steps, one after the other."""
+    """``EpisodicMemory`` in PyTorch mode: the steps of a trial one after the other; each trial of a batch in an
+    environment, and so with entries, of its own."""
 
     def __init__(self, memory: EpisodicMemory, execution_id: Any) -> None:
         super().__init__(len(memory.defaults.variable))
@@ -490,7 +549,11 @@ class PytorchMemory(FieldwiseCall):
         """Retrieve and store for each trial and step: fields (batch, step, size) → the same."""
         batch, steps = fields[0].shape[:2]
         context = pnl.Context(execution_id=self.execution_id)
-        rows = [self.memory.step([f[b, s] for f in fields], context) for b in range(batch) for s in range(steps)]
+        rows = [
+            self.memory.step([f[b, s] for f in fields], context, environment=b)
+            for b in range(batch)
+            for s in range(steps)
+        ]
         return [torch.stack(parts).view(batch, steps, -1) for parts in zip(*rows, strict=True)]
 
     def on_part(self, fields: list[Tensor]) -> Tensor:
@@ -558,11 +621,11 @@ class PytorchStore(FieldwiseCall):
         self.store, self.execution_id = function, execution_id
 
     def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
-        """Store for each trial and step in turn: fields (batch, step, size) → the switch."""
+        """Store for each trial, in its environment, and step: fields (batch, step, size) → the switch."""
         *entry, switch = fields
         context = pnl.Context(execution_id=self.execution_id)
         for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
-            self.store.memory.store_entry([f[b, s].detach().numpy() for f in entry], context)
+            self.store.memory.store_entry([f[b, s].detach().numpy() for f in entry], context, environment=b)
         return [switch]
 
     def on_part(self, fields: list[Tensor]) -> Tensor:

@@ -6,11 +6,13 @@ is not forced; ``TrialRecord`` holds all that happened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from ..tasks.trials import Trials
+from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
 
 INITIAL_STATE_SCALE = 0.1
@@ -47,6 +49,13 @@ class TrialRecord:
     def __len__(self) -> int:
         return len(self.action)
 
+    def of_environment(self, environment: int, environments: int) -> TrialRecord:
+        """The trials of one of several environments that take turns; gradients, of all together, stay."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        rows = slice(environment, None, environments)
+        cut: dict[str, Any] = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in parts.items()}
+        return TrialRecord(**cut)
+
     @staticmethod
     def concatenate(records: list[TrialRecord]) -> TrialRecord:
         """One record of all trials, in order; fields that one of the records lacks are left out."""
@@ -77,6 +86,66 @@ class TrialPlan:
     """(n, H)"""
     c0: np.ndarray
     """(n, H)"""
+    environments: int = 1
+    """Copies of the task that run in parallel, M: row k · M + e is trial k of environment e."""
+
+
+def plan_environments(
+    config: ModelConfig,
+    environments: Sequence[Trials],
+    actions: Sequence[np.ndarray] | None = None,
+    initial_states: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    seed: int | Sequence[int] | None = None,
+) -> TrialPlan:
+    """One plan of several environments: trial k of each, then trial k + 1 of each; see ``plan_trials``.
+
+    Args:
+        config: the model's sizes.
+        environments: the trials of each environment, equally many.
+        actions, initial_states: as in ``plan_trials``, a list with an item for each environment.
+        seed: environment e draws from the seed (seed, e); ``seed`` may be several numbers itself.
+
+    Raises:
+        ValueError: the environments differ in their numbers of trials or steps, or as in ``plan_trials``.
+    """
+    count = len(environments)
+    if not count:
+        raise ValueError("trials: a list of environments needs at least one; got none.")
+    for trials in environments:
+        _check_trials(trials)
+    sizes = [trials.inputs.shape[:2] for trials in environments]
+    if len(set(sizes)) > 1:
+        other = next(e for e, size in enumerate(sizes) if size != sizes[0])
+        raise ValueError(
+            f"Environments must have equally many trials and steps: environment 0 has {sizes[0]}, environment "
+            f"{other} has {sizes[other]}. Cut them to the shortest."
+        )
+    for name, given in (("actions", actions), ("initial_states", initial_states)):
+        if given is not None and len(given) != count:
+            raise ValueError(
+                f"{name} must be a list with an item for each of {count} environments; got {len(given)}."
+            )
+    plans = [
+        plan_trials(
+            config,
+            trials,
+            None if actions is None else actions[e],
+            None if initial_states is None else initial_states[e],
+            None if seed is None else np.random.default_rng((*np.atleast_1d(seed).tolist(), e)),
+        )
+        for e, trials in enumerate(environments)
+    ]
+    order = np.arange(count * sizes[0][0]).reshape(count, -1).T.ravel()
+
+    def interleaved(name: str) -> np.ndarray:
+        return np.concatenate([getattr(plan, name) for plan in plans])[order]
+
+    return TrialPlan(
+        trials=concatenate(list(environments))[order],
+        actions=None if actions is None else interleaved("actions"),
+        **{name: interleaved(name) for name in ("luck", "h0", "c0")},
+        environments=count,
+    )
 
 
 def plan_trials(
@@ -84,7 +153,7 @@ def plan_trials(
     trials: Trials,
     actions: np.ndarray | None = None,
     initial_states: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int | np.random.Generator | None = None,
+    seed: int | Sequence[int] | np.random.Generator | None = None,
 ) -> TrialPlan:
     """Check the arguments of a pass over trials, and draw what they leave open.
 
@@ -102,11 +171,7 @@ def plan_trials(
         TypeError: trials are not ``Trials``.
         ValueError: sizes do not agree, or a value is outside its range.
     """
-    if not isinstance(trials, Trials):
-        raise TypeError(
-            f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
-            "Trials(inputs=..., targets=..., encode=...)."
-        )
+    _check_trials(trials)
     n, steps = trials.targets.shape
     if trials.input_size != config.input_size:
         raise ValueError(
@@ -142,6 +207,14 @@ def plan_trials(
             if not np.isfinite(state).all():
                 raise ValueError(f"initial_states: {name} must be finite.")
     return TrialPlan(trials, actions, luck, h0, c0)
+
+
+def _check_trials(trials: object) -> None:
+    if not isinstance(trials, Trials):
+        raise TypeError(
+            f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
+            "Trials(inputs=..., targets=..., encode=...)."
+        )
 
 
 def choose(policy: np.ndarray, luck: np.ndarray) -> np.ndarray:

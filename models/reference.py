@@ -129,6 +129,8 @@ class ReferenceEpisodicLSTM(nn.Module):
         for name, array in initial_weights(config, seed).items():
             self.register_parameter(name, nn.Parameter(torch.tensor(array, dtype=torch.float32)))
         self.episodic_memory = ReferenceMemory(config)
+        """The entries of the environment that is run; those of further ones are in ``memories``."""
+        self.memories = [self.episodic_memory]
         self.optimizer: torch.optim.Adam | None = None
 
     # ---- weights and memory --------------------------------------------------------------------------
@@ -148,25 +150,36 @@ class ReferenceEpisodicLSTM(nn.Module):
             for name, parameter in self.named_parameters():
                 parameter.copy_(cast[name])
 
-    def memory(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the stored keys (n, K) and values (n, H), oldest first."""
-        slots = self.episodic_memory.slots_by_age()
-        return (
-            self.episodic_memory.keys[slots].cpu().numpy().copy(),
-            self.episodic_memory.values[slots].cpu().numpy().copy(),
-        )
+    @property
+    def environments(self) -> int:
+        """Environments that have a memory: at least 1, and as many as it has been trained in."""
+        return len(self.memories)
 
-    def set_memory(self, keys: np.ndarray, values: np.ndarray) -> None:
+    def _memory_of(self, environment: int) -> ReferenceMemory:
+        while len(self.memories) <= environment:
+            self.memories.append(ReferenceMemory(self.config))
+        memory = self.memories[environment]
+        memory.to(self.input_weight)
+        return memory
+
+    def memory(self, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the stored keys (n, K) and values (n, H), oldest first, of one of its environments."""
+        memory = self._memory_of(environment)
+        slots = memory.slots_by_age()
+        return memory.keys[slots].cpu().numpy().copy(), memory.values[slots].cpu().numpy().copy()
+
+    def set_memory(self, keys: np.ndarray, values: np.ndarray, environment: int = 0) -> None:
         """Replace the memory by these entries, oldest first: keys (n, K), values (n, H)."""
         checked = check_memory(self.config, keys, values)
-        memory = self.episodic_memory
+        memory = self._memory_of(environment)
         memory.to(self.input_weight)
         memory.n_stored = n = len(checked[0])
         memory.keys[:n], memory.values[:n] = (torch.from_numpy(array).to(memory.keys) for array in checked)
 
     def clear_memory(self) -> None:
-        """Forget all entries."""
-        self.episodic_memory.clear()
+        """Forget all entries, of all environments."""
+        for memory in self.memories:
+            memory.clear()
 
     # ---- the equations -------------------------------------------------------------------------------
 
@@ -252,21 +265,24 @@ class ReferenceEpisodicLSTM(nn.Module):
         after_trial: Callable[[int], None] | None = None,
     ) -> TrialRecord:
         """Run the trials of a plan, with one step of Adam after each; see ``eplstm.models.train``."""
-        self.episodic_memory.to(self.input_weight)
         optimizer = self._adam(learning_rate)
         outcomes, losses, gradients = [], [], []
-        for n in range(len(plan.trials)):
-            trial = self.run_trial(plan, n)
-            policy_loss, value_loss = self.loss(trial, loss)
+        for update in range(-(-len(plan.trials) // plan.environments)):
             optimizer.zero_grad()
-            (policy_loss + loss.value_weight * value_loss).backward()
+            together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
+            for n in together:
+                self.episodic_memory = self._memory_of(n % plan.environments)
+                trial = self.run_trial(plan, n)
+                policy_loss, value_loss = self.loss(trial, loss)
+                ((policy_loss + loss.value_weight * value_loss) / len(together)).backward()
+                outcomes.append({k: v.detach() for k, v in trial.items()})
+                losses.append((policy_loss.item(), value_loss.item()))
+            self.episodic_memory = self.memories[0]
             if record_gradients:
                 gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
             optimizer.step()
-            outcomes.append({k: v.detach() for k, v in trial.items()})
-            losses.append((policy_loss.item(), value_loss.item()))
             if after_trial is not None:
-                after_trial(n)
+                after_trial(update)
         record = self._record(plan, outcomes)
         record.policy_loss, record.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
         if record_gradients:

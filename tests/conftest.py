@@ -1,5 +1,7 @@
 """What the tests share: a generator, and factories of small trials and configs whose sizes all differ."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,10 @@ from eplstm.models import ModelConfig
 from eplstm.tasks import Trials
 
 torch.set_num_threads(1)
+
+
+def pytest_report_header():
+    return ", ".join(f"{name} {version(name)}" for name in ("psyneulink", "torch", "numpy"))
 
 
 @pytest.fixture

@@ -509,9 +509,32 @@ def test_bad_inputs(model, message):
     same_weights(model, before)
 
 
-def test_minibatches_need_a_model_without_memory(model):
-    with pytest.raises(ValueError, match="minibatch_size is 2"):
-        model.learn(make_trials(n=2), minibatch_size=2)
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_minibatch_is_a_trial_of_each_environment(pair, fast):
+    """More of it in test_environments.py."""
+    model, reference = pair
+    for each in pair:
+        each.clear_memory()  # of all environments
+    model.fast_path = fast
+    trials = make_trials(n=4, seed=31)
+    choices = forced(trials)
+    try:
+        model.learn(trials, minibatch_size=2, learning_rate=LEARNING_RATE, **choices)
+    finally:
+        model.fast_path = True
+    parts = [slice(0, None, 2), slice(1, None, 2)]
+    train(
+        reference,
+        [trials[part] for part in parts],
+        learning_rate=LEARNING_RATE,
+        actions=[choices["actions"][part] for part in parts],
+        initial_states=[tuple(state[part] for state in choices["initial_states"]) for part in parts],
+    )
+    same_weights(model, reference.weights())
+    for environment in range(2):
+        ours, theirs = (each.memory(environment=environment) for each in (model, reference))
+        for one, two in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
 
 
 def test_two_contexts_run_apart(model):
@@ -694,6 +717,7 @@ def test_without_memory_it_is_torchs_lstm(without_memory):
 def test_nested_in_a_composition_that_runs():
     """Two steps, inputs doubled on the way in: as the composition alone on doubled inputs, from zeros."""
     model, rng = make_model(), seeded(40)
+    model.clear_memory()  # what it has stored goes with it
     before = pnl.ProcessingMechanism(name="before", default_variable=np.zeros(D), function=pnl.Linear(slope=2.0))
     switch = pnl.ProcessingMechanism(name="switch", default_variable=[0.0])
     outer = pnl.Composition(name="outer")

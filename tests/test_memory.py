@@ -161,6 +161,42 @@ def test_weights_of_zero_retrieve_nothing():
     same_entry(memory(random_entries(1)[0]), [np.zeros(K), np.zeros(V)])
 
 
+@pytest.mark.parametrize("retrieval", ["nearest", "average"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_many_keys_at_once(kernel, retrieval):
+    """As one at a time, ties and a full ring included; with the same gradients."""
+    rng = np.random.default_rng(0)
+    memory = make_memory(kernel=kernel, retrieval=retrieval, sharpness=1.7, max_entries=9)
+    for _ in range(12):
+        memory.store_entry([rng.integers(-2, 3, K) / 2, rng.standard_normal(V)], "here", environment=1)
+    keys = rng.integers(-2, 3, (7, K)) / 2
+    many, one = (torch.tensor(keys, requires_grad=True) for _ in range(2))
+    found = memory.match_many(many, "here", environment=1)
+    expected = torch.stack([memory.match([key, None], "here", environment=1)[1] for key in one])
+    np.testing.assert_allclose(found.detach(), expected.detach(), rtol=0, atol=1e-15)
+    if retrieval == "average":
+        slope = torch.from_numpy(rng.standard_normal((7, V)))
+        (found * slope).sum().backward()
+        (expected * slope).sum().backward()
+        # Where the query is zero, the cosine's gradient is of the order of 1 / COSINE_EPS.
+        np.testing.assert_allclose(many.grad, one.grad, rtol=1e-14, atol=ATOL)
+        assert one.grad.abs().max() > 1e-3
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_many_keys_in_an_empty_memory():
+    found = make_memory().match_many(torch.zeros(3, K, dtype=torch.float64))
+    np.testing.assert_array_equal(found, np.zeros((3, V)))
+
+
+def test_many_keys_need_a_memory_of_keys_and_values():
+    keys = torch.zeros(3, K, dtype=torch.float64)
+    for sizes, weights in (((K, V), [1, 1]), ((K, V), [0, 1]), ((K, V, V), [1, 0, 0])):
+        with pytest.raises(FunctionError, match="match_many needs two fields"):
+            make_memory(sizes, distance_field_weights=weights).match_many(keys)
+
+
 @pytest.mark.parametrize(("sizes", "weights"), [((3,), [1]), ((2, 3, 4), [1, 0, 2])])
 def test_other_numbers_of_fields(sizes, weights):
     entries = random_entries(6, sizes)
@@ -310,6 +346,59 @@ def test_entries_of_contexts_are_apart():
     same_entries(memory, [], "first")
     same_entries(memory, [two], "second")
     same_entries(memory, [])
+
+
+def test_entries_of_environments_are_apart():
+    one, two, three = random_entries(3)
+    memory = make_memory(max_entries=1)
+    assert memory.environments() == 1
+    memory.store_entry(one)
+    memory.store_entry(two, environment=2)
+    memory.set_entries([part[None] for part in three], environment=1)
+    memory.store_entry(three, "other")
+    assert memory.environments() == 3 and memory.environments("other") == 1
+    for environment, entry in enumerate((one, three, two)):
+        for part, kept in zip(entry, memory.entries(environment=environment), strict=True):
+            np.testing.assert_array_equal(kept, [part])
+        found = memory.match([torch.from_numpy(part) for part in one], environment=environment)
+        same_entry([part.numpy() for part in found], entry)
+    memory.clear(environment=1)
+    assert [len(memory.entries(environment=e)[0]) for e in range(3)] == [1, 0, 1]
+    memory.step([torch.from_numpy(part) for part in two], environment=1)
+    assert [len(memory.entries(environment=e)[0]) for e in range(3)] == [1, 1, 1]
+    memory.clear(environment=None)
+    assert [len(memory.entries(environment=e)[0]) for e in range(3)] == [0, 0, 0]
+    same_entries(memory, [three], "other")
+
+
+def test_resetting_clears_all_environments():
+    entries = random_entries(3)
+    memory = make_memory()
+    memory.store_entry(entries[0], environment=1)
+    memory.reset(entries[1:])
+    same_entries(memory, entries[1:])
+    assert len(memory.entries(environment=1)[0]) == 0
+
+
+def test_an_environment_of_a_negative_number_is_refused():
+    with pytest.raises(FunctionError, match="at least 0; got -1"):
+        make_memory().store_entry(random_entries(1)[0], environment=-1)
+
+
+def test_other_entries_for_the_time_being():
+    entries, others = random_entries(3), random_entries(2, seed=1)
+    memory = make_memory()
+    memory.store_entry(entries[0], "known")
+    memory.store_entry(entries[1], "known", environment=1)
+    fields = [np.array(parts) for parts in zip(*others, strict=True)]
+    for name, kept in (("known", entries[:1]), ("unknown", [])):
+        with pytest.raises(KeyError), memory.other_entries(fields, name):  # an exception does not matter
+            same_entries(memory, others, name)
+            assert memory.environments(name) == 1
+            memory.store_entry(entries[2], name)
+            raise KeyError
+        same_entries(memory, kept, name)
+    assert memory.environments("known") == 2
 
 
 @pytest.mark.parametrize("name", ["retrieval_prob", "storage_prob"])
@@ -494,7 +583,9 @@ class Plain:
 
     def __init__(self, net, sharpness):
         self.w, self.u = (torch.tensor(m, requires_grad=True) for m in (net.key_matrix, net.out_matrix))
-        self.sharpness, self.size, self.keys, self.values = sharpness, net.sizes[1], [], []
+        self.sharpness, self.size = sharpness, net.sizes[1]
+        self.environments = [([], []), ([], [])]
+        self.keys, self.values = self.environments[0]
 
     def retrieve(self, query):
         """The retrieved value, and the output."""
@@ -520,7 +611,11 @@ class Plain:
         optimizer = torch.optim.SGD([self.w, self.u], lr=learning_rate)
         for start in range(0, len(xs), batch):
             rows = range(start, start + batch)
-            outs = torch.stack([self.out(xs[i], vs[i]) for i in rows])
+            outs = []
+            for i in rows:  # each row of a batch has an environment of its own
+                self.keys, self.values = self.environments[i - start]
+                outs.append(self.out(xs[i], vs[i]))
+            outs = torch.stack(outs)
             optimizer.zero_grad()
             (outs - torch.as_tensor(targets[start : start + batch])).square().mean().backward()
             optimizer.step()
@@ -562,16 +657,20 @@ def test_in_a_stock_autodiff_composition(sizes, batch, sharpness):
         randomize_minibatches=False,
     )
     plain.train(xs, vs, targets, 0.3, batch)
+    memory, context = net.memory.function, net.composition.default_execution_id
+    assert memory.environments(context) == batch
+    for environment, kept in enumerate(plain.environments[:batch]):
+        close(memory.entries(context, environment), [torch.stack(part) for part in kept])
     moved = [
         np.abs(m - before).max()
         for m, before in zip(net.matrices(), (net.key_matrix, net.out_matrix), strict=True)
     ]
-    assert moved[1] > 1e-3 and (moved[0] > 1e-3) == (sharpness is not None)
+    assert moved[1] > 1e-4 and (moved[0] > 1e-4) == (sharpness is not None)
     close(net.matrices(), [plain.w.detach(), plain.u.detach()])
-    close(net.entries(), [torch.stack(plain.keys), torch.stack(plain.values)])
+    plain.keys, plain.values = plain.environments[0]  # that of run()
     result = net.composition.run(inputs={net.x: xs[:1], net.v: vs[:1]})
     close(result, [plain.out(xs[0], vs[0]).detach()])
-    assert len(net.entries()[0]) == 7
+    assert len(net.entries()[0]) == 6 // batch + 1
 
 
 def test_unequal_fields_in_a_stock_minibatch_are_refused():
@@ -655,6 +754,27 @@ def test_encoding_and_gradient_through_the_query_in_a_recurrent_composition():
     result = net.composition.run(inputs={net.x: xs[0, :1], net.v: vs[0, :1], net.switch: [[1]]})
     close(result, [plain.step(xs[0, 0], vs[0, 0], True).detach()])
     close(net.entries(), [torch.stack(plain.keys), torch.stack(plain.values)])
+
+
+def test_rows_of_a_batch_are_environments():
+    """Retrieval and storage in PyTorch mode: each row of a batch as a memory of its own would do it."""
+    rng = np.random.default_rng(9)
+    batch, steps, context = 3, 4, "rows"
+    mechanism = make_mechanism()
+    encoding = EncodingMechanism(memory=mechanism, name="encoding")
+    fields = [torch.from_numpy(rng.standard_normal((batch, steps, size))) for size in (K, V)]
+    switch = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]])[..., None]
+    found = mechanism.function._gen_pytorch_fct(None, context).on_fields(fields)
+    encoding.function._gen_pytorch_fct(None, context).on_fields([*fields, switch])
+    for b in range(batch):
+        own = make_memory()
+        for s in range(steps):
+            expected = own.step([f[b, s] for f in fields])
+            same_entry([f[b, s] for f in found], expected)
+        for s in torch.nonzero(switch[b, :, 0]).flatten():
+            own.store_entry([f[b, s].numpy() for f in fields])
+        for one, two in zip(mechanism.function.entries(context, b), own.entries(), strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 def test_encoding_needs_an_episodic_memory():

@@ -1,0 +1,547 @@
+"""Cohorts: many agents with weights of their own, run and trained together.
+
+The agents of a cohort share a configuration; weights, memories, optimiser and trials are each agent's own. What
+comes out is what each agent would give alone (float64), for a small part of the time: NumPy's and PyTorch's calls
+are paid once for many agents. ``Cohort.from_models`` takes the agents of compositions or references, and
+``Cohort.agent`` gives one back as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..tasks.trials import Trials
+from .config import ModelConfig
+from .fast import RetrievalSettings, Weights, gradients, retrieve_many, run_trials, stretches_between
+from .losses import Loss, LossSettings, losses_and_slopes
+from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_trials
+from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+
+CHUNK = 16
+"""Agents that are run at once: as many as keep the processor's cache warm (64 inputs, 32 hidden units)."""
+
+Record = Literal["all", "behavior"]
+AgentKind = Literal["composition", "reference"]
+
+
+class Cohort:
+    """P agents with weights, memories and optimisers of their own, run and trained together (float64).
+
+    Args:
+        config: sizes and memory settings, the same for all.
+        seeds: one an agent, for its initial weights: those of a model made with that seed.
+
+    Raises:
+        ValueError: no agent.
+    """
+
+    def __init__(self, config: ModelConfig, seeds: Sequence[int | None]) -> None:
+        seeds = list(seeds)
+        if not seeds:
+            raise ValueError("Cohort: needs at least one agent; give a seed for each, such as seeds=range(8).")
+        self.config = config
+        self._chunks = [
+            _Chunk(config, [initial_weights(config, seed) for seed in seeds[start : start + CHUNK]])
+            for start in range(0, len(seeds), CHUNK)
+        ]
+        self._size = len(seeds)
+
+    @classmethod
+    def from_models(cls, models: Sequence[Any]) -> Cohort:
+        """A cohort of the agents of compositions or references: weights, memories and optimisers are copied.
+
+        Raises:
+            ValueError: the models do not all have one configuration.
+        """
+        models = list(models)
+        for n, model in enumerate(models):
+            if model.config != models[0].config:
+                raise ValueError(
+                    f"Cohort: all agents must have one configuration; model {n} has {model.config}, model 0 has "
+                    f"{models[0].config}. Make a cohort of each configuration."
+                )
+        cohort = cls(models[0].config if models else ModelConfig(1, 1, 1, 0), [None] * len(models))
+        for agent, model in enumerate(models):
+            cohort.set_weights(model.weights(), agent)
+            cohort.set_optimizer_state(model.optimizer_state(), agent)
+            for environment in range(model.environments):
+                keys, values = model.memory(environment=environment)
+                cohort.set_memory(keys, values, agent, environment)
+        return cohort
+
+    def agent(self, agent: int, kind: AgentKind = "composition") -> Any:
+        """One agent as an ``EpisodicLSTMComposition``, or as a (float64) ``ReferenceEpisodicLSTM``."""
+        from . import EpisodicLSTMComposition, ReferenceEpisodicLSTM  # the one is slow to import
+
+        made = (
+            EpisodicLSTMComposition(self.config) if kind == "composition" else ReferenceEpisodicLSTM(self.config)
+        )
+        model: Any = made if kind == "composition" else made.double()  # type: ignore[union-attr]
+        model.set_weights(self.weights(agent))
+        model.set_optimizer_state(self.optimizer_state(agent))
+        for environment in range(self.environments):
+            model.set_memory(*self.memory(agent, environment), environment=environment)
+        return model
+
+    def __len__(self) -> int:
+        return self._size
+
+    # ---- one agent's state -------------------------------------------------------------------------------
+
+    def _of(self, agent: int) -> tuple[_Chunk, int]:
+        """The chunk that holds an agent, and its place in it."""
+        if not 0 <= agent < len(self):
+            raise IndexError(f"agent {agent} is none of this cohort's, 0 to {len(self) - 1}.")
+        return self._chunks[agent // CHUNK], agent % CHUNK
+
+    @property
+    def environments(self) -> int:
+        """Environments that have a memory: at least 1, and as many as the cohort has been trained in."""
+        return self._chunks[0].bank.environments
+
+    def weights(self, agent: int) -> dict[str, np.ndarray]:
+        """Copies of an agent's weights, by the names and shapes of ``weight_shapes``."""
+        chunk, place = self._of(agent)
+        return {name: _as_rows(name, chunk.parameters[name][place].detach().numpy()) for name in chunk.parameters}
+
+    def set_weights(self, weights: dict[str, np.ndarray], agent: int) -> None:
+        """Give an agent these weights. ValueError if a name, a shape or a value does not fit."""
+        checked = check_weights(self.config, weights)
+        chunk, place = self._of(agent)
+        with torch.no_grad():
+            for name, array in checked.items():
+                chunk.parameters[name][place] = torch.from_numpy(_as_columns(name, array))
+
+    def memory(self, agent: int, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of an agent's stored keys (n, K) and values (n, H), oldest first."""
+        chunk, place = self._of(agent)
+        _check_environment(environment)
+        return chunk.bank.entries(place, environment)
+
+    def set_memory(self, keys: np.ndarray, values: np.ndarray, agent: int, environment: int = 0) -> None:
+        """Replace an agent's memory by these entries, oldest first: keys (n, K), values (n, H)."""
+        keys, values = check_memory(self.config, keys, values)
+        chunk, place = self._of(agent)
+        _check_environment(environment)
+        if self.config.memory_capacity:
+            for each in self._chunks:
+                each.bank.open(max(environment + 1, self.environments), len(keys))
+            chunk.bank.set_entries(place, environment, keys, values)
+
+    def clear_memory(self) -> None:
+        """All agents forget all entries, of all environments."""
+        for chunk in self._chunks:
+            chunk.bank.n_stored[...] = 0
+
+    def optimizer_state(self, agent: int) -> dict[str, np.ndarray]:
+        """An agent's state of Adam, as of a model: ``step.NAME``, ``mean.NAME``, ``square.NAME``."""
+        chunk, place = self._of(agent)
+        state = {}
+        for name, parameter in chunk.parameters.items():
+            updates = chunk.updates[name][place]
+            if updates:
+                adam = chunk.optimizer.state[parameter]
+                shape = weight_shapes(self.config)[name]
+                state[f"step.{name}"] = np.full(shape[:1], updates)
+                state[f"mean.{name}"] = _as_rows(name, adam["exp_avg"][place].numpy())
+                state[f"square.{name}"] = _as_rows(name, adam["exp_avg_sq"][place].numpy())
+        return state
+
+    def set_optimizer_state(self, state: dict[str, np.ndarray], agent: int) -> None:
+        """Give an agent Adam's state as a model's ``optimizer_state`` gives it; ValueError if it does not fit.
+
+        Agents that are run at once can train only if all of them have had equally many updates.
+        """
+        check_optimizer_state(self.config, state)
+        chunk, place = self._of(agent)
+        chunk.set_adam(place, state)
+
+    # ---- passes over trials ------------------------------------------------------------------------------
+
+    def train(
+        self,
+        trials: Any,
+        *,
+        learning_rate: float = 5e-4,
+        gamma: float = 0.0,
+        actions: Sequence[Any] | None = None,
+        initial_states: Sequence[Any] | None = None,
+        seed: int | Sequence[int] | None = None,
+        loss: Loss = "actor_critic",
+        entropy_weight: float = 0.0,
+        value_weight: float = 1.0,
+        record: Record = "behavior",
+        after_trial: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        """Train every agent, with one step of Adam after each trial: ``eplstm.models.train`` for all of them.
+
+        Args:
+            trials: for all agents the same ``Trials``; or a list with each agent's own, which are ``Trials`` or,
+                for several environments, a list of them. Equally many for each.
+            learning_rate: Adam's.
+            gamma, loss, entropy_weight, value_weight: as in ``train``.
+            actions, initial_states: a list with each agent's own, in the form of ``train``.
+            seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
+                from which agent p gets (seed, p).
+            record: ``all`` keeps what a ``TrialRecord`` of a single model holds; ``behavior`` leaves the states
+                (hidden, cell, memory, gates) out, as arrays without columns: with many agents they are large.
+            after_trial: called with the number of trials done so far, counted over chunks of agents, and that of
+                all of them (progress, or raising to stop: agents may then have trained unequally far).
+
+        Returns:
+            What ``train`` returns for each agent, in a list.
+
+        Raises:
+            ValueError: sizes or values do not fit.
+        """
+        if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
+            raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight)
+        return self._pass(trials, actions, initial_states, seed, record, settings, learning_rate, after_trial)
+
+    def run_trials(
+        self,
+        trials: Any,
+        *,
+        actions: Sequence[Any] | None = None,
+        initial_states: Sequence[Any] | None = None,
+        seed: int | Sequence[int] | None = None,
+        record: Record = "behavior",
+    ) -> list[Any]:
+        """Run every agent without learning; arguments and result as of ``train``."""
+        return self._pass(trials, actions, initial_states, seed, record)
+
+    def _pass(
+        self,
+        trials: Any,
+        actions: Any,
+        initial_states: Any,
+        seed: Any,
+        record: Record,
+        settings: LossSettings | None = None,
+        learning_rate: float = 0.0,
+        after_trial: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        if record not in ("all", "behavior"):
+            raise ValueError(f"record must be 'all' or 'behavior'; got {record!r}.")
+        each = [trials] * len(self) if isinstance(trials, Trials) else list(trials)
+        for name, given in (("trials", each), ("actions", actions), ("initial_states", initial_states)):
+            if given is not None and len(given) != len(self):
+                raise ValueError(f"{name}: needs an item for each of {len(self)} agents; got {len(given)}.")
+        seeds = _seeds(seed, len(self))
+        plans = []
+        for p, own in enumerate(each):
+            plan = plan_trials if isinstance(own, Trials) else plan_environments
+            forced = (None if given is None else given[p] for given in (actions, initial_states))
+            plans.append(plan(self.config, own, *forced, seeds[p]))  # type: ignore[operator]
+        sizes = {(plan.trials.inputs.shape[:2], plan.environments) for plan in plans}
+        if len(sizes) > 1:
+            raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")
+        if settings is not None:
+            for chunk in self._chunks:
+                chunk.count_together()
+        done, records = 0, []
+        for number, chunk in enumerate(self._chunks):
+            own = plans[number * CHUNK : (number + 1) * CHUNK]
+            outcome = _Outcome(own, self.config, record)
+            for update in range(-(-len(own[0].trials) // own[0].environments)):
+                chunk.trial(own, update, outcome, settings, learning_rate)
+                done += 1
+                if after_trial is not None:
+                    after_trial(done)
+            records += [
+                found
+                if isinstance(each[len(records) + p], Trials)
+                else _by_environment(found, own[p].environments)
+                for p, found in enumerate(outcome.records(learned=settings is not None))
+            ]
+        return records
+
+
+def _by_environment(record: TrialRecord, environments: int) -> list[TrialRecord]:
+    return [record.of_environment(e, environments) for e in range(environments)]
+
+
+def _check_environment(environment: int) -> None:
+    if environment < 0:
+        raise IndexError(f"environment must be ≥ 0; got {environment!r}.")
+
+
+def _seeds(seed: Any, agents: int) -> list[Any]:
+    """Each agent's seed."""
+    if seed is None:
+        return [None] * agents
+    if isinstance(seed, (int, np.integer)):
+        return [(int(seed), p) for p in range(agents)]
+    if len(seed) != agents:
+        raise ValueError(f"seed: needs one number, or one for each of {agents} agents; got {len(seed)}.")
+    return list(seed)
+
+
+def _as_rows(name: str, array: np.ndarray) -> np.ndarray:
+    """From (sender, receiver) to the form of ``weight_shapes``, a copy."""
+    return np.array(array[0] if name.endswith("bias") else array.T)
+
+
+def _as_columns(name: str, array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array[None, :] if name.endswith("bias") else array.T)
+
+
+class _Chunk:
+    """Some agents of a cohort, whose weights lie side by side."""
+
+    def __init__(self, config: ModelConfig, weights: list[dict[str, np.ndarray]]) -> None:
+        self.config, self.agents = config, len(weights)
+        self.parameters = {
+            name: torch.from_numpy(np.stack([_as_columns(name, w[name]) for w in weights])).requires_grad_()
+            for name in weight_shapes(config)
+        }
+        self._arrays = {name: parameter.detach().numpy() for name, parameter in self.parameters.items()}
+        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=0.0)
+        self.updates = {name: np.zeros(self.agents) for name in self.parameters}
+        """Adam's steps, by weight: (P,), of each agent."""
+        self.bank = _Bank(config, self.agents)
+        if _can_fuse():
+            for group in [self.optimizer.defaults, *self.optimizer.param_groups]:
+                group["fused"] = True
+
+    def _weights(self) -> Weights:
+        arrays = self._arrays
+        names = ("input_weight", "hidden_weight", "actor_weight", "actor_bias", "critic_weight", "critic_bias")
+        return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **{name: arrays[name] for name in names})
+
+    def trial(
+        self, plans: list[TrialPlan], update: int, outcome: _Outcome, settings: LossSettings | None, rate: float
+    ) -> None:
+        """One trial of every agent, in each of its environments, and one update."""
+        environments = plans[0].environments
+        rows = slice(update * environments, (update + 1) * environments)
+
+        def stacked(values: list[np.ndarray]) -> np.ndarray:
+            return np.stack([array[rows] for array in values])
+
+        x = stacked([plan.trials.inputs for plan in plans])
+        weights = self._weights()
+        read, write, stretches = None, None, None
+        if self.config.memory_capacity:
+            encode = stacked([plan.trials.encode for plan in plans])
+            retrieve = stacked([plan.trials.retrieve for plan in plans])
+            read, write = self.bank.begin(x[..., self.config.key_columns], encode, retrieve)
+            stretches = stretches_between(encode, retrieve)
+        h0, c0 = stacked([plan.h0 for plan in plans]), stacked([plan.c0 for plan in plans])
+        trace = run_trials(weights, x, h0, c0, read, write, stretches)
+        target = stacked([plan.trials.targets for plan in plans])
+        action = choose(trace.policy, stacked([plan.luck for plan in plans]))
+        for p, plan in enumerate(plans):
+            if plan.actions is not None:
+                action[p] = plan.actions[rows]
+        outcome.keep(trace, action)
+        if settings is None:
+            return
+        reward = (action == target).astype(float)
+        states = (trace.hidden, trace.cell)
+        actor, critic, slopes = losses_and_slopes(
+            trace.policy, trace.value, action, target, reward, settings, *states
+        )
+        outcome.losses.append(np.stack([actor, critic]))
+        d = [None if s is None else s / environments for s in vars(slopes).values()]
+        self._update(gradients(weights, trace, *d), rate, settings)  # type: ignore[arg-type]
+
+    def _update(self, found: Weights, rate: float, settings: LossSettings) -> None:
+        for name, parameter in self.parameters.items():
+            if settings.kind == "cross_entropy" and name.startswith("critic"):
+                parameter.grad = None  # not part of the loss: Adam leaves it out
+                continue
+            gradient = found.bias if name in ("input_bias", "hidden_bias") else getattr(found, name)
+            parameter.grad = torch.from_numpy(gradient)
+            self.updates[name] += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def set_adam(self, place: int, state: dict[str, np.ndarray]) -> None:
+        """One agent's state; that of weights which it does not name is that before training."""
+        for name, parameter in self.parameters.items():
+            updates = float(np.max(state.get(f"step.{name}", 0.0)))
+            adam = self.optimizer.state[parameter]
+            if not adam:
+                adam["step"] = torch.tensor(0.0, dtype=torch.float32)
+                adam["exp_avg"], adam["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            self.updates[name][place] = updates
+            for part, kind in (("exp_avg", "mean"), ("exp_avg_sq", "square")):
+                values = state[f"{kind}.{name}"] if updates else np.zeros(weight_shapes(self.config)[name])
+                adam[part][place] = torch.from_numpy(_as_columns(name, np.asarray(values, dtype=float)))
+
+    def count_together(self) -> None:
+        """See that Adam counts the updates of all agents as one number, as training needs. Raises ValueError."""
+        for name, parameter in self.parameters.items():
+            counts = sorted({int(n) for n in self.updates[name]})
+            if len(counts) > 1:
+                raise ValueError(
+                    f"Cohort: agents that train together must have had equally many updates; those of {name} are "
+                    f"{counts}. Make cohorts of agents that are equally far."
+                )
+            if parameter in self.optimizer.state:
+                self.optimizer.state[parameter]["step"].fill_(counts[0])
+
+
+def _can_fuse() -> bool:
+    """Whether this PyTorch can run Adam on the processor in one call (from 2.4 on)."""
+    try:
+        torch.optim.Adam([torch.zeros(1, dtype=torch.float64, requires_grad=True)], fused=True)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+class _Outcome:
+    """What happens on the trials of some agents."""
+
+    def __init__(self, plans: list[TrialPlan], config: ModelConfig, record: Record) -> None:
+        self.plans, self.config, self.record = plans, config, record
+        self.parts: list[dict[str, np.ndarray]] = []
+        self.losses: list[np.ndarray] = []
+
+    def keep(self, trace: Any, action: np.ndarray) -> None:
+        """Keep one trial: arrays (P, M, T, ...)."""
+        part = {"policy": trace.policy, "value": trace.value, "action": action}
+        if self.record == "all":
+            gates = trace.gates[..., :4, :]
+            part |= {"hidden": trace.hidden, "cell": trace.cell, "memory": trace.memory, "gates": gates}
+        self.parts.append(part)
+
+    def records(self, learned: bool) -> list[TrialRecord]:
+        """One an agent, of n trials in the order of its plan."""
+        length = self.plans[0].trials.length
+        shapes = {"hidden": (0,), "cell": (0,), "memory": (0,), "gates": (4, 0)}
+        names = ("policy", "value", "action", "hidden", "cell", "memory", "gates")
+        records = []
+        for p, plan in enumerate(self.plans):
+            n = len(plan.trials)
+            arrays: dict[str, Any] = {name: np.empty((n, length, *shape)) for name, shape in shapes.items()}
+            if not self.parts:
+                arrays |= {"policy": np.empty((0, length, self.config.n_actions)), "value": np.empty((0, length))}
+                arrays["action"] = np.empty((0, length), np.int64)
+            for name in names:
+                if self.parts and name in self.parts[0]:
+                    arrays[name] = np.concatenate([part[name][p] for part in self.parts])
+            found = TrialRecord(reward=(arrays["action"] == plan.trials.targets).astype(float), **arrays)
+            if learned:
+                both = [np.empty((2, 0)), *(losses[:, p] for losses in self.losses)]
+                found.policy_loss, found.value_loss = np.concatenate(both, axis=1)
+            records.append(found)
+        return records
+
+
+class _Bank:
+    """The episodic memories of some agents in all their environments: rings of entries, side by side."""
+
+    def __init__(self, config: ModelConfig, agents: int) -> None:
+        self.config, self.agents, self.environments = config, agents, 1
+        self.settings = RetrievalSettings(config.kernel, config.retrieval, config.sharpness, config.ties)
+        self.keys, self.values = np.empty((agents, 0, config.key_size)), np.empty((agents, 0, config.hidden_size))
+        self.n_stored = np.zeros(agents, np.int64)
+        """Entries stored since the last clearing, by ring: ring p · M + e is that of agent p in environment e."""
+
+    def open(self, environments: int, further: int) -> None:
+        """See that there are rings for these environments, with rows for so many further entries."""
+        if environments > self.environments:
+            self._widen(environments)
+        used = int(self.n_stored.max(initial=0))
+        rows, needed = self.keys.shape[1], min(self.config.memory_capacity, used + further)
+        if needed > rows:
+            rows = min(max(needed, 2 * rows, 16), self.config.memory_capacity) - rows
+            self.keys, self.values = (
+                np.concatenate([a, np.empty((len(a), rows, a.shape[2]))], axis=1) for a in (self.keys, self.values)
+            )
+
+    def _widen(self, environments: int) -> None:
+        old, self.environments = self.environments, environments
+
+        def widened(array: np.ndarray) -> np.ndarray:
+            wide = np.zeros((self.agents, environments, *array.shape[1:]), array.dtype)
+            wide[:, :old] = array.reshape(self.agents, old, *array.shape[1:])
+            return wide.reshape(self.agents * environments, *array.shape[1:])
+
+        self.keys, self.values, self.n_stored = (widened(a) for a in (self.keys, self.values, self.n_stored))
+
+    def begin(
+        self, keys: np.ndarray, encode: np.ndarray, retrieve: np.ndarray
+    ) -> tuple[Callable, Callable | None]:
+        """How to read and write during one trial.
+
+        Args:
+            keys: (P, M, T, K).
+            encode, retrieve: (P, M, T) bool.
+        """
+        agents, environments = keys.shape[:2]
+        self.open(environments, int(encode.sum(-1).max(initial=0)))
+        rings = (np.arange(agents)[:, None] * self.environments + np.arange(environments)).ravel()
+        queries = keys.reshape(len(rings), *keys.shape[2:])
+        stores, reads = (a.reshape(len(rings), -1) for a in (encode, retrieve))
+        shape = (agents, environments)
+
+        def read(steps: slice) -> np.ndarray:
+            values = self._match(rings, queries[:, steps])
+            return (values * reads[:, steps, None]).reshape(*shape, *values.shape[1:])
+
+        def write(steps: slice, cells: np.ndarray) -> None:
+            cells = cells.reshape(len(rings), *cells.shape[2:])
+            for t in np.flatnonzero(stores[:, steps].any(0)).tolist():
+                which = np.flatnonzero(stores[:, steps.start + t])
+                self._store(rings[which], queries[which, steps.start + t], cells[which, t])
+
+        return read, write if encode.any() else None
+
+    def _match(self, rings: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """Values for queries (R, T, K) to these rings; those together that are equally full: all, as a rule."""
+        stored = self.n_stored[rings]
+        if len(set(stored.tolist())) > 1:
+            values = np.empty((*queries.shape[:2], self.config.hidden_size))
+            for count in set(stored.tolist()):
+                which = np.flatnonzero(stored == count)
+                values[which] = self._match(rings[which], queries[which])
+            return values
+        count, capacity = int(stored[0]), self.config.memory_capacity
+        n = min(count, capacity)
+        every = len(rings) == len(self.keys)
+        keys, values = (a[:, :n] if every else a[rings, :n] for a in (self.keys, self.values))
+        arrays = (torch.from_numpy(a) for a in (queries, keys, values))
+        oldest = count % capacity if count > capacity else 0
+        return retrieve_many(self.settings, *arrays, oldest=oldest).numpy()  # type: ignore[call-arg]
+
+    def _store(self, rings: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+        """Store one entry in each of these rings; a full one drops its oldest."""
+        rows = self.n_stored[rings] % self.config.memory_capacity
+        new = np.ones(len(rings), bool)
+        if self.config.repeated_key == "overwrite":
+            for k, ring in enumerate(rings):
+                order = self._by_age(ring)
+                equal = order[(self.keys[ring, order] == keys[k]).all(-1)]
+                if len(equal):
+                    rows[k], new[k] = equal[-1], False
+        self.keys[rings, rows], self.values[rings, rows] = keys, values
+        self.n_stored[rings] += new
+
+    def _by_age(self, ring: int) -> np.ndarray:
+        """Rows of a ring's entries, oldest first."""
+        count, capacity = int(self.n_stored[ring]), max(self.config.memory_capacity, 1)
+        return np.arange(max(count - capacity, 0), count) % capacity
+
+    def entries(self, agent: int, environment: int) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of the keys and values of a ring, oldest first."""
+        if environment >= self.environments:
+            return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
+        ring = agent * self.environments + environment
+        order = self._by_age(ring)
+        return self.keys[ring, order], self.values[ring, order]
+
+    def set_entries(self, agent: int, environment: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Hold these entries, oldest first."""
+        ring = agent * self.environments + environment
+        self.keys[ring, : len(keys)], self.values[ring, : len(keys)] = keys, values
+        self.n_stored[ring] = len(keys)

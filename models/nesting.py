@@ -1,0 +1,528 @@
+"""A ``RecurrentComposition`` as a node of another composition: how PsyNeuLink's PyTorch backend executes it there.
+
+PsyNeuLink dissolves a nested composition into its nodes, and would execute them one by one, without the values of
+the step before. Here it stays whole: to the outer composition it is one node (``NestedNode``), which takes what
+the outer's nodes project to its INPUT nodes, executes it step by step, and hands on the values of those of its
+nodes that project out of it. Its projections keep PsyNeuLink's wrappers: they are parameters of the outer's
+optimiser.
+
+Two kinds of outer composition can train it:
+
+- ``RecurrentComposition``: ``learn(inputs, loss)`` on sequences, with any loss of the values of all nodes, its
+  own and the nested ones'. Each sequence begins anew.
+- PsyNeuLink's ``AutodiffComposition``, with targets. Given as trials (``full_sequence_mode=False``), each is a
+  step that goes on from the trial before, as in ``run()``; a minibatch of trials is one update, to which each step
+  contributes its loss. Given as sequences (``full_sequence_mode=True``), each begins anew, and PsyNeuLink's loss
+  is that of its last step.
+
+A nested composition has its state (matrices, memory, values) in the execution context of the outermost one.
+"""
+
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psyneulink as pnl
+import torch
+from psyneulink.core.components.functions.stateful.statefulfunction import StatefulFunction
+from psyneulink.core.compositions.composition import Composition
+from psyneulink.core.globals.context import Context
+from psyneulink.library.compositions.pytorchwrappers import PytorchMechanismWrapper
+from torch import Tensor
+
+from . import backend
+from .memory import StoreEntry
+
+if TYPE_CHECKING:
+    from .backend import RecurrentComposition, RecurrentWrapper
+
+
+# ---- the nested composition as one node ----------------------------------------------------------------------
+
+
+class NestedNode:
+    """A nested composition as one node of the outer's PyTorch form: what PsyNeuLink asks of a node's wrapper.
+
+    Args:
+        wrapper: the PyTorch form of the nested composition.
+    """
+
+    exclude_from_gradient_calc = False
+    mechanism = None
+    _is_input = _is_bias = _is_output = False
+
+    def __init__(self, wrapper: RecurrentWrapper) -> None:
+        self.wrapper = wrapper
+        self.composition: RecurrentComposition = wrapper.composition
+        self.name = wrapper.name
+        self.course: Any = None
+        """What happened in the last minibatch."""
+        self._own = set(wrapper.projections_map.values())
+        self._inputs = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
+        self._carried = {p.sender.owner for p in backend.recurrent_projections(self.composition)}
+        self._state: dict[Any, Tensor] = {}
+        self._matrices: dict[Any, np.ndarray] = {}  # PsyNeuLink's, as this call to learn() found them
+        self._gave_back = True  # whether PsyNeuLink has what was learned since
+        self._signature: Any = None
+        self.is_first = True
+        """Whether no minibatch of this call to the outer's ``learn()`` has been executed yet."""
+        for mechanism in wrapper.nodes_map.values():
+            mechanism.nested_node = self
+        for projection in wrapper.projections_map.values():
+            projection._copy_torch_params_to_pnl_proj = partial(self._give_back, projection)
+
+    def entering(self) -> Iterator[tuple[Any, Any]]:
+        """INPUT nodes, each with the wrappers of the outer's projections to it."""
+        for node in self._inputs:
+            yield node, [p for p in self.wrapper.nodes_map[node].afferents if p not in self._own]
+
+    def leaving(self) -> list[Any]:
+        """Nodes whose values are used outside."""
+        return [node for node, _ in _exits(self.composition)]
+
+    def gather(
+        self, value_of: Callable[[Any], Tensor], external: Mapping[Any, Tensor], shape: tuple[int, int]
+    ) -> dict[Any, Tensor]:
+        """Inputs of the nested composition, {INPUT mechanism: (B, T, size)}; as in ``run()``, else defaults.
+
+        Args:
+            value_of: wrapper of an outer projection → its sender's value, (B, T, size).
+            external: what the outer was given for nested INPUT nodes, {mechanism: (B, T, size)}.
+            shape: B and T.
+        """
+        inputs = {}
+        for node, projections in self.entering():
+            parts = [projection.function(value_of(projection), projection.matrix) for projection in projections]
+            if node in external:
+                parts.append(external[node])
+            if not parts:
+                parts.append(torch.from_numpy(_default(node.input_port)).expand(*shape, -1))
+            inputs[node] = sum(parts[1:], start=parts[0])
+        return inputs
+
+    def begin(self, context: Any) -> None:
+        """Before all minibatches of a call to the outer's ``learn()``."""
+        self._execute = self.composition._nested_executor(self.wrapper, context)
+
+    def begin_node_by_node(self) -> None:
+        """The same, for an execution of the graph as it stands in any case."""
+        self._execute = backend.RecurrentComposition._nested_executor(self.composition, self.wrapper, None)
+
+    def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Any:
+        """Execute: inputs {mechanism: (B, T, size)}; values before the first step {mechanism: (B, size)}, zeros
+        for the rest, or None to go on from the last call. → a course: ``items(node)`` → [(B, T, size), ...]."""
+        before = self._state if before is None else before
+        self.course = self._execute(inputs, before)
+        self._state = {node: self.course.items(node)[0][:, -1] for node in self._carried}
+        return self.course
+
+    # ---- as PsyNeuLink's AutodiffComposition calls it
+
+    def collect_afferents(self, batch_size: int, port: Any = None, inputs: Any = None) -> dict[Any, Tensor]:
+        """What the outer's nodes, and its inputs, give to the INPUT nodes: {mechanism: (B, T, size)}."""
+        given = {getattr(key, "owner", key): value for key, value in inputs.items()}
+        external = {node: given[node].flatten(2) for node in self._inputs if node in given}
+        return self.gather(_value_in_stock_wrapper, external, next(iter(inputs.values())).shape[:2])
+
+    def execute_input_ports(self, variable: Any) -> Any:
+        """Nothing: the ports of the INPUT nodes are executed with them."""
+        return variable
+
+    def execute(
+        self,
+        variable: Mapping[Any, Tensor],
+        optimization_num: int | None = None,
+        synch_with_pnl_options: Any = None,
+        sequence_lengths: Any = None,
+        context: Any = None,
+    ) -> None:
+        """Execute on what ``collect_afferents`` gave, and leave values where the outer's projections take them."""
+        outer = self.wrapper.outer_creator
+        if outer.outer_creator is not None:
+            raise backend.NotTrainable(_TOO_DEEP.format(self.composition.name, outer.composition.name))
+        if self.is_first:
+            self._begin_learning(outer, context)
+        if optimization_num:
+            raise backend.NotTrainable(
+                "optimizations_per_minibatch must be 1: a sequence would be stored repeatedly."
+            )
+        if sequence_lengths:
+            raise backend.NotTrainable(
+                f"'{self.composition.name}' takes sequences of one length; those given to "
+                f"'{outer.composition.name}' have "
+                f"{sorted({int(n) for each in _lengths(sequence_lengths) for n in each})}. Give them in calls to "
+                "learn() of their own, by length."
+            )
+        if outer._full_sequence_mode:
+            course = self.run(variable, None if outer._current_seq_index else {})
+            self._leave(course, lambda value: value)
+        else:
+            steps = next(iter(variable.values())).shape[1]
+            if steps != 1:
+                raise backend.NotTrainable(
+                    f"'{outer.composition.name}' was given sequences of {steps} steps. Make it with "
+                    "full_sequence_mode=True, or give its inputs as a dict, of which each trial is a step."
+                )
+            as_sequence = {node: value.transpose(0, 1) for node, value in variable.items()}
+            course = self.run(as_sequence, self._last_trial(context))
+            self._leave(course, lambda value: value.transpose(0, 1))
+            for node, value in self._state.items():
+                node.output_port.parameters.value._set(value[0].detach().numpy().copy(), context)
+
+    def _leave(self, course: Any, form: Callable[[Tensor], Tensor]) -> None:
+        for node in self.leaving():
+            items = course.items(node)
+            self.wrapper.nodes_map[node].output = torch.stack([form(i) for i in items], dim=2)
+
+    def _last_trial(self, context: Any) -> dict[Any, Tensor]:
+        """What the next step of ``run()`` goes on from: {mechanism: (1, size)}."""
+        values = {node: node.output_port.parameters.value._get(context) for node in self._carried}
+        return {node: torch.tensor(np.ravel(value), dtype=torch.float64)[None] for node, value in values.items()}
+
+    def _begin_learning(self, outer: Any, context: Any) -> None:
+        """For an outer that is not a ``RecurrentComposition``, which sees to this in its own ``learn()``."""
+        self.is_first = False
+        signature = backend.graph_signature(self.composition, context)
+        if self._signature is None:
+            check_nested(outer.composition, self.composition)
+            _check_not_recurrent(outer.composition, self.composition)
+            backend.check_trainable(self.composition)
+            self._signature = signature
+        elif signature != self._signature:
+            raise backend.NotTrainable(
+                f"The graph of '{self.composition.name}' has changed since '{outer.composition.name}' learned, of "
+                "which PsyNeuLink keeps the PyTorch form. Make the outer composition anew, or make it a "
+                "RecurrentComposition, which follows such changes."
+            )
+        self._take_matrices(context)
+        self.begin(context)
+
+    def _take_matrices(self, context: Any) -> None:
+        """Take the matrices from PsyNeuLink. Where it was not given back what was learned, because the last call
+        was interrupted or was told not to, only those that were set since."""
+        with torch.no_grad():
+            for projection, wrapper in self.wrapper.projections_map.items():
+                matrix, found = backend.get_matrix(projection, context), self._matrices.get(projection)
+                if self._gave_back or not np.array_equal(matrix, found):
+                    wrapper.matrix.copy_(torch.from_numpy(matrix))
+                self._matrices[projection] = matrix
+                backend.mark_identity(wrapper)
+        self._gave_back = False
+
+    def _give_back(self, wrapper: Any, context: Any) -> None:
+        """Give PsyNeuLink a matrix as it is now; the stock method loses dimensions of size 1."""
+        backend.set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
+        self._gave_back = True
+
+    def last_value(self, node: Any) -> list[np.ndarray]:
+        """A node's value at the last step of the last sequence, item by item, (size,)."""
+        return [item[-1, -1].detach().numpy().copy() for item in self.course.items(node)]
+
+
+def _lengths(sequence_lengths: Any) -> list[Any]:
+    return list(sequence_lengths.values()) if isinstance(sequence_lengths, Mapping) else [sequence_lengths]
+
+
+class NestedMechanismWrapper(PytorchMechanismWrapper):
+    """A node of a nested composition, which is executed by its ``NestedNode``."""
+
+    nested_node: NestedNode
+
+    def set_pnl_variable_and_values(self, set_variable: bool = False, set_value: bool = True, context: Any = None):
+        """Give the mechanism and its output ports the values of the last step, in the shapes of Python mode."""
+        if set_value and self.nested_node.course is not None:
+            backend.set_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
+
+    def log_value(self) -> None:
+        """Log the values of the minibatch, as the stock method."""
+        if self.mechanism.parameters.value.log_condition != pnl.LogCondition.OFF:
+            self.output = torch.stack(self.nested_node.course.items(self.mechanism), dim=2)
+            super().log_value()
+
+
+def _value_in_stock_wrapper(projection: Any) -> Tensor:
+    """The value (B, T, size) that a projection of a stock AutodiffComposition takes from its sender."""
+    output, item = projection.sender_wrapper.output, projection._value_idx
+    if isinstance(output, Tensor):
+        return output[:, :, item]
+    return torch.stack([torch.stack([step[item] for step in row]) for row in output])
+
+
+# ---- in a RecurrentComposition -------------------------------------------------------------------------------
+
+
+class OuterCourse:
+    """The values of all nodes at all steps of a minibatch, the nested ones included.
+
+    Args:
+        wrapper: the PyTorch form of the outer composition.
+        parts: for each stretch of steps the values of the outer's own nodes, {wrapper: [(B, steps, size), ...]},
+            and what happened in the nested ones, {NestedNode: course}.
+    """
+
+    def __init__(self, wrapper: RecurrentWrapper, parts: list[tuple[dict, dict]]) -> None:
+        self.wrapper, self.parts = wrapper, parts
+        self._owners = {mechanism: nested for nested in wrapper.nested for mechanism in nested.wrapper.nodes_map}
+
+    def items(self, node: Any) -> list[Tensor]:
+        """A node's value at all steps, item by item: [(B, T, size), ...]."""
+        nested, wrapper = self._owners.get(node), self.wrapper.nodes_map[node]
+        parts = [own[wrapper] if nested is None else courses[nested].items(node) for own, courses in self.parts]
+        return parts[0] if len(parts) == 1 else [torch.cat(items, dim=1) for items in zip(*parts, strict=True)]
+
+    @property
+    def trajectory(self) -> Mapping[Any, Tensor]:
+        """{mechanism: (B, T, size)}: the first item of each value."""
+        return _Trajectory(self)
+
+    def last_values(self) -> dict[Any, list[Tensor]]:
+        """{node's wrapper: its value at the last step}."""
+        return {w: [item[:, -1:] for item in self.items(node)] for node, w in self.wrapper.nodes_map.items()}
+
+    def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
+        """An item of a node's value at the last step: (B, size)."""
+        return self.items(mechanism)[item][:, -1]
+
+
+class _Trajectory(Mapping):
+    """Values by mechanism, joined where they are asked for."""
+
+    def __init__(self, course: OuterCourse) -> None:
+        self._course = course
+
+    def __getitem__(self, mechanism: Any) -> Tensor:
+        return self._course.items(mechanism)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._course.wrapper.nodes_map)
+
+    def __len__(self) -> int:
+        return len(self._course.wrapper.nodes_map)
+
+
+def execute_around(
+    wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+) -> OuterCourse:
+    """Execute a ``RecurrentComposition`` with others nested in it.
+
+    All steps at once where no node of its own needs a value of the step before; else one after the other.
+
+    Args:
+        wrapper: its PyTorch form.
+        inputs: {mechanism, its own or a nested one: (B, T, size)}.
+        before: {mechanism, likewise: (B, size)}: values before the first step; zeros for the rest.
+    """
+    batch, length = next(iter(inputs.values())).shape[:2]
+    steps = 1 if _has_state(wrapper.composition) else length
+    inside = {node for nested in wrapper.nested for node in nested.wrapper.nodes_map}
+    values = {
+        each: [torch.zeros(batch, steps, np.size(item), dtype=torch.float64) for item in node.defaults.value]
+        for node, each in wrapper.nodes_map.items()
+        if node not in inside
+    }
+    values |= {
+        wrapper.nodes_map[n]: [v[:, None].expand(-1, steps, -1)] for n, v in before.items() if n not in inside
+    }
+    parts = []
+    for start in range(0, length, steps):
+        now = {node: value[:, start : start + steps] for node, value in inputs.items()}
+        courses = {}
+        for execution_set in wrapper._plan:
+            new: dict[Any, list[Tensor]] = {}
+            for node in execution_set:
+                if not isinstance(node, NestedNode):
+                    new[node.wrapper] = node.execute(values, now.get(node.wrapper.mechanism))
+                    continue
+                entering = node.gather(lambda p: values[p.sender_wrapper][p._value_idx], now, (batch, steps))  # noqa: B023
+                own = node.wrapper.nodes_map
+                first = {n: v for n, v in before.items() if n in own} if start == 0 else None
+                courses[node] = node.run(entering, first)
+                new |= {own[n]: courses[node].items(n) for n in node.leaving()}
+            values = values | new
+        parts.append(({w: v for w, v in values.items() if w.mechanism not in inside}, courses))
+    return OuterCourse(wrapper, parts)
+
+
+def probe(wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:
+    """Values of all nodes, {mechanism: (size,)}, at each step of one sequence, the nested ones node by node."""
+    for nested in wrapper.nested:
+        nested.begin_node_by_node()
+    course = execute_around(wrapper, inputs, {})
+    items = {node: course.items(node) for node in wrapper.nodes_map}
+    return [
+        {node: torch.cat([value[0, t] for value in values]) for node, values in items.items()}
+        for t in range(next(iter(inputs.values())).shape[1])
+    ]
+
+
+def inputs_for_run(composition: Composition, inputs: Mapping[Any, np.ndarray]) -> dict[Any, Any]:
+    """Inputs {mechanism: (T, size)} in the form of PsyNeuLink's ``run()``, which takes those of a nested
+    composition together: {composition: [[value of each INPUT node], ... for each step]}."""
+    given = {node: values for node, values in inputs.items() if node in composition.nodes}
+    for nested in composition.get_nodes_by_role(pnl.NodeRole.INPUT):
+        if isinstance(nested, Composition):
+            nodes = [port.owner for port in nested.input_CIM_ports]
+            length = len(next(iter(inputs.values())))
+            values = [
+                inputs[node] if node in inputs else np.tile(_default(node.input_port), (length, 1))
+                for node in nodes
+            ]
+            given[nested] = [list(step) for step in zip(*values, strict=True)]
+    return given
+
+
+def _has_state(composition: Composition) -> bool:
+    """Whether a node of a composition, apart from those nested in it, depends on earlier steps."""
+    nodes = [node for node in composition.nodes if not isinstance(node, Composition)]
+    return bool(backend.recurrent_projections(composition)) or any(
+        isinstance(node.function, (StatefulFunction, StoreEntry)) for node in nodes
+    )
+
+
+# ---- what cannot be nested -----------------------------------------------------------------------------------
+
+
+_TOO_DEEP = (
+    "'{0}' is nested in '{1}', which is itself nested in another composition. "  # kept in two, for its length
+    "Nest it directly in the outermost one."
+)
+
+
+def check_nested(outer: Composition, nested: Composition) -> None:
+    """Refuse what would be trained otherwise than it seems, in words that say what to do instead."""
+    deeper = backend.nested_compositions(nested)
+    if deeper:
+        raise backend.NotTrainable(_TOO_DEEP.format(deeper[0].name, nested.name))
+    if len(nested.compositions) > 1:
+        names = sorted(f"'{each.name}'" for each in nested.compositions)
+        raise backend.NotTrainable(
+            f"'{nested.name}' is nested in {len(names)} compositions, {', '.join(names)}, which would train the "
+            "same weights from states of their own. Make one for each."
+        )
+    for node in nested.get_nodes_by_role(pnl.NodeRole.INPUT):
+        if not _is_switch_of_storage(node):
+            continue
+        cim_port = nested.input_CIM_ports[node.input_port][0]
+        learned = [p for p in cim_port.path_afferents if p.learnable]
+        if learned:
+            raise backend.NotTrainable(
+                f"'{learned[0].sender.owner.name}' projects to '{node.name}' of '{nested.name}' with a projection "
+                "that is to be learned, but storing is all or nothing and passes no gradient on. Make it with "
+                "learnable=False, from a node that says when to store. (A pathway [..., composition, ...] "
+                "projects to all INPUT nodes of a composition: name the node, as in "
+                "MappingProjection(sender=before, receiver=composition.input_node).)"
+            )
+
+
+def _is_switch_of_storage(node: Any) -> bool:
+    receivers = [p.receiver for p in node.efferents]
+    return bool(receivers) and all(
+        isinstance(port.owner.function, StoreEntry) and port is port.owner.input_ports[-1] for port in receivers
+    )
+
+
+def _check_not_recurrent(outer: Composition, nested: Composition) -> None:
+    feedback = outer.feedback_projections
+    if feedback:
+        raise backend.NotTrainable(
+            f"'{outer.name}' has the feedback projection '{feedback[0].name}'. An AutodiffComposition executes a "
+            f"minibatch of steps at once, and '{nested.name}' with it. Make the outer composition a "
+            "RecurrentComposition."
+        )
+
+
+# ---- the state of a nested composition -----------------------------------------------------------------------
+
+
+def outer_of(composition: Composition) -> Any:
+    """The composition in which one is nested, or None."""
+    outer = list(getattr(composition, "compositions", ()))
+    return outer[0] if len(outer) == 1 else None
+
+
+def outermost(composition: Composition) -> Composition:
+    """The composition that holds all others around one."""
+    outer = outer_of(composition)
+    return composition if outer is None else outermost(outer)
+
+
+def take_over_state(composition: RecurrentComposition, own: Any, context: Context) -> None:
+    """Give a nested composition, in the outer's context, what it had in its own before it was nested."""
+    base, visited = Context(execution_id=own), set()
+    for component in [*composition.nodes, *composition.projections]:
+        component._initialize_from_context(context, base, override=False, visited=visited)
+    composition._keep_adam_state(base)
+    for memory in backend.memories(composition):
+        for environment in range(memory.environments(own)):
+            memory.set_entries(memory.entries(own, environment), context, environment)
+
+
+def supply_defaults(composition: Composition) -> None:
+    """Let ``run()`` use the defaults of those INPUT nodes of a nested composition to which nothing projects.
+
+    It does so for a composition by itself; for a nested one it would hand on None.
+    """
+    for port, (outside, _) in composition.input_CIM_ports.items():
+        alone = composition.is_nested and not outside.path_afferents
+        default = pnl.DEFAULT_VARIABLE if alone else None
+        if outside.default_input != default:
+            outside.parameters.default_input._set(default, Context(), override=True)
+            outside.defaults.variable = _default(port)
+
+
+def _default(port: Any) -> np.ndarray:
+    """What an InputPort takes where nothing projects to it: (size,). PsyNeuLink has a row for each projection."""
+    return np.array(np.atleast_2d(port.defaults.variable)[0], dtype=float)
+
+
+# ---- PsyNeuLink's search for what is trained -----------------------------------------------------------------
+
+
+def _exits(composition: Composition) -> Iterator[tuple[Any, list[Any]]]:
+    """Nodes whose values leave a nested composition, each with its projections in the outer one."""
+    for port, (_, outside) in composition.output_CIM_ports.items():
+        if outside.efferents:
+            yield port.owner, outside.efferents
+
+
+def outputs_of_outer(composition: Composition) -> set[Any]:
+    """Those nodes of a nested composition that are outputs of the outer one."""
+    return {node for node, efferents in _exits(composition) if all(_leads_out(p) for p in efferents)}
+
+
+def _leads_out(projection: Any) -> bool:
+    return isinstance(projection.receiver.owner, pnl.CompositionInterfaceMechanism)
+
+
+def cross(composition: Composition, dependencies: dict, queue: Any, entered: dict) -> None:
+    """Let PsyNeuLink's search for pathways go from where it enters a nested composition to where it leaves.
+
+    It would follow each path through the nested nodes, of which there are many, and stop at the thousandth; what
+    it is after is which nodes come before and after which.
+
+    Args:
+        composition: the nested one.
+        dependencies, queue: PsyNeuLink's own: {(port, index of an afferent): projection, projection: (port, ...)}.
+        entered: the entries that lead into the nested composition.
+    """
+    queue.pop()
+    inside = next(key for key in entered if isinstance(key, tuple))
+    for node, efferents in _exits(composition):
+        last = next(p for p in node.path_afferents if p in composition.projections)
+        if last in dependencies:
+            continue
+        at_exit = (last.receiver, last.receiver.path_afferents.index(last))
+        dependencies |= {at_exit: last, last: inside}
+        onward = [p for p in efferents if not _leads_out(p)]
+        for projection in onward:
+            port = projection.receiver
+            dependencies |= {(port, port.path_afferents.index(projection)): projection, projection: at_exit}
+            queue.append((port.owner, projection, outer_of(composition)))
+        if not onward:
+            queue.append((node, last, composition))

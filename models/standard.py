@@ -1,0 +1,334 @@
+"""Executes an ``EpisodicLSTMComposition`` as long as its graph is the one that its constructor made.
+
+``StandardGraph`` remembers the graph as made; ``difference`` says what has been changed since. Where nothing has,
+``execute`` computes what PsyNeuLink's wrappers would, from the same parameters, with ``fast.py``, and ``backward``
+gives these parameters their gradients, so that the optimiser, learning rates by projection, freezing and
+synchronisation remain PsyNeuLink's.
+"""
+
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportOptionalSubscript=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psyneulink as pnl
+import torch
+from torch import Tensor
+
+from .backend import RecurrentWrapper, get_matrix, graph_signature
+from .fast import RetrievalSettings, Trace, Weights, gradients, matches, run_trials, stretches_between, taken
+from .losses import Slopes
+from .memory import EntryRing, EpisodicMemory
+from .weights import GATE_ORDER
+
+if TYPE_CHECKING:
+    from .composition import EpisodicLSTMComposition
+
+MEMORY_SETTINGS = frozenset(
+    {"kernel", "retrieval", "sharpness", "max_entries", "duplicate_entries_allowed", "equidistant_entries_select"}
+)
+"""Parameters of the memory's function that this path reads where it needs them: they may change."""
+
+GATE_WEIGHTS = ("input_weight", "input_bias", "hidden_weight", "hidden_bias")
+READOUTS = ("actor_weight", "actor_bias", "critic_weight", "critic_bias")
+
+
+@dataclass(eq=False)
+class StandardCourse:
+    """What happened in a minibatch, in the forms in which the backend asks for it."""
+
+    model: EpisodicLSTMComposition
+    wrapper: RecurrentWrapper
+    inputs: Mapping[Any, Tensor]
+    before: Mapping[Any, Tensor]
+    trace: Trace
+    retrieved: list[np.ndarray] | None
+    """The entry retrieved at the last step, before ``retrieve`` and the tanh: key (B, K) and value (B, H)."""
+
+    @property
+    def trajectory(self) -> dict[str, np.ndarray]:
+        """What a record holds, by the names of ``EpisodicLSTMComposition._values``, each (B, T, size)."""
+        trace = self.trace
+        values = {
+            "policy": trace.policy[0],
+            "value": trace.value[0][..., None],
+            "hidden": trace.hidden[0],
+            "cell": trace.cell[0],
+        }
+        if self.retrieved is not None:
+            values["memory"] = trace.memory[0]
+        gates = trace.gates[0]
+        return values | {b: gates[:, :, k] for k, b in enumerate(GATE_ORDER[:4]) if b in self.model.gates}
+
+    def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
+        """An item of a node's value at the last step: (B, size)."""
+        if mechanism is self.model.actor:
+            return torch.from_numpy(self.trace.policy[0, :, -1])
+        if mechanism is self.model.critic:
+            return torch.from_numpy(self.trace.value[0, :, -1:])
+        return self.last_values()[wrapper.nodes_map[mechanism]][item][:, 0]
+
+    def last_values(self) -> dict[Any, list[Tensor]]:
+        """{node's wrapper: its value at the last step, item by item, each (B, 1, size)}."""
+        model = self.model
+        gates = dict(zip(GATE_ORDER, np.moveaxis(self.trace.gates[0, :, -1], 1, 0), strict=True))
+        cells = np.concatenate([self.before[model.cell].numpy()[:, None], self.trace.cell[0]], axis=1)
+        last = {node: [values[:, -1].numpy()] for node, values in self.inputs.items()}
+        last |= {gate: [gates[block]] for block, gate in model.gates.items()}
+        last |= {
+            bias: [np.ones((len(cells), 1))] for bias in (model.input_bias, model.hidden_bias, model.readout_bias)
+        }
+        last[model.kept] = [gates["forget"] * cells[:, -2]]
+        last[model.new] = [gates["input"] * gates["candidate"]]
+        last[model.cell] = [cells[:, -1]]
+        last[model.cell_output] = [np.tanh(cells[:, -1])]
+        last[model.hidden] = [self.trace.hidden[0, :, -1]]
+        last[model.actor] = [self.trace.policy[0, :, -1]]
+        last[model.critic] = [self.trace.value[0, :, -1:]]
+        if self.retrieved is not None:
+            memory = self.trace.memory[0, :, -1]
+            last[model.memory_node] = [memory]
+            last[model.reinstated] = [gates["reinstatement"] * memory]
+            last[model.episodic_memory] = self.retrieved
+            last[model.encoding] = last[model.encode_node]
+        return {
+            self.wrapper.nodes_map[node]: [torch.from_numpy(item.copy())[:, None] for item in items]
+            for node, items in last.items()
+        }
+
+
+class StandardGraph:
+    """The graph as the constructor made it.
+
+    Args:
+        model: the composition, its graph complete.
+    """
+
+    def __init__(self, model: EpisodicLSTMComposition) -> None:
+        self.model = model
+        self._made = self._structure(pnl.Context(execution_id=None))
+        learned = set(model._learned.values())
+        self._fixed = {p: get_matrix(p) for p in self._projections() if p not in learned}
+        self._memories: _Memories | None = None
+
+    # ---- is it the graph as made? ------------------------------------------------------------------------
+
+    def difference(self, context: Any) -> str | None:
+        """What has been changed since the graph was made, in words; None if nothing that matters."""
+        made, now = self._made, self._structure(context)
+        for nodes in (set(now) - set(made), set(made) - set(now)):
+            if nodes:
+                return f"{', '.join(sorted(repr(n) for n in nodes))} added or removed"
+        for name, settings in made.items():
+            if now[name] != settings:
+                return f"{name!r} changed"
+        for projection, matrix in self._fixed.items():
+            if not np.array_equal(get_matrix(projection, context), matrix):
+                return f"the fixed matrix of '{projection.name}' changed"
+        if self.model._has_memory and self._memory_function()._setting("equidistant_entries_select", context) == (
+            pnl.RANDOM
+        ):
+            return "equidistant_entries_select is RANDOM"
+        return None
+
+    def _memory_function(self) -> Any:
+        return self.model.episodic_memory.function
+
+    def _projections(self) -> list[Any]:
+        """Projections between nodes, those of the composition's interfaces left out."""
+        nodes = set(self.model.nodes)
+        return [p for p in self.model._inner_projections if {p.sender.owner, p.receiver.owner} <= nodes]
+
+    def _structure(self, context: Any) -> dict[str, Any]:
+        """What ``graph_signature`` holds by node and projection, without what this path leaves open."""
+        model = self.model
+        nodes, projections, conditions, _ = graph_signature(model, context)
+        structure: dict[str, Any] = {"scheduling conditions": conditions}
+        for node, signature in zip(model.nodes, nodes, strict=True):
+            constants = tuple(  # PsyNeuLink changes the defaults of other ports when it nests the composition
+                np.ravel(port.defaults.variable).tobytes()
+                for port in getattr(node, "input_ports", ())
+                if port.default_input
+            )
+            structure[f"{node.name}"] = (self._without_memory_settings(signature), constants)
+        inner = {id(p): p.name for p in self._projections()}
+        for identity, sender, receiver, _learnable, function in projections:
+            if identity in inner:
+                structure[f"projection {inner[identity]} ({identity})"] = (sender, receiver, function)
+            elif sender in self._port_ids() and receiver in self._port_ids():
+                structure[f"projection of a node to itself ({identity})"] = (sender, receiver, function)
+        return structure
+
+    def _port_ids(self) -> set[int]:
+        return {id(port) for node in self.model.nodes for port in getattr(node, "input_ports", ())}
+
+    def _without_memory_settings(self, signature: tuple) -> tuple:
+        if not self.model._has_memory or signature[0] != id(self.model.episodic_memory):
+            return signature
+        identity, settings, function, ports = signature
+        kept = tuple(s for s in function if not (isinstance(s, tuple) and s[0] in MEMORY_SETTINGS))
+        return identity, settings, kept, ports
+
+    # ---- execution ---------------------------------------------------------------------------------------
+
+    def begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        """Prepare for the trials of one call: take the parameters, and the memory's settings.
+
+        Args:
+            wrapper: the PyTorch form whose parameters are used.
+            inputs: {mechanism: (n, T, size)}, of all trials.
+            context: the execution context whose entries are read and stored.
+        """
+        matrices = {key: wrapper.projections_map[p].matrix for key, p in self.model._learned.items()}
+        self._parameters = matrices
+        self._arrays = {key: matrix.detach().numpy() for key, matrix in matrices.items()}  # the same numbers
+        self._gradients = {key: torch.zeros_like(matrix) for key, matrix in matrices.items()}
+        self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
+        wrapper.optimizer.zero_grad()
+        self._memories = _Memories(self.model, inputs, context) if self.model._has_memory else None
+
+    def execute(
+        self,
+        wrapper: RecurrentWrapper,
+        which: range,
+        inputs: Mapping[Any, Tensor],
+        before: Mapping[Any, Tensor],
+        one_memory: bool = False,
+    ) -> StandardCourse:
+        """Execute B trials side by side.
+
+        Args:
+            wrapper: the PyTorch form.
+            which: the trials, of those given to ``begin``.
+            inputs: {mechanism: (B, T, size)}, of these trials.
+            before: {mechanism: (B, H)}: h0 and c0.
+            one_memory: whether all trials read the memory of environment 0, in place of each having an environment
+                of its own; if there are several, none of them may store.
+        """
+        model, memories = self.model, self._memories
+        x = inputs[model.input_node].numpy()
+        self._weights = self._joined_weights()
+        trace = run_trials(
+            self._weights,
+            x[None],
+            before[model.hidden].numpy()[None],
+            before[model.cell].numpy()[None],
+            *(memories.of(which, x, one_memory) if memories is not None else ()),
+        )
+        return StandardCourse(
+            model, wrapper, inputs, before, trace, None if memories is None else memories.retrieved
+        )
+
+    def _joined_weights(self) -> Weights:
+        """The matrices of PsyNeuLink's projections, those to the gates side by side."""
+
+        def gates(name: str) -> np.ndarray:
+            none = self._none[name]  # for the reinstatement gate of a plain LSTM
+            return np.concatenate([self._arrays.get((name, block), none) for block in GATE_ORDER], axis=1)[None]
+
+        return Weights(
+            input_weight=gates("input_weight"),
+            bias=gates("input_bias") + gates("hidden_bias"),
+            hidden_weight=gates("hidden_weight"),
+            **{name: self._arrays[name, name.split("_")[0]][None] for name in READOUTS},
+        )
+
+    def backward(self, course: StandardCourse, slopes: Slopes) -> None:
+        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
+        g = gradients(
+            self._weights,
+            course.trace,
+            *(None if v is None else v[None] for v in (slopes.policy, slopes.value)),
+            *(None if v is None else v[None] for v in (slopes.hidden, slopes.cell)),
+        )
+        size = self.model.config.hidden_size
+        columns = {block: slice(k * size, (k + 1) * size) for k, block in enumerate(GATE_ORDER)}
+        biases = {"input_bias": g.bias, "hidden_bias": g.bias}
+        for (name, block), parameter in self._parameters.items():
+            if not parameter.requires_grad:
+                continue
+            gradient = (biases.get(name) if name in biases else getattr(g, name))[0]
+            buffer = self._gradients[name, block]
+            buffer.numpy()[...] = gradient[:, columns[block]] if block in columns else gradient
+            parameter.grad = buffer
+
+
+def retrieval_settings(memory: EpisodicMemory, context: Any) -> RetrievalSettings:
+    """How an episodic memory retrieves in an execution context."""
+    newest = memory._setting("equidistant_entries_select", context) == pnl.NEWEST
+    return RetrievalSettings(
+        kernel=memory.parameters.kernel.get(),
+        retrieval=memory.parameters.retrieval.get(),
+        sharpness=float(np.squeeze(memory._setting("sharpness", context))),
+        ties="newest" if newest else "oldest",
+    )
+
+
+class _Memories:
+    """The episodic memories of the environments during one call, as ``fast.run_trials`` asks for them."""
+
+    def __init__(self, model: EpisodicLSTMComposition, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        self.function, self.context, self.columns = (
+            model.episodic_memory.function,
+            context,
+            model.config.key_columns,
+        )
+        self.settings = retrieval_settings(self.function, context)
+        self.appends = self.function._setting("duplicate_entries_allowed", context) is True
+        self.retrieves = inputs[model.retrieve_node][..., 0].numpy() != 0
+        self.encodes = inputs[model.encode_node][..., 0].numpy() > 0.5
+        self.always_retrieves = bool(self.retrieves.all())
+        self.rings: list[EntryRing] = []
+
+    def of(self, which: range, x: np.ndarray, one_memory: bool) -> tuple[Any, Any, list[slice] | None]:
+        """``retrieve``, ``encode`` and ``stretches`` for these trials, whose inputs are x (B, T, D)."""
+        while len(self.rings) < (1 if one_memory else len(which)):
+            self.rings.append(self.function.ring(self.context, len(self.rings)))
+        self._shared = one_memory and len(which) > 1
+        rows = slice(which.start, which.stop)
+        self._keys = x[..., self.columns]
+        self._switch = None if self.always_retrieves else self.retrieves[rows]
+        self._stored = np.argwhere(self.encodes[rows]).tolist()
+        if not self._stored:
+            return self.retrieve, None, None
+        return self.retrieve, self.encode, stretches_between(self.encodes[rows], self.retrieves[rows])
+
+    def retrieve(self, steps: slice) -> np.ndarray:
+        """What the memories hold for these steps, zeros where nothing is retrieved: (1, B, steps, H)."""
+        queries = torch.from_numpy(self._keys[:, steps])
+        if self._shared:
+            keys, values = (f.view(*queries.shape[:2], -1) for f in self._match(queries.flatten(0, 1)[None], [0]))
+        else:
+            keys, values = self._match(queries, list(range(len(queries))))
+        self.retrieved = [keys[:, -1].numpy(), values[:, -1].numpy()]
+        found = values[None].numpy()
+        return found if self._switch is None else found * self._switch[:, steps, None]
+
+    def _match(self, queries: Tensor, environments: list[int]) -> list[Tensor]:
+        """Keys and values that match; of those environments together whose memories are equally full."""
+        rings = [self.rings[e] for e in environments]
+        if len(rings) > 1 and len({(len(ring), ring.oldest) for ring in rings}) > 1:
+            each = [self._match(queries[e : e + 1], [e]) for e in environments]
+            return [torch.cat(parts) for parts in zip(*each, strict=True)]
+        fields = [
+            torch.from_numpy(np.stack([r.used(f) for r in rings]) if len(rings) > 1 else rings[0].used(f)[None])
+            for f in (0, 1)
+        ]
+        found = matches(self.settings, queries, fields[0], rings[0].oldest)
+        return [taken(found, field) for field in fields]
+
+    def encode(self, steps: slice, cells: np.ndarray) -> None:
+        """Store the entries of these steps, given c_t (1, B, steps, H)."""
+        for b, t in self._stored:
+            if steps.start <= t < steps.stop:
+                entry = [self._keys[b, t], cells[0, b, t - steps.start]]
+                if self.appends:
+                    self.rings[b].append(entry)
+                else:
+                    self.function.store_entry(entry, self.context, environment=b)
