@@ -201,11 +201,12 @@ def stored_answers(trials: Trials, keys: np.ndarray, config: ModelConfig) -> np.
 @contextmanager
 def memory_kept(model: Model) -> Iterator[None]:
     """Whatever is done to the memory inside, it is afterwards as it was before."""
-    before = model.memory()
+    before = [model.memory(environment=e) for e in range(model.environments)]
     try:
         yield
     finally:
-        model.set_memory(*before)
+        for environment, entries in enumerate(before):
+            model.set_memory(*entries, environment=environment)
 
 
 def run_blocks(

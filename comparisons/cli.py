@@ -1,4 +1,4 @@
-"""The command line: ``eplstm demo``, ``eplstm train`` and ``eplstm compare``."""
+"""The command line: ``eplstm demo``, ``eplstm train``, ``eplstm compare`` and ``eplstm benchmark``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -24,7 +26,9 @@ from rich.progress import (
 from rich.table import Table
 
 from ..models.checkpoint import CheckpointError
-from .runs import Interrupted, ModelKind, train_run
+from .behavior import Course, mean_and_error
+from .benchmark_cases import BenchmarkSettings
+from .runs import Interrupted, ModelKind, fresh_accuracy, train_run
 from .settings import RunSettings
 
 FAST_BLOCKS = 3
@@ -67,6 +71,8 @@ class Demo:
     """A minute's look: three blocks at most, and one fresh block for the lesions."""
     fresh_blocks: int = 4
     """Blocks that test the trained agents, without learning."""
+    cohort: int = 8
+    """Agents that are trained beside the compared pair, to show how much agents differ; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
     settings: Settings = field(default_factory=Options)
@@ -75,12 +81,19 @@ class Demo:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model and save it, block by block; give the same command again to go on."""
+    """Train one agent, or several side by side, and save them, block by block.
+
+    Give the same command again to go on with an interrupted run.
+
+    Several agents are saved as one cohort: load_model(folder, "composition", agent=0) makes a model of the first.
+    """
 
     out: Path
     """Run folder."""
     model: ModelKind = "composition"
     """The PsyNeuLink composition (PyTorch mode), or the plain-PyTorch reference; both in float64."""
+    fresh_blocks: int = 4
+    """Blocks that test the trained agents, without learning; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
     settings: Settings = field(default_factory=Options)
@@ -99,21 +112,45 @@ class Compare:
     """Contexts in the block that tests behaviour."""
     seed: int = 0
     """Of the fresh trials and all draws on them."""
+    agent: int | None = None
+    """Which agent, from 0, of a folder that holds several."""
     out: Path | None = None
     """Folder for the table (comparison.json) and the figure (comparison.png); none: print only."""
     overwrite: bool = False
     """Replace a comparison that is there."""
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Time both models on this machine: training, running, memories, and growth with size.
+
+    Every time stands beside its ratio to the plain-PyTorch reference, measured directly before it. Ctrl-C keeps
+    what has been measured.
+    """
+
+    out: Path = Path("results/benchmark")
+    """Folder for the numbers (benchmark.json), the table (benchmark.md) and the growth curves (benchmark.png)."""
+    overwrite: bool = False
+    """Replace a benchmark that is there."""
+    quick: bool = False
+    """A look in a minute or two: few repetitions, no large sizes."""
+    list: bool = False
+    """Only list the cases, by group."""
+    settings: tyro.conf.OmitArgPrefixes[BenchmarkSettings] = field(default_factory=BenchmarkSettings)
+    """Sizes and repetitions."""
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 (a rung failed), 2 (wrong use) or 130 (interrupted)."""
+    """Run the command line; returns the exit code: 0, 1 (a rung or a case failed), 2 (wrong use) or 130
+    (interrupted)."""
     command = tyro.cli(Command, args=arguments, prog="eplstm", description=__doc__)
     console, errors = Console(), Console(stderr=True, highlight=False)
     torch.set_num_threads(1)  # the models are small: more threads only get in each other's way
@@ -122,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return demo(command, console)
         if isinstance(command, Train):
             return train(command, console)
+        if isinstance(command, Benchmark):
+            return benchmark(command, console)
         return compare(command, console)
     except USERS_ERRORS as error:
         errors.print(f"[red]Error: {escape(str(error))}[/red]", soft_wrap=True)
@@ -142,6 +181,12 @@ def demo(command: Demo, console: Console) -> int:
     from .report import REPORT
 
     settings, fresh_blocks = command.settings.checked(), command.fresh_blocks
+    if settings.agents > 1 or command.cohort < 0 or command.cohort == 1:
+        raise ValueError(
+            f"The demo compares one agent, and a cohort beside it of at least 2, or 0 for none; got "
+            f"agents={settings.agents} and cohort={command.cohort}."
+        )
+    settings = replace(settings, agents=max(command.cohort, 1))
     if command.fast:
         settings, fresh_blocks = replace(settings, blocks=min(settings.blocks, FAST_BLOCKS)), 1
     with progress(console, "Training", settings, len(models_of(settings))) as after_trial:
@@ -159,6 +204,8 @@ def demo(command: Demo, console: Console) -> int:
         console.print(
             f"{name}: last block, {reward:.2f} rewards a trial; second encounter, step 0: {second:.2f} right"
         )
+    if results.agents is not None:
+        console.print(second_encounter(results.agents, f"{command.cohort} agents: last block"))
     for note in results.notes:
         console.print(f"[yellow]{escape(note)}[/yellow]")
     console.print(f"Report: {escape(str(command.out / REPORT))}")
@@ -168,23 +215,49 @@ def demo(command: Demo, console: Console) -> int:
 def train(command: Train, console: Console) -> int:
     """``eplstm train``."""
     settings = command.settings.checked()
-    with progress(console, f"Training the {command.model}", settings, 1) as after_trial:
+    if command.fresh_blocks < 0:
+        raise ValueError(f"fresh_blocks must be a whole number ≥ 0; got {command.fresh_blocks}.")
+    many = "" if settings.agents == 1 else f"{settings.agents} agents of "
+    with progress(console, f"Training {many}the {command.model}", settings, 1) as after_trial:
         state = train_run(
             command.out, command.model, settings, overwrite=command.overwrite, after_trial=after_trial
         )
-    reward = state.stacked(command.model, "reward")[-1].sum(-1).mean()
+    mean, error = mean_and_error(rewards_of_agents(state.history[command.model][-1]))
+    spread = "" if settings.agents == 1 else f" ± {error:.2f} (s.e. over {settings.agents} agents)"
+    what = "model is" if settings.agents == 1 else "agents are"
     console.print(
-        f"{state.blocks_done} blocks done; last block, {reward:.2f} rewards a trial. "
-        f"The model is in {escape(str(command.out / 'trained' / command.model))}"
+        f"{state.blocks_done} blocks done; last block, {mean:.2f}{spread} rewards a trial. "
+        f"The {what} in {escape(str(command.out / 'trained' / command.model))}"
     )
+    if command.fresh_blocks:
+        course = fresh_accuracy(state.models[command.model], settings, command.fresh_blocks)
+        console.print(second_encounter(course, f"{command.fresh_blocks} fresh blocks"))
     return 0
+
+
+def rewards_of_agents(kept: dict[str, np.ndarray]) -> np.ndarray:
+    """Rewards a trial in a block of a run's history, of each agent: (agents,)."""
+    if "reward" in kept:
+        return kept["reward"].sum(-1).mean(keepdims=True)
+    return kept["accuracy"].mean(1).sum(-1)  # both encounters have equally many trials
+
+
+def second_encounter(course: Course, where: str) -> str:
+    """The share of right choices at the first step of the second encounter, as text."""
+    row = course.encounters.index(2)
+    return (
+        f"{where}; second encounter, step 0: {course.mean[row, 0]:.3f} ± {course.se[row, 0]:.3f} right "
+        f"(s.e. over {course.n[row]} {course.over})"
+    )
 
 
 def compare(command: Compare, console: Console) -> int:
     """``eplstm compare``."""
     from .saved import compare_saved, write_comparison
 
-    comparison = compare_saved(command.a, command.b, contexts=command.contexts, seed=command.seed)
+    comparison = compare_saved(
+        command.a, command.b, contexts=command.contexts, seed=command.seed, agent=command.agent
+    )
     table = Table("what", "largest difference", title=f"{command.a} and {command.b}")
     for row in comparison.rows:
         table.add_row(row["what"], row["text"])
@@ -193,6 +266,47 @@ def compare(command: Compare, console: Console) -> int:
         write_comparison(comparison, command.out, overwrite=command.overwrite)
         console.print(f"Table and figure: {escape(str(command.out))}")
     return 0
+
+
+def benchmark(command: Benchmark, console: Console) -> int:
+    """``eplstm benchmark``."""
+    from .benchmark_cases import run_benchmark, table
+    from .benchmark_results import HEADER, RATIOS, check_folder, measured_on, rows
+
+    settings = command.settings.quick() if command.quick else command.settings
+    cases = table(settings)
+    if command.list:
+        for case in cases:
+            console.print(f"{case.group}: {case.name}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    check_folder(command.out, command.overwrite)
+    measurements = sum(min(case.most or settings.repetitions, settings.repetitions) for case in cases)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("", total=measurements)
+        done = iter(range(measurements))
+        found = run_benchmark(
+            settings, cases, lambda name: bar.update(task, description=name, completed=next(done))
+        )
+        if not found.interrupted:
+            bar.update(task, description="all cases", completed=measurements)
+    shown = Table(*HEADER, caption=RATIOS, box=SIMPLE)
+    group = None
+    for name, cells in rows(found):
+        if name != group:
+            group = name
+            shown.add_section()
+            shown.add_row(f"[bold]{name}[/bold]")
+        shown.add_row(*(escape(cell) for cell in cells))
+    console.print(shown)
+    console.print(escape(measured_on(found.machine)), highlight=False)
+    for warning in found.warnings():
+        console.print(f"[yellow]{escape(warning)}[/yellow]")
+    for result in found.failures:
+        console.print(f"[red]{escape(result.name)} failed: {escape(str(result.failure))}[/red]")
+    if found.results:
+        console.print(f"Written: {', '.join(escape(str(path)) for path in found.write(command.out))}")
+    return 130 if found.interrupted else int(bool(found.failures))
 
 
 @contextmanager

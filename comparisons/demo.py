@@ -1,9 +1,10 @@
 """The main job: train the composition and the reference on the same trials, and show that they are the same.
 
 The composition chooses (seeded); its choices and the initial states are forced on the reference. A third
-agent, a reference without a memory, is trained on the same trials with choices of its own. All goes into one
-results folder, which is also a run folder (see ``runs``): figures, ``report.html``, ``results.json``, the
-trained models, and the composition's graph.
+agent, a reference without a memory, is trained on the same trials with choices of its own. Beside them a cohort
+of agents, each with weights, trials and choices of its own, shows how much agents differ; the first of them is
+the composition's twin. All goes into one results folder, which is also a run folder (see ``runs``): figures,
+``report.html``, ``results.json``, the trained models, and the composition's graph.
 """
 
 from __future__ import annotations
@@ -34,10 +35,22 @@ from .equivalence import (
     compare_weights,
 )
 from .report import FIGURE_FILES, FIGURES, REPORT, RESULTS, DemoResults, write_results
-from .runs import Model, ModelKind, RunFolder, RunState, counting_from, go_on, make_model, train_block, write_text
-from .settings import FRESH, Block, RunSettings
+from .runs import (
+    Kind,
+    Model,
+    ModelKind,
+    RunFolder,
+    RunState,
+    counting_from,
+    go_on,
+    make_model,
+    train_block,
+    train_many,
+    write_text,
+)
+from .settings import FRESH, RunSettings
 
-COMPOSITION, REFERENCE, NO_MEMORY = "composition", "reference", "no_memory"
+COMPOSITION, REFERENCE, NO_MEMORY, COHORT = "composition", "reference", "no_memory", "cohort"
 WITHOUT = "trained without memory"
 """What the third agent is called in the figures."""
 GRAPH = "graph.gv"
@@ -95,7 +108,7 @@ def run_demo(
 
     Args:
         path: the results folder.
-        settings: of task, agent and training.
+        settings: of task, agent and training; with ``agents`` > 1, a cohort of so many is trained beside the pair.
         fresh_blocks: blocks for the lesions, without learning.
         overwrite: start anew in place of another run.
         after_trial: called after every trial with the number of trials done in all, by all models.
@@ -104,6 +117,11 @@ def run_demo(
         FileExistsError: the folder holds something else; nothing is changed.
         Interrupted: on Ctrl-C during training.
     """
+    if settings.environments > 1:
+        raise ValueError(
+            f"The demo trains its agents in one environment each; got environments={settings.environments}. Use "
+            "eplstm train for more."
+        )
     if fresh_blocks < 1:
         raise ValueError(f"fresh_blocks must be a whole number ≥ 1; got {fresh_blocks!r}.")
     folder = RunFolder(path, "demo", settings, outputs=OUTPUTS, overwrite=overwrite)
@@ -114,11 +132,13 @@ def run_demo(
     return results
 
 
-def models_of(settings: RunSettings) -> dict[str, ModelKind]:
+def models_of(settings: RunSettings) -> dict[str, Kind]:
     """Name and kind of each model of the demo; without a memory, the third agent would be the second again."""
-    kinds: dict[str, ModelKind] = {COMPOSITION: "composition", REFERENCE: "reference"}
+    kinds: dict[str, Kind] = {COMPOSITION: "composition", REFERENCE: "reference"}
     if settings.memory_capacity > 0:
         kinds[NO_MEMORY] = "reference"
+    if settings.agents > 1:
+        kinds[COHORT] = "cohort"
     return kinds
 
 
@@ -128,11 +148,24 @@ def train_all(folder: RunFolder, after_trial: Callable[[int], None] | None = Non
     config = settings.model_config()
     configs = {name: config if name != NO_MEMORY else replace(config, memory_capacity=0) for name in kinds}
 
-    def train_one(state: RunState, block: Block) -> None:
+    def train_one(state: RunState) -> None:
+        block = settings.block(state.blocks_done)
         n = len(block.trials)
         records: dict[str, TrialRecord] = {}
-        for place, name in enumerate(kinds):
+        for place, (name, kind) in enumerate(kinds.items()):
             before = (state.blocks_done * len(kinds) + place) * n
+            if kind == "cohort":
+                with stopwatch(
+                    state.notes.setdefault("seconds", {}), f"{name}, training, each", n * folder.settings.agents
+                ):
+                    train_many(
+                        state,
+                        name,
+                        settings,
+                        settings.blocks_of_all(state.blocks_done),
+                        after_trial=counting_from(before, after_trial),
+                    )
+                continue
             forced = records[COMPOSITION].action if name == REFERENCE else None
             with stopwatch(state.notes.setdefault("seconds", {}), f"{name}, training", n):
                 records[name] = train_block(
@@ -183,8 +216,10 @@ def measure(state: RunState, settings: RunSettings, fresh_blocks: int) -> DemoRe
                 state.stacked(name, "reward"), encounters
             )
             for name in state.models
+            if name != COHORT
         },
         accuracy={n: behavior.accuracy_by_step(last, state.last_block[n]) for n in pair},
+        agents=course_over_agents(state, settings) if COHORT in state.models else None,
         gates=behavior.gate_course(last, state.last_block[COMPOSITION]),
         lesions=lesions_and_no_memory(state, settings, fresh_blocks),
         milliseconds={path: 1e3 * spent / count for path, (spent, count) in seconds.items()},
@@ -192,6 +227,14 @@ def measure(state: RunState, settings: RunSettings, fresh_blocks: int) -> DemoRe
     )
     describe_memory(state.models[COMPOSITION], results)
     return results
+
+
+def course_over_agents(state: RunState, settings: RunSettings) -> behavior.Course:
+    """Accuracy of the cohort's agents in the last block: means and standard errors over agents."""
+    accuracy = state.history[COHORT][-1]["accuracy"]
+    mean, error = behavior.mean_and_error(accuracy)
+    encounters = tuple(int(e) for e in np.unique(settings.encounters()))
+    return behavior.Course(encounters, mean, error, (len(accuracy),) * len(encounters), "agents")
 
 
 def lesions_and_no_memory(state: RunState, settings: RunSettings, fresh_blocks: int) -> dict[str, behavior.Course]:

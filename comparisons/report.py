@@ -59,6 +59,8 @@ class DemoResults:
     """By model."""
     accuracy: dict[str, Course]
     """By model, on the last block of training."""
+    agents: Course | None
+    """Of the cohort's agents, each on the last block of its own training; None without a cohort."""
     gates: Course
     """Of the composition, on the last block of training."""
     lesions: dict[str, Course]
@@ -83,7 +85,7 @@ class DemoResults:
 
     def numbers(self) -> dict[str, Any]:
         """Everything but the stimuli, as plain values for JSON; what is not finite is null."""
-        names = ("settings", "rungs", "tolerance", "passed", "curves", "accuracy", "gates", "lesions")
+        names = ("settings", "rungs", "tolerance", "passed", "curves", "accuracy", "agents", "gates", "lesions")
         more = ("milliseconds", "similarity", "answers", "components", "notes")
         return {"versions": versions(), **{name: plain(getattr(self, name)) for name in (*names, *more)}}
 
@@ -172,20 +174,22 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
         "composition where the two learn alike.",
     )
 
-    with _canvas(folder, "accuracy", 5.4, 3.6) as canvas:
-        plots.plot_accuracy(
-            results.accuracy,
-            chance=task.chance,
-            noise_off=noise_off,
-            title="Accuracy in the last block",
-            ax=canvas.subplots(),
-        )
-    yield done(
-        "accuracy",
-        "Accuracy by step and encounter",
+    panels = [("One agent, last block", results.accuracy)]
+    caption = (
         "Before the evidence starts (dashed line) only memory can help: the first encounter stays at chance, and "
-        "whatever the second has above it is what the agent remembers.",
+        "whatever the second has above it is what the agent remembers. Means with standard errors over trials."
     )
+    if results.agents is not None:
+        n = results.agents.n[0]
+        panels.append((f"{n} agents, last block", {f"{n} agents": results.agents}))
+        caption += (
+            f" Right: means over {n} agents, each with weights, trials and choices of its own, with standard "
+            "errors over agents."
+        )
+    with _canvas(folder, "accuracy", 5.4 * len(panels), 3.6) as canvas:
+        for (title, courses), ax in zip(panels, np.atleast_1d(canvas.subplots(1, len(panels))), strict=True):
+            plots.plot_accuracy(courses, chance=task.chance, noise_off=noise_off, title=title, ax=ax)
+    yield done("accuracy", "Accuracy by step and encounter", caption)
 
     chosen = _two_trials(trials)
     with _canvas(folder, "stimulus", 4.8 * len(chosen), 2.7) as canvas:

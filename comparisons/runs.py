@@ -4,9 +4,11 @@ A run folder holds
 
     settings.json          what is run: the job, and its settings
     trained/               the state after the last finished block, always of one and the same block
-        NAME/              each model's checkpoint (see ``models.checkpoint``)
-        history.npz        NAME.FIELD, (blocks, n, ...): choices, rewards, policies, values and losses
-        last_block.npz     NAME.FIELD, (n, ...): all that the record of the last block holds
+        NAME/              each model's checkpoint (see ``models.checkpoint``); several agents are one cohort
+        history.npz        NAME.FIELD, (blocks, n, ...): choices, rewards, policies, values and losses; of several
+                           agents or environments the fields of ``SUMMARY``, (blocks, agents, ...)
+        last_block.npz     NAME.FIELD, (n, ...): all that the record of the last block holds; of one agent in one
+                           environment only
         progress.json      blocks done, and the job's own notes
 
 Whatever is drawn in block k comes from a generator of its own, made of the seed and k: a run that was
@@ -18,23 +20,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psyneulink as pnl
 
-from ..models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
+from ..models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
 from ..models.checkpoint import CheckpointError, load_model, save_model
-from .settings import Block, RunSettings
+from ..models.cohort import CHUNK
+from ..tasks.trials import concatenate
+from .behavior import Course, accuracy_by_step, encounters_of
+from .settings import FRESH, Block, RunSettings
 
 Model = ReferenceEpisodicLSTM | EpisodicLSTMComposition
 ModelKind = Literal["composition", "reference"]
+Kind = ModelKind | Literal["cohort"]
 FORMAT = "eplstm-run"
 SETTINGS_FILE, STATE_FOLDER = "settings.json", "trained"
 HISTORY = ("action", "reward", "policy", "value", "policy_loss", "value_loss")
 """Fields of ``TrialRecord`` that are kept of every block; the others only of the last."""
+SUMMARY = ("accuracy", "policy_loss", "value_loss")
+"""What is kept of every block of several agents or environments, whose records are large: the share of right
+choices by encounter and step, (agents, E, T), and the mean losses, (agents,), over an agent's environments."""
 
 
 class Interrupted(Exception):
@@ -45,11 +55,12 @@ class Interrupted(Exception):
 class RunState:
     """What a run has reached: its models and what is known of their training."""
 
-    models: dict[str, Model]
+    models: dict[str, Any]
+    """By name: a model, or a ``Cohort``."""
     history: dict[str, list[dict[str, np.ndarray]]]
-    """By model, a dictionary a block: the fields of ``HISTORY``, each (n, ...)."""
+    """By model, a dictionary a block: the fields of ``HISTORY``, each (n, ...), or those of ``SUMMARY``."""
     last_block: dict[str, TrialRecord] = field(default_factory=dict)
-    """By model, the whole record of the last block, without gradients."""
+    """By model, the whole record of the last block, without gradients; none of several agents or environments."""
     notes: dict[str, Any] = field(default_factory=dict)
     """The job's own, for JSON."""
     blocks_done: int = 0
@@ -59,11 +70,21 @@ class RunState:
         return np.array([block[what] for block in self.history[name]])
 
 
-def make_model(kind: ModelKind, config: ModelConfig, seed: int) -> Model:
-    """A fresh model in float64."""
+def make_model(kind: Kind, config: ModelConfig, seed: int, agents: int = 1) -> Any:
+    """A fresh model in float64; or a cohort, whose agent p is the model of the seed seed + p."""
+    if kind == "cohort":
+        return Cohort(config, range(seed, seed + agents))
     if kind == "reference":
         return ReferenceEpisodicLSTM(config, seed).double()
     return EpisodicLSTMComposition(config, seed)
+
+
+def begin_block(model: Any) -> None:
+    """Empty the memory. A composition also drops its ``results`` of earlier blocks: PsyNeuLink adds those of every
+    trial, and copies them all in each call to ``learn()``, which would take longer from block to block."""
+    model.clear_memory()
+    if isinstance(model, pnl.Composition):
+        model.parameters.results.set([], model)
 
 
 def train_block(
@@ -78,7 +99,7 @@ def train_block(
 ) -> TrialRecord:
     """Train one of a state's models on one block, from an empty memory; the state keeps the record."""
     model = state.models[name]
-    model.clear_memory()
+    begin_block(model)
     record = train(
         model,
         block.trials,
@@ -96,6 +117,95 @@ def train_block(
     state.history[name].append({what: getattr(record, what) for what in HISTORY})
     state.last_block[name] = replace(record, gradients=None)
     return record
+
+
+def train_many(
+    state: RunState,
+    name: str,
+    settings: RunSettings,
+    blocks: list[list[Block]],
+    *,
+    after_trial: Callable[[int], None] | None = None,
+) -> None:
+    """Train a cohort, or a model in its environments, on one block, from empty memories; a summary is kept.
+
+    Args:
+        state: with the model under the name.
+        name: the model's.
+        settings: of the run.
+        blocks: of each agent (outer list) in each of its environments.
+        after_trial: as in ``eplstm.models.train``: called with the index of each trial.
+    """
+    model = state.models[name]
+    begin_block(model)
+
+    def of_each(part: Callable[[Block], Any]) -> list[Any]:
+        return [[part(b) for b in own] if settings.environments > 1 else part(own[0]) for own in blocks]
+
+    trials, states = of_each(lambda b: b.trials), of_each(lambda b: b.initial_states)
+    seeds = [own[0].seed for own in blocks]
+    options: dict[str, Any] = {
+        "learning_rate": settings.learning_rate,
+        "gamma": settings.gamma,
+        "loss": settings.loss,
+        "entropy_weight": settings.entropy_weight,
+        "value_weight": settings.value_weight,
+    }
+    if isinstance(model, Cohort):
+        counted = None if after_trial is None else _trial_of_all(after_trial, model)
+        records = model.train(trials, initial_states=states, seed=seeds, after_trial=counted, **options)
+    else:
+        records = [
+            train(model, trials[0], initial_states=states[0], seed=seeds[0], after_trial=after_trial, **options)
+        ]
+    state.history[name].append(_summary(trials, records))
+    state.last_block.pop(name, None)
+
+
+def _trial_of_all(after_trial: Callable[[int], None], cohort: Cohort) -> Callable[[int], None]:
+    """Turns a cohort's count, which goes over the agents part by part, into the index of a trial of all."""
+    parts = -(-len(cohort) // CHUNK)
+    return lambda done: after_trial(done // parts - 1) if done % parts == 0 else None
+
+
+def _summary(trials: list[Any], records: list[Any]) -> dict[str, np.ndarray]:
+    """The fields of ``SUMMARY``, of one block."""
+    kept: dict[str, list[Any]] = {what: [] for what in SUMMARY}
+    for shown, found in zip(trials, records, strict=True):
+        shown, found = ([each] if not isinstance(each, list) else each for each in (shown, found))
+        encounters = np.concatenate([encounters_of(t) for t in shown])
+        right = np.concatenate([r.reward for r in found])
+        kept["accuracy"].append([right[encounters == e].mean(0) for e in np.unique(encounters)])
+        for what in ("policy_loss", "value_loss"):
+            kept[what].append(np.mean([getattr(r, what) for r in found]))
+    return {what: np.array(values) for what, values in kept.items()}
+
+
+def fresh_accuracy(model: Any, settings: RunSettings, blocks: int) -> Course:
+    """Accuracy of trained agents on fresh blocks, without learning: by encounter and step, over agents or trials.
+
+    Each block is shown from an empty memory. The models are left as they are; a composition is run by a cohort
+    that its weights are copied to, which computes the same as its ``run()`` and is some hundred times faster.
+
+    Args:
+        model: a model or a cohort.
+        settings: of its run: agent p sees the fresh blocks that belong to the seed seed + p.
+        blocks: how many, for each agent.
+    """
+    cohort = model if isinstance(model, Cohort) else Cohort.from_models([model])
+    tested = Cohort(cohort.config, [0] * len(cohort))
+    for agent in range(len(cohort)):
+        tested.set_weights(cohort.weights(agent), agent)
+    each = [[settings.agent(p).block(index, FRESH) for index in range(blocks)] for p in range(len(cohort))]
+    records = tested.run_trials(
+        [[block.trials for block in own] for own in each],  # side by side, each with a memory of its own
+        initial_states=[[block.initial_states for block in own] for own in each],
+        seed=[own[0].seed for own in each],
+    )
+    return accuracy_by_step(
+        [concatenate([block.trials for block in own]) for own in each],
+        [TrialRecord.concatenate(found) for found in records],
+    )
 
 
 class RunFolder:
@@ -193,7 +303,7 @@ class RunFolder:
             return 0
         return int(self._read_progress()["blocks_done"])
 
-    def load(self, kinds: dict[str, ModelKind]) -> RunState | None:
+    def load(self, kinds: Mapping[str, Kind]) -> RunState | None:
         """The state that is kept, or None.
 
         Args:
@@ -208,11 +318,14 @@ class RunFolder:
         past, last = (self._read_arrays(name) for name in ("history.npz", "last_block.npz"))
         history, last_block = {}, {}
         try:
-            for name in kinds:
+            for name, kind in kinds.items():
+                alone = kind != "cohort" and self.settings.environments == 1
                 history[name] = [
-                    {what: past[f"{name}.{what}"][index] for what in HISTORY}
+                    {what: past[f"{name}.{what}"][index] for what in (HISTORY if alone else SUMMARY)}
                     for index in range(progress["blocks_done"])
                 ]
+                if not alone:
+                    continue
                 last_block[name] = TrialRecord(
                     **{f.name: last.get(f"{name}.{f.name}") for f in fields(TrialRecord)}  # type: ignore[arg-type]
                 )
@@ -230,7 +343,7 @@ class RunFolder:
         new.mkdir()
         for name, model in state.models.items():
             save_model(model, new / name, notes={"job": self.job, "blocks": state.blocks_done})
-        past = {f"{name}.{what}": state.stacked(name, what) for name in state.models for what in HISTORY}
+        past = {f"{n}.{what}": state.stacked(n, what) for n, kept in state.history.items() for what in kept[-1]}
         _write_arrays(new / "history.npz", past)
         last = {
             f"{name}.{f.name}": getattr(record, f.name)
@@ -276,9 +389,9 @@ DAMAGED = "Restore the folder, or start the run anew in another one or with --ov
 
 def go_on(
     folder: RunFolder,
-    kinds: dict[str, ModelKind],
+    kinds: Mapping[str, Kind],
     configs: dict[str, ModelConfig],
-    train_one: Callable[[RunState, Block], None],
+    train_one: Callable[[RunState], None],
 ) -> RunState:
     """Train block after block from where the folder's run stands, and keep the state after each.
 
@@ -286,7 +399,7 @@ def go_on(
         folder: the run's.
         kinds: name and kind of each model.
         configs: name and configuration of each model.
-        train_one: trains the models of the state on a block, its number being ``state.blocks_done``.
+        train_one: trains the models of the state on the block whose number is ``state.blocks_done``.
 
     Raises:
         Interrupted: on Ctrl-C; finished blocks are kept.
@@ -294,11 +407,11 @@ def go_on(
     settings = folder.settings
     state = folder.load(kinds)
     if state is None:
-        models = {name: make_model(kind, configs[name], settings.seed) for name, kind in kinds.items()}
+        models = {name: make_model(kinds[name], configs[name], settings.seed, settings.agents) for name in kinds}
         state = RunState(models, history={name: [] for name in kinds})
     try:
         for index in range(state.blocks_done, settings.blocks):
-            train_one(state, settings.block(index))
+            train_one(state)
             state.blocks_done = index + 1
             folder.save(state)
     except KeyboardInterrupt:
@@ -317,14 +430,19 @@ def train_run(
     overwrite: bool = False,
     after_trial: Callable[[int], None] | None = None,
 ) -> RunState:
-    """Train one model in a run folder, or go on with the run that the folder holds.
+    """Train one agent or several in a run folder, or go on with the run that the folder holds.
+
+    Several agents are trained side by side in a ``Cohort``, whichever kind is asked for: ``load_model(path, kind,
+    agent=p)`` makes any of them a model of either kind. One agent is trained as a model of its kind: a composition
+    through its own ``learn()``, with all environments in one minibatch.
 
     Args:
         path: the run folder; the model's checkpoint is ``path/trained/reference`` or ``.../composition``.
         kind: which model.
         settings: of task, agent and training.
         overwrite: start anew in place of another run.
-        after_trial: called after every trial with the number of trials done in all.
+        after_trial: called after every trial with the number of trials done so far, of all agents in all
+            environments together.
 
     Raises:
         FileExistsError: the folder holds something else; nothing is changed.
@@ -332,11 +450,15 @@ def train_run(
     """
     folder = RunFolder(path, f"train {kind}", settings, overwrite=overwrite)
 
-    def train_one(state: RunState, block: Block) -> None:
-        before = state.blocks_done * len(block.trials)
-        train_block(state, kind, settings, block, after_trial=counting_from(before, after_trial))
+    def train_one(state: RunState) -> None:
+        count = counting_from(state.blocks_done * 2 * settings.contexts, after_trial)
+        if settings.agents == settings.environments == 1:
+            train_block(state, kind, settings, settings.block(state.blocks_done), after_trial=count)
+        else:
+            train_many(state, kind, settings, settings.blocks_of_all(state.blocks_done), after_trial=count)
 
-    return go_on(folder, {kind: kind}, {kind: settings.model_config()}, train_one)
+    kinds: dict[str, Kind] = {kind: "cohort" if settings.agents > 1 else kind}
+    return go_on(folder, kinds, {kind: settings.model_config()}, train_one)
 
 
 def counting_from(before: int, after_trial: Callable[[int], None] | None) -> Callable[[int], None] | None:

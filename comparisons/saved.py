@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from ..models.checkpoint import load_model
+from ..models.checkpoint import describe_model, load_model
 from ..tasks import ContextualChoice
 from . import behavior, plots
 from .report import DPI, plain, versions
@@ -36,7 +36,12 @@ class Comparison:
 
 
 def compare_saved(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, contexts: int = 5, seed: int = 0
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    contexts: int = 5,
+    seed: int = 0,
+    agent: int | None = None,
 ) -> Comparison:
     """Compare two saved models.
 
@@ -45,13 +50,14 @@ def compare_saved(
         b: another.
         contexts: contexts in the fresh block of contextual choice, each shown twice.
         seed: of the block, and of the initial states and choices of both models.
+        agent: which agent of those folders that hold several.
 
     Raises:
         CheckpointError: there is no model to load, or it is damaged.
         ValueError: the models are of different sizes, or made for another task.
     """
     folders = find_checkpoint(a), find_checkpoint(b)
-    models = load_model(folders[0]), load_model(folders[1])
+    models = _load(folders[0], agent), _load(folders[1], agent)
     _check_sizes(models, folders)
     trials = _task_of(models[0]).sample(contexts, np.random.default_rng(seed))
     records = [behavior.run_blocks(model, [trials], seed) for model in models]
@@ -59,8 +65,13 @@ def compare_saved(
     rows = _settings_rows(*models)
     weights = [model.weights() for model in models]
     rows += [_row(f"weights: {name}", weights[0][name], weights[1][name]) for name in weights[0]]
-    entries = [model.memory() for model in models]
-    rows += [_row(f"memory: {name}", entries[0][k], entries[1][k]) for k, name in enumerate(("keys", "values"))]
+    for e in range(max(model.environments for model in models)):
+        where = f" of environment {e}" if e else ""
+        entries = [model.memory(environment=e) for model in models]
+        rows += [
+            _row(f"memory: {name}{where}", entries[0][k], entries[1][k])
+            for k, name in enumerate(("keys", "values"))
+        ]
     same = float((records[0].action == records[1].action).mean())
     rows.append({"what": "behaviour: choices", "difference": 1 - same, "text": f"{same:.1%} the same"})
     rows += [_row(f"behaviour: {name}", getattr(records[0], name), getattr(records[1], name)) for name in FIELDS]
@@ -88,6 +99,12 @@ def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool = 
         comparison.accuracy, noise_off=comparison.noise_off, title="Accuracy on fresh trials", ax=canvas.subplots()
     )
     canvas.savefig(folder / FIGURE_FILE, dpi=DPI)
+
+
+def _load(folder: Path, agent: int | None) -> Model:
+    if describe_model(folder)["kind"] == "cohort":
+        return load_model(folder, "reference", agent)
+    return load_model(folder)
 
 
 def _check_sizes(models: tuple[Model, Model], folders: tuple[Path, Path]) -> None:

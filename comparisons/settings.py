@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -69,9 +69,15 @@ class RunSettings:
     """Weight of the critic's loss."""
     seed: int = 0
     """Of everything: the initial weights, the trials, the initial states and the choices."""
+    agents: int = 1
+    """Agents that are trained side by side. Agent p (from 0) is that of a run of its own with the seed seed + p:
+    its weights, trials, initial states and choices are all its own."""
+    environments: int = 1
+    """Environments of each agent: copies of the task with trials and an episodic memory of their own. Trial k of
+    all of them makes one update, from the mean of their losses."""
 
     def __post_init__(self) -> None:
-        for name, least in (("blocks", 1), ("contexts", 1), ("seed", 0)):
+        for name, least in (("blocks", 1), ("contexts", 1), ("seed", 0), ("agents", 1), ("environments", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be a whole number ≥ {least}; got {value!r}.")
@@ -104,13 +110,28 @@ class RunSettings:
             repeated_key=self.repeated_key,
         )
 
-    def block(self, index: int, family: int = TRAINING) -> Block:
-        """Block number ``index``, always the same for the same settings."""
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(family, index)))
+    def agent(self, agent: int) -> RunSettings:
+        """The settings of a run of one agent that is the same as agent number ``agent`` of this run."""
+        return replace(self, seed=self.seed + agent, agents=1)
+
+    def block(self, index: int, family: int = TRAINING, environment: int = 0) -> Block:
+        """Block number ``index`` of the first agent, always the same for the same settings.
+
+        That of environment 0 is the same however many environments there are.
+        """
+        place = (family, index, environment) if environment else (family, index)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=place))
         trials = self.task().sample(self.contexts, rng)
         size = (len(trials), self.hidden_size)
         h0, c0 = (INITIAL_STATE_SCALE * rng.standard_normal(size) for _ in range(2))
         return Block(trials, (h0, c0), int(rng.integers(2**31)))
+
+    def blocks_of_all(self, index: int, family: int = TRAINING) -> list[list[Block]]:
+        """Block number ``index`` of each agent (outer list) in each of its environments (inner lists)."""
+        return [
+            [self.agent(agent).block(index, family, e) for e in range(self.environments)]
+            for agent in range(self.agents)
+        ]
 
     def encounters(self) -> np.ndarray:
         """(blocks, n): which encounter each trial of each block is."""

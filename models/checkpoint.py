@@ -2,11 +2,15 @@
 
 A checkpoint is a folder with two files, neither of which can run code when it is read:
 
-    model.json          format "eplstm-model", version 1; kind (which model was saved); config; dtype of the
+    model.json          format "eplstm-model", version 1 or 2; kind (what was saved); config; dtype of the
                         weights; name and shape of each array, and the SHA-256 of their content; the user's notes
     model.safetensors   the arrays: ``weights.NAME``, ``memory.keys`` and ``memory.values`` (oldest first), and
                         ``optimizer.PART.NAME`` with the parts of Adam's state, step, mean and square; its header
                         repeats model.json
+
+One agent in one environment is saved in version 1. Version 2 holds more: ``memory.entries`` says how many entries
+each environment has, (M,), which follow each other in ``memory.keys`` and ``memory.values``; and in a cohort of P
+agents each weight, each part of the optimiser's state and ``memory.entries`` has a first axis of P.
 
 The round trip is exact, and training goes on as if it had never stopped. The learning rate and the seeds are
 not in it: they are arguments of ``train``.
@@ -36,13 +40,14 @@ from .reference import ReferenceEpisodicLSTM
 from .weights import weight_shapes
 
 if TYPE_CHECKING:
+    from .cohort import Cohort
     from .composition import EpisodicLSTMComposition
 
-FORMAT, FORMAT_VERSION = "eplstm-model", 1
+FORMAT, FORMAT_VERSIONS = "eplstm-model", (1, 2)
 DESCRIPTION_FILE, ARRAYS_FILE = "model.json", "model.safetensors"
 HEADER_ENTRY = "eplstm"
 """Where the header of the arrays' file repeats model.json."""
-KINDS = ("reference", "composition")
+KINDS = ("reference", "composition", "cohort")
 OPTIMIZER_PARTS = ("step", "mean", "square")
 
 
@@ -51,16 +56,16 @@ class CheckpointError(ValueError):
 
 
 def save_model(
-    model: ReferenceEpisodicLSTM | EpisodicLSTMComposition,
+    model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort,
     folder: str | os.PathLike[str],
     *,
     notes: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save weights, memory and optimiser's state of a model, and its config.
+    """Save weights, memories of all environments and optimiser's state of a model or a cohort, and its config.
 
     Args:
-        model: the reference or the composition.
+        model: the reference, the composition, or a cohort.
         folder: the checkpoint's folder; made if need be.
         notes: anything that JSON can hold; ``describe_model`` gives it back.
         overwrite: replace a checkpoint that is there already. Other files in its folder stay.
@@ -70,7 +75,7 @@ def save_model(
 
     Raises:
         FileExistsError: the folder holds a checkpoint and ``overwrite`` is False, or it holds something else.
-        TypeError: the model is none of the two.
+        TypeError: the model is none of these.
         ValueError: the model is not in float32 or float64 or holds values not finite, or JSON cannot hold the
             notes; nothing is written.
     """
@@ -80,7 +85,7 @@ def save_model(
     arrays = _arrays_of(model)
     description = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if "memory.entries" in arrays else 1,
         "kind": kind,
         "eplstm_version": version("eplstm"),
         "config": model.config.to_dict(),
@@ -116,33 +121,63 @@ def save_model(
 
 
 @overload
-def load_model(folder: str | os.PathLike[str], kind: Literal["reference"]) -> ReferenceEpisodicLSTM: ...
-@overload
-def load_model(folder: str | os.PathLike[str], kind: Literal["composition"]) -> EpisodicLSTMComposition: ...
+def load_model(
+    folder: str | os.PathLike[str], kind: Literal["reference"], agent: int | None = None
+) -> ReferenceEpisodicLSTM: ...
 @overload
 def load_model(
-    folder: str | os.PathLike[str], kind: None = None
-) -> ReferenceEpisodicLSTM | EpisodicLSTMComposition: ...
+    folder: str | os.PathLike[str], kind: Literal["composition"], agent: int | None = None
+) -> EpisodicLSTMComposition: ...
+@overload
+def load_model(folder: str | os.PathLike[str], kind: Literal["cohort"], agent: None = None) -> Cohort: ...
+@overload
+def load_model(folder: str | os.PathLike[str], kind: None = None, agent: int | None = None) -> Any: ...
 
 
 def load_model(
-    folder: str | os.PathLike[str], kind: Literal["reference", "composition"] | None = None
-) -> ReferenceEpisodicLSTM | EpisodicLSTMComposition:
-    """Make the model that a checkpoint holds, with its weights, memory and optimiser's state.
+    folder: str | os.PathLike[str],
+    kind: Literal["reference", "composition", "cohort"] | None = None,
+    agent: int | None = None,
+) -> Any:
+    """Make the model that a checkpoint holds, with its weights, memories and optimiser's state.
 
     Args:
         folder: a folder written by ``save_model``.
-        kind: the model to make, whichever was saved; None: as saved. The reference has the precision of what
-            was saved, the composition float64.
+        kind: what to make, whichever was saved; None: as saved, and of an agent of a cohort the reference. The
+            reference has the precision of what was saved, the others float64.
+        agent: which agent of a cohort, from 0, where one of several is to be made a reference or a composition.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged; nothing on disk is changed.
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or it is not clear which agent is meant.
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"load_model: kind must be 'reference', 'composition' or None; got {kind!r}.")
+        raise ValueError(f"load_model: kind must be {', '.join(map(repr, KINDS))} or None; got {kind!r}.")
     description, config, arrays = _read(Path(folder))
-    if (kind or description["kind"]) == "reference":
+    agents = _split(arrays, description["kind"] == "cohort")
+    if kind is None:
+        kind = description["kind"] if agent is None or description["kind"] != "cohort" else "reference"
+    if kind == "cohort":
+        if agent is not None:
+            raise ValueError("load_model: a cohort is made of all agents; leave out agent, or give another kind.")
+        from .cohort import Cohort
+
+        cohort = Cohort(config, [0] * len(agents))
+        for p, parts in enumerate(agents):
+            cohort.set_weights(_part(parts, "weights"), p)
+            cohort.set_optimizer_state(_part(parts, "optimizer"), p)
+            for environment, entries in enumerate(_memories(parts)):
+                cohort.set_memory(*entries, p, environment)
+        return cohort
+    if agent is None and len(agents) > 1:
+        raise ValueError(
+            f"load_model: {folder} holds {len(agents)} agents: give agent=0 to {len(agents) - 1}, or "
+            "kind='cohort'."
+        )
+    if not 0 <= (agent or 0) < len(agents):
+        raise ValueError(f"load_model: {folder} holds {len(agents)} agents, counted from 0; got agent={agent!r}.")
+    parts = agents[agent or 0]
+    if kind == "reference":
         model = ReferenceEpisodicLSTM(config, seed=0)
         if description["dtype"] == "float64":
             model.double()
@@ -150,9 +185,10 @@ def load_model(
         from .composition import EpisodicLSTMComposition  # PsyNeuLink is slow to import: only where needed
 
         model = EpisodicLSTMComposition(config, seed=0)
-    model.set_weights(_part(arrays, "weights"))
-    model.set_memory(arrays["memory.keys"], arrays["memory.values"])
-    model.set_optimizer_state(_part(arrays, "optimizer"))
+    model.set_weights(_part(parts, "weights"))
+    for environment, entries in enumerate(_memories(parts)):
+        model.set_memory(*entries, environment=environment)
+    model.set_optimizer_state(_part(parts, "optimizer"))
     return model
 
 
@@ -171,12 +207,15 @@ def describe_model(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _kind_of(model: object) -> str:
     if isinstance(model, ReferenceEpisodicLSTM):
         return "reference"
+    from .cohort import Cohort
     from .composition import EpisodicLSTMComposition
 
     if isinstance(model, EpisodicLSTMComposition):
         return "composition"
+    if isinstance(model, Cohort):
+        return "cohort"
     raise TypeError(
-        "save_model: the model must be a ReferenceEpisodicLSTM or an EpisodicLSTMComposition; "
+        "save_model: the model must be a ReferenceEpisodicLSTM, an EpisodicLSTMComposition or a Cohort; "
         f"got {type(model).__name__}."
     )
 
@@ -203,15 +242,21 @@ def _check_place(folder: Path, overwrite: bool) -> bool:
     return True
 
 
-def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition) -> dict[str, np.ndarray]:
-    keys, values = model.memory()
-    arrays = {
-        **{f"weights.{name}": array for name, array in model.weights().items()},
-        "memory.keys": keys,
-        "memory.values": values,
-        **{f"optimizer.{name}": array for name, array in model.optimizer_state().items()},
-    }
+def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) -> dict[str, np.ndarray]:
+    if _kind_of(model) == "cohort":
+        arrays = _arrays_of_cohort(model)  # type: ignore[arg-type]
+    else:
+        memories = [model.memory(environment=e) for e in range(model.environments)]  # type: ignore[call-arg]
+        arrays = {
+            **{f"weights.{name}": array for name, array in model.weights().items()},  # type: ignore[call-arg]
+            **_joined(memories),
+            **{f"optimizer.{name}": array for name, array in model.optimizer_state().items()},  # type: ignore[call-arg]
+        }
+        if len(memories) > 1:
+            arrays["memory.entries"] = np.array([len(keys) for keys, _ in memories], np.int64)
     for name, array in arrays.items():
+        if name == "memory.entries":
+            continue
         if array.dtype.name not in ("float32", "float64"):
             raise ValueError(
                 f"save_model: {name} is in {array.dtype}; call .float() or .double() on the model first."
@@ -223,6 +268,53 @@ def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition) -> dict[s
             )
     # The bytes are written as they lie in memory.
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _arrays_of_cohort(cohort: Cohort) -> dict[str, np.ndarray]:
+    agents, config = range(len(cohort)), cohort.config
+    memories = [[cohort.memory(p, e) for e in range(cohort.environments)] for p in agents]
+    weights, states = [cohort.weights(p) for p in agents], [cohort.optimizer_state(p) for p in agents]
+    arrays = {f"weights.{name}": np.stack([w[name] for w in weights]) for name in weight_shapes(config)}
+    for name, shape in weight_shapes(config).items():
+        if not any(f"step.{name}" in state for state in states):
+            continue
+        for part in OPTIMIZER_PARTS:
+            none = np.zeros(shape[:1] if part == "step" else shape)  # an agent that has had no update yet
+            arrays[f"optimizer.{part}.{name}"] = np.stack([s.get(f"{part}.{name}", none) for s in states])
+    arrays |= _joined([entries for own in memories for entries in own])
+    arrays["memory.entries"] = np.array([[len(keys) for keys, _ in own] for own in memories], np.int64)
+    return arrays
+
+
+def _joined(memories: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The entries of several memories, one after the other."""
+    keys, values = (np.concatenate(parts) for parts in zip(*memories, strict=True))
+    return {"memory.keys": keys, "memory.values": values}
+
+
+def _split(arrays: dict[str, np.ndarray], cohort: bool) -> list[dict[str, np.ndarray]]:
+    """The arrays of each agent, ``memory.entries`` among them; without the state of weights never updated."""
+    entries = arrays.get("memory.entries", np.array([len(arrays["memory.keys"])]))
+    agents = []
+    ends = np.cumsum(entries.reshape(len(entries) if cohort else 1, -1).sum(1))
+    for p, (end, count) in enumerate(zip(ends, np.diff(ends, prepend=0), strict=True)):
+        own = {name: array[p] if cohort else array for name, array in arrays.items() if name[:7] != "memory."}
+        for name in [name[len("optimizer.step.") :] for name in own if name.startswith("optimizer.step.")]:
+            if cohort and not own[f"optimizer.step.{name}"].any():
+                for part in OPTIMIZER_PARTS:
+                    del own[f"optimizer.{part}.{name}"]
+        for name in ("memory.keys", "memory.values"):
+            own[name] = arrays[name][end - count : end]
+        own["memory.entries"] = entries[p] if cohort else entries
+        agents.append(own)
+    return agents
+
+
+def _memories(arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Keys and values of each environment of an agent."""
+    edges = np.cumsum(arrays["memory.entries"])[:-1]
+    keys, values = (np.split(arrays[name], edges) for name in ("memory.keys", "memory.values"))
+    return list(zip(keys, values, strict=True))
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
@@ -298,11 +390,12 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], ModelConfig]:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
         _fail(path, f"the format is {found!r} instead of {FORMAT!r}", "Give a folder written by save_model.")
     number = description.get("format_version")
-    if number != FORMAT_VERSION or isinstance(number, bool):
+    if number not in FORMAT_VERSIONS or isinstance(number, bool):
         _fail(
             path,
             f"format version {number!r}, written by eplstm {description.get('eplstm_version')!r}",
-            f"This eplstm ({version('eplstm')}) reads version {FORMAT_VERSION}: install the one that wrote it.",
+            f"This eplstm ({version('eplstm')}) reads versions {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}: "
+            "install the one that wrote it.",
         )
     for name, allowed in (("kind", KINDS), ("dtype", ("float32", "float64"))):
         if description.get(name) not in allowed:
@@ -319,19 +412,22 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], ModelConfig]:
 def _check_arrays(
     path: Path, description: dict[str, Any], config: ModelConfig, arrays: dict[str, np.ndarray]
 ) -> None:
+    entries = _checked_entries(path, description, arrays)
+    lead = entries.shape[:1] if description["kind"] == "cohort" else ()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in weight_shapes(config).items():
-        shapes[f"weights.{name}"] = shape
-        parts = {f"optimizer.step.{name}": shape[:1]}
-        parts |= {f"optimizer.{part}.{name}": shape for part in OPTIMIZER_PARTS[1:]}
+        shapes[f"weights.{name}"] = (*lead, *shape)
+        parts = {f"optimizer.step.{name}": (*lead, *shape[:1])}
+        parts |= {f"optimizer.{part}.{name}": (*lead, *shape) for part in OPTIMIZER_PARTS[1:]}
         if not parts.keys().isdisjoint(arrays.keys() | description["arrays"].keys()):
             shapes |= parts  # a weight that never got a gradient has no state
-    keys = arrays.get("memory.keys")
-    n_entries = len(keys) if keys is not None and keys.ndim else 0
+    n_entries = int(entries.sum())
     shapes |= {
         "memory.keys": (n_entries, config.key_size),
         "memory.values": (n_entries, config.hidden_size),
     }
+    if description["format_version"] > 1:
+        shapes["memory.entries"] = entries.shape
     again = "Restore the checkpoint, or save the model again."
     missing, unknown = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
     if missing or unknown:
@@ -346,6 +442,8 @@ def _check_arrays(
                 f"{name} is listed with the shape {description['arrays'].get(name)} instead of {list(shape)}",
                 again,
             )
+        if name == "memory.entries":
+            continue
         if array.dtype.name not in ("float32", "float64"):
             _fail(path, f"{name} is in {array.dtype} instead of float32 or float64", again)
         if name.startswith("weights.") and array.dtype.name != description["dtype"]:
@@ -354,8 +452,25 @@ def _check_arrays(
             _fail(path, f"{name} holds {np.count_nonzero(~np.isfinite(array))} values not finite", again)
     if unlisted := sorted(description["arrays"].keys() - shapes.keys()):
         _fail(path.with_name(DESCRIPTION_FILE), f"arrays listed that no model has: {unlisted}", again)
-    if n_entries > config.memory_capacity:
-        _fail(path, f"{n_entries} entries in a memory with a capacity of {config.memory_capacity}", again)
+    if most := [int(n) for n in entries.ravel() if n > config.memory_capacity]:
+        _fail(path, f"{most[0]} entries in a memory with a capacity of {config.memory_capacity}", again)
+
+
+def _checked_entries(path: Path, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """How many entries each environment has: (M,), or (P, M) in a cohort."""
+    cohort = description["kind"] == "cohort"
+    if description["format_version"] == 1 and not cohort:
+        keys = arrays.get("memory.keys")
+        return np.array([len(keys) if keys is not None and keys.ndim else 0])
+    entries = arrays.get("memory.entries", np.zeros(0))
+    if entries.ndim != 1 + cohort or not entries.size or entries.dtype.kind != "i" or (entries < 0).any():
+        _fail(
+            path,
+            f"memory.entries, the number of entries in each environment{' of each agent' if cohort else ''}, is "
+            "missing or not made of whole numbers",
+            "Restore the checkpoint, or save the model again.",
+        )
+    return entries
 
 
 def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

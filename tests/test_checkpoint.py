@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from eplstm.models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
+from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
 from eplstm.models.checkpoint import CheckpointError, describe_model, load_model, save_model
 from eplstm.tasks import ContextualChoice
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 ATOL = 1e-10
 """Between the two models, both in float64; the round trip of one model is exact."""
@@ -121,7 +121,7 @@ def test_a_moved_checkpoint_loads(saved, trained, tmp_path):
 
 @pytest.mark.parametrize("kind", ["Reference", "", 1])
 def test_unknown_kind(saved, kind):
-    with pytest.raises(ValueError, match=f"'reference', 'composition' or None; got {kind!r}"):
+    with pytest.raises(ValueError, match=f"'reference', 'composition', 'cohort' or None; got {kind!r}"):
         load_model(saved, kind)
 
 
@@ -248,7 +248,7 @@ def test_what_cannot_be_saved_writes_nothing(spoil, notes, error, message, train
 
 
 def test_only_the_two_models_are_saved(tmp_path):
-    with pytest.raises(TypeError, match="ReferenceEpisodicLSTM or an EpisodicLSTMComposition; got Linear"):
+    with pytest.raises(TypeError, match="an EpisodicLSTMComposition or a Cohort; got Linear"):
         save_model(torch.nn.Linear(2, 2), tmp_path / "agent")
 
 
@@ -351,7 +351,7 @@ DAMAGE = {
     "description not text": (change_bytes("model.json", lambda data: b"\xff\xfe"), "model.json: not UTF-8"),
     "description a list": (change_bytes("model.json", lambda data: b"[]"), "the format is 'list'"),
     "other format": (change_description(format="x"), "the format is 'x' instead of 'eplstm-model'"),
-    "newer version": (change_description(format_version=2), "format version 2.*reads version 1: install"),
+    "newer version": (change_description(format_version=3), "format version 3.*reads versions 1 to 2: install"),
     "no version": (change_description(format_version=None), "format version None"),
     "other kind": (change_description(kind="tree"), "kind is 'tree', not one of reference, composition"),
     "other dtype": (change_description(dtype="int8"), "dtype is 'int8', not one of float32, float64"),
@@ -437,3 +437,143 @@ def test_a_damaged_checkpoint_can_be_replaced(saved, trained):
 
 def test_the_error_is_a_value_error():
     assert issubclass(CheckpointError, ValueError)
+
+
+# ---- environments and cohorts ------------------------------------------------------------------------
+
+
+def in_environments(model, make_trials, environments=3, seed=1):
+    train(model, [make_trials() for _ in range(environments)], learning_rate=0.01, seed=seed)
+    return model
+
+
+def assert_same_memories(one, two):
+    assert one.environments == two.environments > 1
+    for e in range(one.environments):
+        for ours, theirs in zip(one.memory(environment=e), two.memory(environment=e), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=f"environment {e}")
+
+
+@pytest.mark.parametrize("kind", [ReferenceEpisodicLSTM, EpisodicLSTMComposition])
+@pytest.mark.parametrize("capacity", [1, 40])
+def test_memories_of_all_environments(kind, capacity, make_config, make_trials, tmp_path):
+    """They are not equally full; training goes on exactly; the other kind holds the same."""
+    model = kind(make_config(memory_capacity=capacity), seed=1)
+    in_environments(model.double() if kind is ReferenceEpisodicLSTM else model, make_trials)
+    save_model(model, tmp_path / "agent")
+    loaded = load_model(tmp_path / "agent")
+    assert type(loaded) is kind
+    assert_same(model, loaded)
+    assert_same_memories(model, loaded)
+    other = load_model(
+        tmp_path / "agent", "composition" if kind is ReferenceEpisodicLSTM else "reference", agent=0
+    )
+    assert_same_memories(model, other)
+    more = [make_trials() for _ in range(3)]
+    for each in (model, loaded, other):
+        train(each, more, learning_rate=0.01, seed=2)
+    assert_same(model, loaded)
+    assert_same_memories(model, loaded)
+    for name, weight in model.weights().items():
+        np.testing.assert_allclose(other.weights()[name], weight, rtol=0, atol=ATOL, err_msg=name)
+
+
+def test_one_environment_is_written_as_ever(trained, saved, make_trials, tmp_path):
+    """Format version 1, which earlier versions read and wrote; more environments are version 2."""
+    assert describe_model(saved)["format_version"] == 1
+    assert "memory.entries" not in describe_model(saved)["arrays"]
+    more = save_model(in_environments(trained, make_trials), tmp_path / "more")
+    assert describe_model(more)["format_version"] == 2
+    assert describe_model(more)["arrays"]["memory.entries"] == [3]
+
+
+@pytest.fixture
+def cohort(make_config, make_trials):
+    """Three agents in two environments; one weight of cross-entropy has no state of Adam."""
+    agents = Cohort(make_config(memory_capacity=4), [3, 4, 5])
+    trials = [[make_trials() for _ in range(2)] for _ in range(3)]
+    agents.train(trials, learning_rate=0.01, seed=1, loss="cross_entropy")
+    return agents
+
+
+def assert_same_agents(one, two):
+    assert len(one) == len(two) and one.environments == two.environments
+    for p in range(len(one)):
+        for what in ("weights", "optimizer_state"):
+            ours, theirs = getattr(one, what)(p), getattr(two, what)(p)
+            assert ours.keys() == theirs.keys()
+            for name, array in ours.items():
+                np.testing.assert_array_equal(array, theirs[name], err_msg=f"agent {p}: {name}")
+        for e in range(one.environments):
+            for ours, theirs in zip(one.memory(p, e), two.memory(p, e), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_cohort_goes_on_as_if_never_stopped(cohort, make_trials, tmp_path):
+    save_model(cohort, tmp_path / "agents", notes={"of": "three"})
+    assert describe_model(tmp_path / "agents")["notes"] == {"of": "three"}
+    loaded = load_model(tmp_path / "agents")
+    assert_same_agents(cohort, loaded)
+    trials = [[make_trials() for _ in range(2)] for _ in range(3)]
+    for each in (cohort, loaded):
+        each.train(trials, learning_rate=0.01, seed=2)
+    assert_same_agents(cohort, loaded)
+    save_model(loaded, tmp_path / "agents", overwrite=True)
+    assert_same_agents(load_model(tmp_path / "agents"), loaded)
+
+
+def test_each_agent_of_a_cohort_can_be_loaded_alone(cohort, tmp_path):
+    save_model(cohort, tmp_path / "agents")
+    singles = [load_model(tmp_path / "agents", "composition", 0), load_model(tmp_path / "agents", agent=1)]
+    singles.append(load_model(tmp_path / "agents", "reference", agent=2))
+    assert [type(s) for s in singles] == [EpisodicLSTMComposition, ReferenceEpisodicLSTM, ReferenceEpisodicLSTM]
+    assert_same_agents(Cohort.from_models(singles), cohort)
+    single = save_model(singles[1], tmp_path / "single")
+    one = load_model(single, "cohort")
+    assert len(one) == 1
+    assert_same_agents(one, Cohort.from_models(singles[1:2]))
+
+
+def test_untrained_and_memoryless_cohorts(make_config, tmp_path):
+    for capacity in (0, 6):
+        agents = Cohort(make_config(memory_capacity=capacity), [1, 2])
+        assert_same_agents(load_model(save_model(agents, tmp_path / f"{capacity}")), agents)
+
+
+def test_it_must_be_clear_which_agent_is_meant(cohort, saved, tmp_path):
+    save_model(cohort, tmp_path / "agents")
+    for kind in ("reference", "composition"):
+        with pytest.raises(ValueError, match=r"3 agents: give agent=0 to 2, or kind='cohort'"):
+            load_model(tmp_path / "agents", kind)
+    for agent in (3, -1):
+        with pytest.raises(ValueError, match=f"holds 3 agents, counted from 0; got agent={agent}"):
+            load_model(tmp_path / "agents", agent=agent)
+    with pytest.raises(ValueError, match="holds 1 agents"):
+        load_model(saved, agent=1)
+    with pytest.raises(ValueError, match="leave out agent"):
+        load_model(tmp_path / "agents", "cohort", agent=1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (None, "memory.entries.*missing"),
+        (np.array([4, 4]), "memory.entries.*missing or not"),
+        (np.full((3, 2), 4.0), "memory.entries.*whole numbers"),
+        (np.array([[5, 3], [4, 4], [4, 4]]), "5 entries in a memory with a capacity of 4"),
+        (np.full((3, 2), 3), "memory.keys has the shape"),
+        (np.full((2, 3), 4), "has the shape"),
+    ],
+)
+def test_damaged_numbers_of_entries(entries, message, cohort, tmp_path):
+    folder = save_model(cohort, tmp_path / "agents")
+    arrays, description = load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
+    assert arrays["memory.entries"].tolist() == [[4, 4]] * 3
+    del arrays["memory.entries"]
+    if entries is not None:
+        arrays["memory.entries"] = entries
+        description["arrays"]["memory.entries"] = list(entries.shape)
+        (folder / "model.json").write_text(json.dumps(description))
+    save_file(arrays, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)

@@ -223,7 +223,7 @@ def test_demo_writes_all_that_it_promises(stand_in, tmp_path, capsys):
     assert results["passed"] and results["settings"]["hidden_size"] == 4
     assert set(results["lesions"]) == {"intact", "retrieval off", "encoding off", "trained without memory"}
     assert len(results["curves"]["composition"]["mean"]) == 2
-    assert all(number > 0 for number in results["milliseconds"].values()) and len(results["milliseconds"]) == 5
+    assert all(number > 0 for number in results["milliseconds"].values()) and len(results["milliseconds"]) == 6
     assert (tmp_path / "graph.gv").read_text().startswith("digraph")
     for name in ("composition", "reference", "no_memory"):
         assert len(load_model(tmp_path / "trained" / name, "reference").memory()[0]) == (
@@ -292,3 +292,60 @@ def test_fast_takes_fewer_blocks(stand_in, tmp_path):
 def test_plain_values_hold_no_nan():
     values = {"a": np.array([1.0, np.nan]), 2: (np.float64(np.inf), np.int64(3), None, True, "x")}
     assert plain(values) == {"a": [1.0, None], "2": [None, 3, None, True, "x"]}
+
+
+# ---- several agents and environments -----------------------------------------------------------------
+
+
+def test_train_many_tells_mean_and_spread(tmp_path, capsys):
+    assert train(tmp_path, "reference", "--agents", "3", "--environments", "2", "--fresh-blocks", "2") == 0
+    printed = capsys.readouterr().out
+    assert "(s.e. over 3 agents) rewards a trial" in printed and "The agents are in" in printed
+    assert "2 fresh blocks; second encounter, step 0" in printed and "right (s.e. over 3 agents)" in printed
+    cohort = load_model(tmp_path / "trained" / "reference")
+    assert len(cohort) == 3 and cohort.environments == 2
+    assert train(tmp_path, "reference", "--agents", "2", "--environments", "2") == 2
+    assert "agents 3 instead of 2" in capsys.readouterr().err
+
+
+def test_train_one_agent_in_environments(tmp_path, capsys):
+    assert train(tmp_path, "reference", "--environments", "3", "--fresh-blocks", "0") == 0
+    printed = capsys.readouterr().out
+    assert "rewards a trial" in printed and "s.e." not in printed
+    assert load_model(tmp_path / "trained" / "reference").environments == 3
+
+
+def test_compare_takes_an_agent_of_many(tmp_path, capsys):
+    train(tmp_path / "many", "reference", "--agents", "2", "--environments", "2")
+    train(tmp_path / "one", "reference", "--seed", "1", "--environments", "2")
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "many"), str(tmp_path / "one")]) == 2
+    assert "give agent=0 to 1" in capsys.readouterr().err
+    rows = compare_saved(tmp_path / "many", tmp_path / "one", agent=1).rows
+    assert all(row["difference"] < 1e-10 for row in rows)
+    assert "memory: keys of environment 1" in {row["what"] for row in rows}
+    other = {r["what"]: r["difference"] for r in compare_saved(tmp_path / "many", tmp_path / "one", agent=0).rows}
+    assert other["memory: keys of environment 1"] > 1e-3
+
+
+def test_the_demo_shows_several_agents(stand_in, tmp_path, capsys):
+    assert demo(tmp_path, "--cohort", "3") == 0
+    assert "3 agents: last block; second encounter" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["agents"]["over"] == "agents" and results["agents"]["n"] == [3, 3]
+    page = (tmp_path / "report.html").read_text()
+    assert "means over 3 agents" in page and "standard errors over agents" in page
+    cohort = load_model(tmp_path / "trained" / "cohort")
+    assert len(cohort) == 3
+    twin = load_model(tmp_path / "trained" / "composition", "reference")
+    for name, weight in twin.weights().items():
+        np.testing.assert_allclose(cohort.weights(0)[name], weight, rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_the_demo_without_a_cohort(stand_in, tmp_path, capsys):
+    assert demo(tmp_path, "--cohort", "0") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["agents"] is None
+    assert not (tmp_path / "trained" / "cohort").exists()
+    for wrong in (["--cohort", "1"], ["--agents", "2"], ["--environments", "2"]):
+        assert demo(tmp_path / "wrong", *wrong) == 2
+        assert not (tmp_path / "wrong").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,3 +255,147 @@ def test_find_checkpoint_says_what_it_needs(tmp_path):
         save_model(model, tmp_path / "trained" / name)
     with pytest.raises(CheckpointError, match=r"several models.*one.*two"):
         find_checkpoint(tmp_path)
+
+
+# ---- several agents and environments -----------------------------------------------------------------
+
+MANY = replace(SMALL, agents=3, environments=2, blocks=2)
+
+
+def same_as_alone(cohort, models, atol=1e-10):
+    """float64: rounding in another order."""
+    for p, model in enumerate(models):
+        for what in ("weights", "optimizer_state"):
+            ours, theirs = getattr(cohort, what)(p), getattr(model, what)()
+            for name, array in ours.items():
+                np.testing.assert_allclose(array, theirs[name], rtol=0, atol=atol, err_msg=f"agent {p}: {name}")
+        assert cohort.environments == model.environments
+        for e in range(model.environments):
+            for ours, theirs in zip(cohort.memory(p, e), model.memory(environment=e), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("environments", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_of_many_agents_is_a_run_of_its_own(kind, environments, tmp_path):
+    settings = replace(MANY, seed=4, agents=2, environments=environments)
+    many = train_run(tmp_path / "many", kind, settings)
+    single = replace(settings, agents=1)
+    alone = [train_run(tmp_path / f"{p}", kind, replace(single, seed=4 + p)) for p in range(2)]
+    same_as_alone(many.models[kind], [state.models[kind] for state in alone])
+    for p, state in enumerate(alone):
+        if environments > 1:
+            for what in runs.SUMMARY:
+                ours, theirs = many.stacked(kind, what)[:, p], state.stacked(kind, what)[:, 0]
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+        else:
+            reward = state.stacked(kind, "reward").reshape(2, 2, 3, 3).mean(2)  # three trials of each encounter
+            np.testing.assert_allclose(many.stacked(kind, "accuracy")[:, p], reward, rtol=0, atol=1e-10)
+
+
+def test_agents_and_environments_see_trials_of_their_own():
+    blocks = [block for own in MANY.blocks_of_all(0) for block in own]
+    assert len(blocks) == 6
+    for a, one in enumerate(blocks):
+        for other in blocks[:a]:
+            assert not np.isclose(one.trials.inputs, other.trials.inputs).any()
+            assert not np.isclose(one.initial_states[0], other.initial_states[0]).any()
+    first = SMALL.block(0)
+    np.testing.assert_array_equal(blocks[0].trials.inputs, first.trials.inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("reference", {"agents": 1}),
+        ("composition", {"agents": 1}),
+        ("reference", {}),
+        ("reference", {"agents": 20}),
+    ],
+)
+def test_an_interrupted_run_of_many_goes_on_exactly(kind, changes, tmp_path):
+    """20 agents are more than are run at once."""
+    settings = replace(MANY, blocks=3, **changes)
+    whole = train_run(tmp_path / "whole", kind, settings)
+    with pytest.raises(Interrupted, match="1 of 3 blocks are kept"):
+        train_run(tmp_path / "parts", kind, settings, after_trial=stop_at(10))
+    seen = []
+    resumed = train_run(tmp_path / "parts", kind, settings, after_trial=seen.append)
+    assert seen == list(range(7, 19))
+    for state in (resumed, train_run(tmp_path / "parts", kind, settings)):
+        ours, theirs = state.models[kind], whole.models[kind]
+        assert ours.environments == 2
+        for p in range(settings.agents):
+            of_agent = (p,) if settings.agents > 1 else ()
+            for name, array in theirs.optimizer_state(*of_agent).items():
+                np.testing.assert_array_equal(ours.optimizer_state(*of_agent)[name], array)
+            for e in range(2):
+                a, b = (m.memory(*of_agent, environment=e) for m in (ours, theirs))
+                assert len(a[0]) == 2
+                np.testing.assert_array_equal(a[1], b[1])
+        for what in runs.SUMMARY:
+            np.testing.assert_array_equal(state.stacked(kind, what), whole.stacked(kind, what))
+
+
+def test_a_run_of_many_is_small_on_disk(tmp_path):
+    """Its records are summed up: what is kept of a block does not grow with its environments."""
+    sizes = []
+    for environments in (2, 8):
+        train_run(tmp_path / str(environments), "reference", replace(MANY, agents=1, environments=environments))
+        sizes.append((tmp_path / str(environments) / "trained" / "history.npz").stat().st_size)
+        assert not np.load(tmp_path / str(environments) / "trained" / "last_block.npz").files
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_fresh_accuracy_is_that_of_each_agent_alone(tmp_path):
+    """Over agents where there are several; each block from an empty memory; the agents are left as they are."""
+    state = train_run(tmp_path / "many", "reference", MANY)
+    cohort = state.models["reference"]
+    before = cohort.memory(1, 1)
+    course = runs.fresh_accuracy(cohort, MANY, 4)
+    assert (course.over, course.n, course.encounters) == ("agents", (3, 3), (1, 2))
+    each = [runs.fresh_accuracy(cohort.agent(p, "reference"), MANY.agent(p), 4) for p in range(3)]
+    np.testing.assert_allclose(course.mean, np.mean([c.mean for c in each], axis=0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(course.se, np.std([c.mean for c in each], axis=0, ddof=1) / np.sqrt(3), atol=1e-10)
+    assert each[0].over == "trials" and each[0].n == (12, 12)
+    np.testing.assert_array_equal(cohort.memory(1, 1)[1], before[1])
+
+    model, right = cohort.agent(2, "reference"), []
+    settings = MANY.agent(2)
+    for index in range(4):
+        block = settings.block(index, FRESH)
+        model.clear_memory()
+        seed = (settings.block(0, FRESH).seed, index)
+        right.append(model.run_trials(block.trials, initial_states=block.initial_states, seed=seed).reward[3:])
+    np.testing.assert_allclose(each[2].mean[1], np.concatenate(right).mean(0), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("environments", [1, 2])
+def test_what_psyneulink_keeps_of_a_run_does_not_grow(environments, tmp_path):
+    """Only the results of the last block: 6 trials in each environment."""
+    state = train_run(tmp_path, "composition", replace(SMALL, environments=environments))
+    assert len(state.models["composition"].results) == 6 * environments
+
+
+@pytest.mark.parametrize("name", ["agents", "environments"])
+def test_numbers_of_agents_and_environments_are_checked(name):
+    for value in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number ≥ 1"):
+            replace(SMALL, **{name: value})
+
+
+@pytest.mark.slow
+def test_a_composition_in_32_environments_remembers_from_the_first_step(tmp_path):
+    """The README's command: through ``learn()``, right on the second encounter before any evidence, in a minute.
+
+    The time is that of the processor, which other work on the machine lengthens less than that of the clock.
+    """
+    settings = RunSettings(blocks=60, environments=32, key="context", learning_rate=2e-3)
+    start = time.process_time()
+    state = train_run(tmp_path, "composition", settings)
+    seconds = time.process_time() - start
+    course = runs.fresh_accuracy(state.models["composition"], settings, 8)
+    assert course.encounters == (1, 2) and course.n == (400, 400)
+    assert course.mean[1, 0] >= 0.97
+    assert 0.4 < course.mean[0, 0] < 0.6  # and at chance where nothing can be known
+    assert seconds < 60
