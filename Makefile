@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 WORKERS ?= auto
 
-.PHONY: help demo test test-slow lint format figures clean
+VERSIONS ?= $(patsubst constraints/psyneulink-%.txt,%,$(wildcard constraints/psyneulink-*.txt))
+
+.PHONY: help demo test test-slow test-psyneulink lint format figures clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:[^#]*## /\t/'
@@ -18,6 +20,11 @@ test: $(VENV)/test   ## the tests (some minutes)
 
 test-slow: $(VENV)/test   ## the longer checks: dnd-lstm's behaviour over seeds
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+test-psyneulink: $(VERSIONS:%=.venv-psyneulink-%/test)   ## the tests with older PsyNeuLinks: VERSIONS="0.19.1.0 0.20.2.0"
+	for version in $(VERSIONS); do \
+		.venv-psyneulink-$$version/bin/python -m pytest -n $(WORKERS) $(ARGS) || exit 1; \
+	done
 
 lint: $(VENV)/lint   ## style, format and types
 	$(BIN)/ruff check .
@@ -32,7 +39,7 @@ figures: demo   ## run the demo, and take the README's figures from it
 	cp results/demo/figures/graph.png results/demo/figures/accuracy.png comparisons/figures/
 
 clean:           ## remove the environment and what tools leave behind
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-psyneulink-* build *.egg-info .pytest_cache .ruff_cache
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +55,12 @@ $(VENV)/test: $(VENV)/core
 
 $(VENV)/lint: $(VENV)/core
 	$(PIP) --editable '.[lint]'
+	@touch $@
+
+# An older PsyNeuLink caps some packages: its own constraints, and those of constraints.txt for all others.
+.venv-psyneulink-%/test: constraints/psyneulink-%.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	awk -F= 'NR == FNR { own[$$1]; print; next } !($$1 in own)' $< constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $(@D)/constraints.txt --editable '.[test]'
 	@touch $@
