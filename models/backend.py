@@ -741,6 +741,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._steps = Steps(wrapper.optimizer)
         self._begin(wrapper, tensors, context)
         self._logs = any(p.log_condition != pnl.LogCondition.OFF for p in self._loggable())
+        results = self.parameters.results
+        earlier = results._get(context, fallback_value=[])
+        results._set([], context)  # PsyNeuLink copies those of all calls in every call
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PsyNeuLink's, of matters that are settled here
@@ -755,6 +758,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         finally:
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
+            results._set(_joined_results(earlier, results._get(context)), context)
             self._session = self._all_inputs = None
 
     def _loggable(self) -> Iterator[Any]:
@@ -815,6 +819,17 @@ class _FunctionSession(Session):
 
     def __init__(self, function: Any) -> None:
         self.loss = function  # type: ignore[method-assign]
+
+
+def _joined_results(earlier: Any, new: Any) -> Any:
+    """``results`` of earlier calls and of this one; row by row where the output ports have become others."""
+    if not len(earlier) or not len(new):
+        return earlier if len(earlier) else new
+    if np.shape(earlier)[1:] == np.shape(new)[1:]:
+        return np.concatenate([earlier, new])
+    joined = np.empty(len(earlier) + len(new), dtype=object)
+    joined[:] = [*earlier, *new]
+    return joined
 
 
 def as_context(composition: Composition, context: Any) -> Context:

@@ -16,7 +16,7 @@ import torch
 
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .fast import RetrievalSettings, Weights, gradients, retrieve_many, run_trials, stretches_between
+from .fast import Gradients, RetrievalSettings, Weights, gradients, retrieve_many, run_trials, stretches_between
 from .losses import Loss, LossSettings, losses_and_slopes
 from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_trials
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -348,17 +348,13 @@ class _Chunk:
             trace.policy, trace.value, action, target, reward, settings, *states
         )
         outcome.losses.append(np.stack([actor, critic]))
-        d = [None if s is None else s / environments for s in vars(slopes).values()]
-        self._update(gradients(weights, trace, *d), rate, settings)  # type: ignore[arg-type]
+        self._update(gradients(weights, trace, *vars(slopes / environments).values()), rate)
 
-    def _update(self, found: Weights, rate: float, settings: LossSettings) -> None:
+    def _update(self, found: Gradients, rate: float) -> None:
         for name, parameter in self.parameters.items():
-            if settings.kind == "cross_entropy" and name.startswith("critic"):
-                parameter.grad = None  # not part of the loss: Adam leaves it out
-                continue
             gradient = found.bias if name in ("input_bias", "hidden_bias") else getattr(found, name)
-            parameter.grad = torch.from_numpy(gradient)
-            self.updates[name] += 1
+            parameter.grad = None if gradient is None else torch.from_numpy(gradient)
+            self.updates[name] += gradient is not None
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

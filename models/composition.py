@@ -734,7 +734,7 @@ class _TrialSession(Session):
             course["policy"], course["value"][..., 0], *outcome, self.settings, hidden, cell
         )
         if len(which) > 1:  # the mean over environments
-            slopes = Slopes(*(None if s is None else s / len(which) for s in vars(slopes).values()))
+            slopes = slopes / len(which)
         self._keep(course, actor, critic)
         self.slopes = slopes
         return float((actor + self.settings.value_weight * critic).mean())

@@ -353,15 +353,35 @@ def run_trials(
     return Trace(inputs, recurrence, by_trial(policy), by_trial(value)[..., 0], (agents, batch, length))
 
 
+@dataclass(eq=False)
+class Gradients:
+    """As ``Weights``; None for weights on which the loss does not depend."""
+
+    input_weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    hidden_weight: np.ndarray | None = None
+    actor_weight: np.ndarray | None = None
+    actor_bias: np.ndarray | None = None
+    critic_weight: np.ndarray | None = None
+    critic_bias: np.ndarray | None = None
+
+
 def gradients(
     weights: Weights,
     trace: Trace,
-    d_policy: np.ndarray,
-    d_value: np.ndarray,
+    d_policy: np.ndarray | None,
+    d_value: np.ndarray | None,
     d_hidden: np.ndarray | None = None,
     d_cell: np.ndarray | None = None,
-) -> Weights:
-    """Gradients of a loss by the weights, from its derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...)."""
+) -> Gradients:
+    """Gradients of a loss by the weights.
+
+    Args:
+        weights: of the P agents.
+        trace: what ``run_trials`` gave.
+        d_policy, d_value, d_hidden, d_cell: the loss's derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...);
+            None for those on which it does not depend.
+    """
     agents, batch, length = trace.shape
     one = agents == 1
 
@@ -382,15 +402,21 @@ def gradients(
     def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.matmul(a.swapaxes(-1, -2), b)
 
-    policy = rows(trace.policy)
-    d_logits = rows(d_policy) * policy
-    d_logits -= policy * d_logits.sum(-1, keepdims=True)
-    d_value = rows(d_value)
+    found = Gradients()
+    if all(d is None for d in (d_policy, d_value, d_hidden, d_cell)):
+        return found
     hidden = by_agent(trace.recurrence.hiddens[1:])
-    to_hidden = np.matmul(d_logits, weights.actor_weight.swapaxes(-1, -2))
-    to_hidden += d_value * weights.critic_weight.swapaxes(-1, -2)
-    if d_hidden is not None:
-        to_hidden += rows(d_hidden)
+    to_hidden = np.zeros_like(hidden) if d_hidden is None else rows(d_hidden).copy()
+    if d_policy is not None:
+        policy = rows(trace.policy)
+        d_logits = rows(d_policy) * policy
+        d_logits -= policy * d_logits.sum(-1, keepdims=True)
+        to_hidden += np.matmul(d_logits, weights.actor_weight.swapaxes(-1, -2))
+        found.actor_weight, found.actor_bias = outer(hidden, d_logits), d_logits.sum(1, keepdims=True)
+    if d_value is not None:
+        d_value = rows(d_value)
+        to_hidden += d_value * weights.critic_weight.swapaxes(-1, -2)
+        found.critic_weight, found.critic_bias = outer(hidden, d_value), d_value.sum(1, keepdims=True)
     back = recur_back(
         trace.recurrence,
         weights.hidden_weight[0] if one else weights.hidden_weight,
@@ -398,15 +424,10 @@ def gradients(
         None if d_cell is None else time_first(rows(d_cell)),
     )
     d_drive = by_agent(back.drive)
-    return Weights(
-        input_weight=outer(trace.x, d_drive),
-        bias=d_drive.sum(1, keepdims=True),
-        hidden_weight=outer(by_agent(trace.recurrence.hiddens[:-1]), d_drive),
-        actor_weight=outer(hidden, d_logits),
-        actor_bias=d_logits.sum(1, keepdims=True),
-        critic_weight=outer(hidden, d_value),
-        critic_bias=d_value.sum(1, keepdims=True),
-    )
+    found.input_weight = outer(trace.x, d_drive)
+    found.bias = d_drive.sum(1, keepdims=True)
+    found.hidden_weight = outer(by_agent(trace.recurrence.hiddens[:-1]), d_drive)
+    return found
 
 
 # ---- the same as a function for autograd, for graphs that have more around it ------------------------------

@@ -140,16 +140,23 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
 
 @dataclass(eq=False)
 class Slopes:
-    """Derivatives of the loss of B trials by what the network gives; None where it does not depend on it."""
+    """Derivatives of the loss of B trials by what the network gives; None where it does not depend on it.
 
-    policy: np.ndarray
+    None is not 0: Adam moves weights whose gradients are zero, and counts the step, but leaves out those without.
+    """
+
+    policy: np.ndarray | None = None
     """(..., B, T, A)"""
-    value: np.ndarray
+    value: np.ndarray | None = None
     """(..., B, T)"""
     hidden: np.ndarray | None = None
     """(..., B, T, H)"""
     cell: np.ndarray | None = None
     """(..., B, T, H)"""
+
+    def __truediv__(self, trials: int) -> Slopes:
+        """Those of the mean over so many trials."""
+        return Slopes(*(None if s is None else s / trials for s in vars(self).values()))
 
 
 def losses_and_slopes(
@@ -185,7 +192,7 @@ def losses_and_slopes(
     d_chosen = d_policy.reshape(chosen.size, -1)  # the same numbers
     if settings.kind == "cross_entropy":
         d_chosen[rows, chosen] = slope.ravel()
-        return -log_chosen.sum(-1), none, Slopes(d_policy, np.zeros_like(value))
+        return -log_chosen.sum(-1), none, Slopes(d_policy)
     returns = reward @ discounts(reward.shape[-1], settings.gamma) if settings.gamma else reward
     error = value - returns  # minus the advantage
     d_chosen[rows, chosen] = -(slope * error).ravel()
@@ -214,7 +221,7 @@ def _users_losses_and_slopes(
             _users_losses_and_slopes(*arrays, settings, h, c)  # type: ignore[call-arg]
             for *arrays, h, c in zip(policy, value, action, target, reward, hidden, cell, strict=True)
         ]
-        slopes = (np.stack(parts) for parts in zip(*(vars(s).values() for _, _, s in each), strict=True))
+        slopes = (_of_agents(name, [getattr(s, name) for _, _, s in each]) for name in vars(each[0][2]))
         return np.stack([a for a, _, _ in each]), np.stack([c for _, c, _ in each]), Slopes(*slopes)
     arrays = {"policy": policy, "value": value[..., None], "hidden": hidden, "cell": cell}
     leaves = {name: torch.tensor(array).requires_grad_() for name, array in arrays.items()}
@@ -222,8 +229,20 @@ def _users_losses_and_slopes(
     found: list[Tensor | None] = [None] * len(leaves)
     if actor.requires_grad:
         found = list(torch.autograd.grad(actor.sum(), list(leaves.values()), allow_unused=True))
-    d = [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays.values(), found, strict=True)]
-    return actor.detach().numpy(), critic.detach().numpy(), Slopes(d[0], d[1][..., 0], d[2], d[3])
+    d = Slopes(*(None if g is None else g.numpy() for g in found))
+    d.value = None if d.value is None else d.value[..., 0]
+    return actor.detach().numpy(), critic.detach().numpy(), d
+
+
+def _of_agents(name: str, slopes: list[np.ndarray | None]) -> np.ndarray | None:
+    """One kind of slope of all agents."""
+    found = [s for s in slopes if s is not None]
+    if 0 < len(found) < len(slopes):
+        raise ValueError(
+            f"The loss function depends on {name} for {len(found)} of {len(slopes)} agents that are trained together, "
+            "not for the others. Let it depend on the same of its arguments for each (times 0, if need be)."
+        )
+    return np.stack(found) if found else None
 
 
 @lru_cache(maxsize=32)

@@ -241,19 +241,18 @@ class StandardGraph:
 
     def backward(self, course: StandardCourse, slopes: Slopes) -> None:
         """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
-        g = gradients(
-            self._weights,
-            course.trace,
-            *(None if v is None else v[None] for v in (slopes.policy, slopes.value)),
-            *(None if v is None else v[None] for v in (slopes.hidden, slopes.cell)),
-        )
+        g = gradients(self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values()))
         size = self.model.config.hidden_size
         columns = {block: slice(k * size, (k + 1) * size) for k, block in enumerate(GATE_ORDER)}
         biases = {"input_bias": g.bias, "hidden_bias": g.bias}
         for (name, block), parameter in self._parameters.items():
             if not parameter.requires_grad:
                 continue
-            gradient = (biases.get(name) if name in biases else getattr(g, name))[0]
+            found = biases.get(name) if name in biases else getattr(g, name)
+            if found is None:
+                parameter.grad = None
+                continue
+            gradient = found[0]
             buffer = self._gradients[name, block]
             buffer.numpy()[...] = gradient[:, columns[block]] if block in columns else gradient
             parameter.grad = buffer
