@@ -241,7 +241,9 @@ class StandardGraph:
 
     def backward(self, course: StandardCourse, slopes: Slopes) -> None:
         """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
-        g = gradients(self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values()))
+        g = gradients(
+            self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values())
+        )
         size = self.model.config.hidden_size
         columns = {block: slice(k * size, (k + 1) * size) for k, block in enumerate(GATE_ORDER)}
         biases = {"input_bias": g.bias, "hidden_bias": g.bias}
