@@ -16,9 +16,10 @@ import torch
 
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .fast import Gradients, RetrievalSettings, Weights, gradients, retrieve_many, run_trials, stretches_between
+from .fast import Gradients, Weights, gradients, run_trials
 from .losses import Loss, LossSettings, losses_and_slopes
 from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_trials
+from .retrieval import RetrievalSettings, retrieve_many, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 CHUNK = 16

@@ -13,7 +13,6 @@ later step of the same trial may retrieve divides the trial into stretches that 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,81 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from .memory import similarity
-
-# ---- the memory -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RetrievalSettings:
-    """How a memory retrieves: as the fields of ``ModelConfig`` of the same names."""
-
-    kernel: str
-    retrieval: str
-    sharpness: float
-    ties: str
-
-
-def retrieve_many(
-    settings: RetrievalSettings, queries: Tensor, keys: Tensor, values: Tensor, oldest: int = 0
-) -> Tensor:
-    """Values that E memories of n entries each give for T queries: (E, T, K), (E, n, K), (E, n, H) → (E, T, H).
-
-    Args:
-        settings: kernel, retrieval, sharpness, ties.
-        queries: keys to look for.
-        keys, values: the entries, by rows; n may be 0, which gives zeros.
-        oldest: row of the oldest entry in each of these rings.
-    """
-    return taken(matches(settings, queries, keys, oldest), values)
-
-
-def matches(settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: int = 0) -> Tensor:
-    """What matches the queries: rows of the nearest entries (E, T), or weights of all entries (E, T, n)."""
-    n, length = keys.shape[1], queries.shape[1]
-    if n == 0:
-        return queries.new_zeros(*queries.shape[:2], 0)
-    if not queries.requires_grad and length > 1 and _all_equal(queries.numpy()):
-        found = matches(settings, queries[:, :1], keys, oldest)
-        return found.expand(-1, length, *found.shape[2:])
-    similar = similarity(settings.kernel, queries, keys)
-    if settings.retrieval == "average":
-        return torch.softmax(settings.sharpness * similar, -1)
-    by_age = similar.detach().numpy()
-    if oldest:
-        by_age = np.concatenate([by_age[..., oldest:], by_age[..., :oldest]], -1)
-    if settings.ties == "oldest":
-        age = by_age.argmax(-1)  # the first of equals
-    else:
-        age = n - 1 - by_age[..., ::-1].argmax(-1)
-    return torch.from_numpy((age + oldest) % n if oldest else age)
-
-
-def taken(found: Tensor, field: Tensor) -> Tensor:
-    """What ``matches`` found, of one field of the entries: (E, n, size) → (E, T, size)."""
-    if found.ndim == 3:
-        return found @ field
-    return torch.from_numpy(field.numpy()[np.arange(len(field))[:, None], found.numpy()])
-
-
-def _all_equal(queries: np.ndarray) -> bool:
-    """Whether each memory gets one and the same key at all steps, such as the context: it is looked for once."""
-    return bool((queries[:, -1] == queries[:, 0]).all() and (queries == queries[:, :1]).all())
-
-
-def stretches_between(encode: np.ndarray, retrieve: np.ndarray) -> list[slice]:
-    """Steps that can be run at once: cut after each encoding that a later retrieval could find.
-
-    Args:
-        encode, retrieve: (..., T) bool, the steps at which any of the trials stores and reads.
-    """
-    length = encode.shape[-1]
-    stores, reads = encode.reshape(-1, length).any(0), retrieve.reshape(-1, length).any(0)
-    last_read = int(np.flatnonzero(reads)[-1]) if reads.any() else -1
-    edges = [0, *(int(t) + 1 for t in np.flatnonzero(stores) if t < last_read), length]
-    return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
-
 
 # ---- the recurrence, forwards and backwards, in NumPy ------------------------------------------------------
 

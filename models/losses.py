@@ -239,8 +239,8 @@ def _of_agents(name: str, slopes: list[np.ndarray | None]) -> np.ndarray | None:
     found = [s for s in slopes if s is not None]
     if 0 < len(found) < len(slopes):
         raise ValueError(
-            f"The loss function depends on {name} for {len(found)} of {len(slopes)} agents that are trained together, "
-            "not for the others. Let it depend on the same of its arguments for each (times 0, if need be)."
+            f"The loss function depends on {name} for {len(found)} of {len(slopes)} agents that are trained "
+            "together, not for the others. Let it depend on the same of its arguments for each agent."
         )
     return np.stack(found) if found else None
 

@@ -30,41 +30,21 @@ from psyneulink.core.globals.parameters import Parameter, check_user_specified
 from psyneulink.core.globals.utilities import convert_all_elements_to_np_array
 from torch import Tensor
 
-KERNELS = ("l2", "l1", "cosine")
-RETRIEVALS = ("nearest", "average")
-COSINE_EPS = 1e-8
-"""Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
+from .retrieval import KERNELS, RETRIEVALS, similarity
 
-
-def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
-    """Similarity of queries (..., T, K) to keys (..., n, K): (..., T, n). Negative L2, L1 distance, or cosine."""
-    if kernel == "l2":
-        # Each pair by itself: through products of matrices, equal keys would get unequal distances.
-        return -torch.cdist(query, keys, compute_mode="donot_use_mm_for_euclid_dist")
-    if kernel == "l1":
-        return -torch.cdist(query, keys, p=1.0)
-    if kernel == "cosine":
-        query, keys = query.unsqueeze(-2), keys.unsqueeze(-3)
-        norm_query, norm_keys = _norm(query).clamp_min(COSINE_EPS), _norm(keys).clamp_min(COSINE_EPS)
-        return (query * keys).sum(-1) / (norm_query * norm_keys)
-    raise FunctionError(f"EpisodicMemory: kernel must be one of {KERNELS}; got {kernel!r}.")
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Euclidean norm over the last axis, with the gradient 0 where it is 0 (a root's is infinite there)."""
-    squares = x.square().sum(-1)
-    return torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
+ROWS_AT_FIRST = 2**16
+"""Rows for which a ring of that limit or more has room when it is made; rows take memory once they are stored."""
 
 
 class EntryRing:
     """Entries of several fields in one array a field; the oldest is dropped when ``limit`` is exceeded.
 
-    The arrays grow by doubling up to ``limit`` and are a ring from there on: storing never moves an entry.
+    Up to ``ROWS_AT_FIRST`` entries are stored without moving any; beyond, the arrays grow by doubling.
     """
 
     def __init__(self, sizes: Sequence[int], limit: int) -> None:
         self.limit = limit
-        self.fields = [np.empty((min(limit, 16), size)) for size in sizes]
+        self.fields = [np.empty((min(limit, ROWS_AT_FIRST), size)) for size in sizes]
         self.n_stored = 0  # ever since the last clearing
 
     def __len__(self) -> int:
@@ -99,7 +79,7 @@ class EntryRing:
         self.fields = [np.array(f[-limit:], dtype=float) for f in fields]
         self.n_stored = len(self.fields[0])
         if self.n_stored == 0:
-            self.fields = [np.empty((min(limit, 16), f.shape[1])) for f in self.fields]
+            self.fields = [np.empty((min(limit, ROWS_AT_FIRST), f.shape[1])) for f in self.fields]
 
     def clear(self) -> None:
         """Drop all entries."""

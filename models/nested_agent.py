@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from .backend import RecurrentWrapper
-from .fast import Sequence, SequenceWeights, retrieve_many, run_sequence, stretches_between
+from .fast import Sequence, SequenceWeights, run_sequence
 from .memory import EntryRing
+from .retrieval import retrieve_many, stretches_between
 from .standard import READOUTS, retrieval_settings
 from .weights import GATE_ORDER
 

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from .backend import RecurrentWrapper, get_matrix, graph_signature
-from .fast import RetrievalSettings, Trace, Weights, gradients, matches, run_trials, stretches_between, taken
+from .fast import Trace, Weights, gradients, run_trials
 from .losses import Slopes
 from .memory import EntryRing, EpisodicMemory
+from .retrieval import RetrievalSettings, matches, stretches_between, taken
 from .weights import GATE_ORDER
 
 if TYPE_CHECKING:

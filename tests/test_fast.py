@@ -8,8 +8,8 @@ import pytest
 import torch
 from eplstm.comparisons.equivalence import STEP_FIELDS
 from eplstm.models import EpisodicLSTMComposition, GeneralPathWarning, ModelConfig, ReferenceEpisodicLSTM, train
-from eplstm.models.fast import stretches_between
 from eplstm.models.losses import LossSettings, losses, losses_and_slopes, trial_tensors
+from eplstm.models.retrieval import stretches_between
 from eplstm.tasks import Trials
 
 D, H, A = 5, 3, 4

@@ -7,7 +7,8 @@ import psyneulink as pnl
 import pytest
 import torch
 from eplstm.models import EncodingMechanism, EpisodicMemory, RecurrentComposition
-from eplstm.models.memory import COSINE_EPS, EntryRing
+from eplstm.models.memory import EntryRing
+from eplstm.models.retrieval import COSINE_EPS
 from psyneulink.core.components.functions.function import FunctionError
 from psyneulink.core.globals.keywords import MIN_INDICATOR
 

@@ -1,0 +1,118 @@
+"""Which entries of an episodic memory match a query: kernels, ties, averages, for whole trials and many memories.
+
+It computes on arrays alone, so that cohorts need no PsyNeuLink; ``EpisodicMemory`` in ``memory.py`` holds the
+entries for a composition. Equal keys have exactly equal similarities, so that ties are ties.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KERNELS = ("l2", "l1", "cosine")
+RETRIEVALS = ("nearest", "average")
+COSINE_EPS = 1e-8
+"""Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
+AT_ONCE = 2**16
+"""Numbers that are multiplied before they are summed, where products are not kept."""
+
+
+def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
+    """Similarity of queries (..., T, K) to keys (..., n, K): (..., T, n). Negative L2, L1 distance, or cosine."""
+    if kernel == "l2":
+        # Each pair by itself: through products of matrices, equal keys would get unequal distances.
+        return -torch.cdist(query, keys, compute_mode="donot_use_mm_for_euclid_dist")
+    if kernel == "l1":
+        return -torch.cdist(query, keys, p=1.0)
+    if kernel == "cosine":
+        norms = (_norm(part).clamp_min(COSINE_EPS) for part in (query.unsqueeze(-2), keys.unsqueeze(-3)))
+        return _products(query, keys) / math.prod(norms)
+    raise ValueError(f"kernel must be one of {KERNELS}; got {kernel!r}.")
+
+
+def _products(query: Tensor, keys: Tensor) -> Tensor:
+    """Inner products, each pair by itself, of so many entries at a time as the processor's cache holds."""
+    rows = max(1, AT_ONCE // max(query.numel(), 1))
+    parts = [(query.unsqueeze(-2) * some.unsqueeze(-3)).sum(-1) for some in keys.split(rows, dim=-2)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean norm over the last axis, with the gradient 0 where it is 0 (a root's is infinite there)."""
+    squares = x.square().sum(-1)
+    return torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """How a memory retrieves: as the fields of ``ModelConfig`` of the same names."""
+
+    kernel: str
+    retrieval: str
+    sharpness: float
+    ties: str
+
+
+def retrieve_many(
+    settings: RetrievalSettings, queries: Tensor, keys: Tensor, values: Tensor, oldest: int = 0
+) -> Tensor:
+    """Values that E memories of n entries each give for T queries: (E, T, K), (E, n, K), (E, n, H) → (E, T, H).
+
+    Args:
+        settings: kernel, retrieval, sharpness, ties.
+        queries: keys to look for.
+        keys, values: the entries, by rows; n may be 0, which gives zeros.
+        oldest: row of the oldest entry in each of these rings.
+    """
+    return taken(matches(settings, queries, keys, oldest), values)
+
+
+def matches(settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: int = 0) -> Tensor:
+    """What matches the queries: rows of the nearest entries (E, T), or weights of all entries (E, T, n)."""
+    n, length = keys.shape[1], queries.shape[1]
+    if n == 0:
+        return queries.new_zeros(*queries.shape[:2], 0)
+    if not queries.requires_grad and length > 1 and _all_equal(queries.numpy()):
+        found = matches(settings, queries[:, :1], keys, oldest)
+        return found.expand(-1, length, *found.shape[2:])
+    similar = similarity(settings.kernel, queries, keys)
+    if settings.retrieval == "average":
+        return torch.softmax(settings.sharpness * similar, -1)
+    by_age = similar.detach().numpy()
+    if oldest:
+        by_age = np.concatenate([by_age[..., oldest:], by_age[..., :oldest]], -1)
+    if settings.ties == "oldest":
+        age = by_age.argmax(-1)  # the first of equals
+    else:
+        age = n - 1 - by_age[..., ::-1].argmax(-1)
+    return torch.from_numpy((age + oldest) % n if oldest else age)
+
+
+def taken(found: Tensor, field: Tensor) -> Tensor:
+    """What ``matches`` found, of one field of the entries: (E, n, size) → (E, T, size)."""
+    if found.ndim == 3:
+        return found @ field
+    return torch.from_numpy(field.numpy()[np.arange(len(field))[:, None], found.numpy()])
+
+
+def _all_equal(queries: np.ndarray) -> bool:
+    """Whether each memory gets one and the same key at all steps, such as the context: it is looked for once."""
+    return bool((queries[:, -1] == queries[:, 0]).all() and (queries == queries[:, :1]).all())
+
+
+def stretches_between(encode: np.ndarray, retrieve: np.ndarray) -> list[slice]:
+    """Steps that can be run at once: cut after each encoding that a later retrieval could find.
+
+    Args:
+        encode, retrieve: (..., T) bool, the steps at which any of the trials stores and reads.
+    """
+    length = encode.shape[-1]
+    stores, reads = encode.reshape(-1, length).any(0), retrieve.reshape(-1, length).any(0)
+    last_read = int(np.flatnonzero(reads)[-1]) if reads.any() else -1
+    edges = [0, *(int(t) + 1 for t in np.flatnonzero(stores) if t < last_read), length]
+    return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
