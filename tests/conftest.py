@@ -1,5 +1,6 @@
 """What the tests share: a generator, and factories of small trials and configs whose sizes all differ."""
 
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -13,6 +14,13 @@ torch.set_num_threads(1)
 
 def pytest_report_header():
     return ", ".join(f"{name} {version(name)}" for name in ("psyneulink", "torch", "numpy"))
+
+
+def pytest_runtest_teardown():
+    """Let go of what a test has built: PsyNeuLink's registries keep every component, for its name."""
+    if pnl := sys.modules.get("psyneulink"):
+        for registry in pnl.primary_registries:
+            pnl.clear_registry(registry)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psyneulink as pnl
 import pytest
 import torch
 from eplstm.models import NotTrainable, RecurrentComposition
-from eplstm.models.backend import Context, as_context, get_matrix, set_matrix, start_from
+from eplstm.models.backend import AllInputs, Context, as_context, get_matrix, set_matrix, start_from
 from psyneulink.library.compositions.pytorchwrappers import PytorchCompositionWrapper
 
 ATOL = 1e-10
@@ -428,6 +428,73 @@ def test_needed_matrices_of_size_one_are_squeezed(data):
 def test_needed_the_stock_memory_has_no_pytorch_form():
     """``EpisodicMemory._gen_pytorch_fct``"""
     assert not hasattr(pnl.ContentAddressableMemory, "_gen_pytorch_fct")
+
+
+@pytest.fixture
+def stock():
+    """x → y in PsyNeuLink's own composition, and a function that trains it on n trials."""
+    x, y = (pnl.ProcessingMechanism(name=name, default_variable=np.zeros(2)) for name in "xy")
+    composition = pnl.AutodiffComposition([x, np.eye(2), y])
+
+    def learn(n):
+        data = {"inputs": {x: np.ones((n, 2))}, "targets": {y: np.ones((n, 2))}}
+        composition.learn(**data, execution_mode=pnl.ExecutionMode.PyTorch)
+
+    learn(1)
+    return composition, learn
+
+
+def calls(monkeypatch, owner, name):
+    """A list that grows with each call of a method."""
+    made, method = [], getattr(owner, name)
+
+    def spy(*args, **kwargs):
+        made.append(name)
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, spy)
+    return made
+
+
+def test_needed_stock_learn_searches_the_graph_in_each_trial(stock, monkeypatch):
+    """``_get_autodiff_inputs_values``"""
+    searches = calls(monkeypatch, pnl.Composition, "get_nodes_by_role")
+    counts = []
+    for n in (1, 5):
+        searches.clear()
+        stock[1](n)
+        counts.append(len(searches))
+    assert counts[1] >= counts[0] + 4
+
+
+def test_needed_stock_learn_copies_the_inputs_of_each_trial(data, monkeypatch):
+    """``AllInputs``: all nodes under one key, which is not copied."""
+    net = Elman()
+    copies = calls(monkeypatch, AllInputs, "__deepcopy__")
+    net.learn(*data)
+    assert len(copies) >= N
+
+
+def test_needed_stock_learn_analyses_the_graph_again(stock, monkeypatch):
+    """``RecurrentComposition._analyze_graph``"""
+    analyses = calls(monkeypatch, pnl.AutodiffComposition, "_analyze_graph")
+    stock[1](1)
+    assert analyses
+
+
+def test_needed_parameters_are_sought_repeatedly(stock, monkeypatch):
+    """``_torch_params_to_projections``: once for each parameter, each time among all of them."""
+    searches = calls(monkeypatch, PytorchCompositionWrapper, "_torch_params_to_projections")
+    stock[1](1)
+    assert len(searches) > 1
+
+
+def test_needed_results_of_another_form_cannot_be_joined(stock):
+    """``_joined_results``: the output ports become others where the composition is nested, or changed."""
+    composition, learn = stock
+    composition.parameters.results.set(np.ones((1, 3, 2)), composition)
+    with pytest.raises(ValueError, match="dimension"):
+        learn(1)
 
 
 # ---- graphs that are refused ------------------------------------------------------------------------------------
