@@ -1,6 +1,6 @@
 """What the tests share: a generator, and factories of small trials and configs whose sizes all differ."""
 
-import sys
+import gc
 from importlib.metadata import version
 
 import numpy as np
@@ -10,17 +10,12 @@ from eplstm.models import ModelConfig
 from eplstm.tasks import Trials
 
 torch.set_num_threads(1)
+# PsyNeuLink keeps every component for good; searching all of them for garbage takes a fifth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_report_header():
     return ", ".join(f"{name} {version(name)}" for name in ("psyneulink", "torch", "numpy"))
-
-
-def pytest_runtest_teardown():
-    """Let go of what a test has built: PsyNeuLink's registries keep every component, for its name."""
-    if pnl := sys.modules.get("psyneulink"):
-        for registry in pnl.primary_registries:
-            pnl.clear_registry(registry)
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss")
 STATES = ("hidden", "cell", "memory", "gates")
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def random_weights(config, seed):
     """Large enough that nothing is nearly linear."""
     rng = np.random.default_rng(seed)
@@ -123,9 +128,15 @@ def test_each_agent_is_the_reference_alone(changes, environments, make_config, t
     train_both(models, trials_of(environments=environments))
 
 
-@pytest.mark.parametrize("environments", [None, 2])
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}], ids=str)
+@pytest.mark.parametrize(
+    ("changes", "fast", "environments"),
+    [
+        ({}, True, None),
+        ({"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}, True, 2),
+        rarely({}, False, 2),
+        rarely({"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}, False, None),
+    ],
+)
 def test_each_agent_is_the_composition_alone(changes, fast, environments, make_config, trials_of):
     models = alone(make_config(**changes), agents=2, kind=EpisodicLSTMComposition)
     for model in models:

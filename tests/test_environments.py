@@ -19,6 +19,11 @@ FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", "h
 M, N, T = 3, 4, 5
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def environments(make_trials):
     """Trials of M environments that encode and retrieve at different steps: not equally full."""
@@ -118,8 +123,10 @@ class Loop:
         return losses
 
 
-@pytest.mark.parametrize("kind", ["reference", "fast", "general"])
-@pytest.mark.parametrize("capacity", [2, 40])
+@pytest.mark.parametrize(
+    ("kind", "capacity"),
+    [("reference", 2), ("reference", 40), ("fast", 2), rarely("fast", 40), rarely("general", 2), ("general", 40)],
+)
 def test_a_loop_written_out(kind, capacity, make_config, environments):
     model = model_of(kind, make_config(memory_capacity=capacity))
     loop = Loop(model.config, model.weights(), M)
@@ -142,9 +149,9 @@ def test_a_loop_written_out(kind, capacity, make_config, environments):
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
-        ({}, {}),
+        rarely({}, {}),
         ({"kernel": "cosine", "key": (1, 4), "ties": "newest"}, {"gamma": 0.9}),
-        ({"kernel": "l1", "repeated_key": "overwrite"}, {"entropy_weight": 0.2, "value_weight": 0.4}),
+        rarely({"kernel": "l1", "repeated_key": "overwrite"}, {"entropy_weight": 0.2, "value_weight": 0.4}),
         ({"retrieval": "average", "sharpness": 3.0, "memory_capacity": 2}, {"loss": "cross_entropy"}),
         (
             {"memory_capacity": 1},
@@ -173,7 +180,7 @@ def test_all_paths_are_one(changes, options, make_config, environments):
             same_models(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["reference", "fast", "general"])
+@pytest.mark.parametrize("kind", ["reference", "fast", rarely("general")])
 def test_one_environment_is_no_environment(kind, make_config, environments):
     """Draws apart, which come from (seed, environment)."""
     one, two = (model_of(kind, make_config()) for _ in range(2))
@@ -234,8 +241,17 @@ def interleaved(arrays):
     return np.swapaxes(np.stack(arrays), 0, 1).reshape(-1, *np.shape(arrays[0])[1:])
 
 
-@pytest.mark.parametrize("kind", ["fast", "general"])
-@pytest.mark.parametrize("form", ["trials", "dict", "list"])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("fast", "trials"),
+        rarely("fast", "dict"),
+        ("fast", "list"),
+        rarely("general", "trials"),
+        ("general", "dict"),
+        rarely("general", "list"),
+    ],
+)
 def test_minibatches_of_learn_are_environments(kind, form, make_config, environments):
     model, check = (model_of(k, make_config()) for k in (kind, "reference"))
     joined = {

@@ -32,6 +32,11 @@ CONFIG = ModelConfig(D, H, A, memory_capacity=6)
 PROJECTIONS = ("to_sensory", "to_agent", "to_response")
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def seeded(seed):
     return np.random.default_rng(seed)
 
@@ -258,7 +263,15 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "fast"), [*((name, True) for name in CONFIGS), ("average", False), ("part", False)]
+    ("name", "fast"),
+    [
+        ("nearest", True),
+        rarely("average", True),
+        rarely("part", True),
+        rarely("no memory", True),
+        rarely("average", False),
+        ("part", False),
+    ],
 )
 def test_in_a_recurrent_composition(name, fast):
     """``fast``: the agent's whole sequences at once; or PsyNeuLink's wrappers, node by node and step by step."""
@@ -283,7 +296,9 @@ def test_in_a_recurrent_composition(name, fast):
 # ---- in PsyNeuLink's AutodiffComposition ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "anew"), [("nearest", True), ("average", False), ("no memory", True)])
+@pytest.mark.parametrize(
+    ("name", "anew"), [rarely("nearest", True), ("average", False), rarely("no memory", True)]
+)
 def test_in_an_autodiff_composition_by_trials(name, anew):
     """A minibatch of trials is a sequence of steps; PsyNeuLink's loss is the mean over them."""
     config = CONFIGS[name]
@@ -303,7 +318,7 @@ def test_in_an_autodiff_composition_by_trials(name, anew):
     )
 
 
-@pytest.mark.parametrize("name", ["average", "part"])
+@pytest.mark.parametrize("name", [rarely("average"), "part"])
 def test_in_an_autodiff_composition_by_sequences(name):
     """Each sequence begins anew; PsyNeuLink's loss is that of the last step."""
     config = CONFIGS[name]
@@ -322,7 +337,7 @@ def test_in_an_autodiff_composition_by_sequences(name):
 # ---- Python mode ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [RecurrentComposition, pnl.AutodiffComposition, pnl.Composition])
+@pytest.mark.parametrize("kind", [RecurrentComposition, rarely(pnl.AutodiffComposition), pnl.Composition])
 def test_run_gives_the_same(kind):
     """Two sequences of run(), each begun anew, and a third that goes on."""
     data, plain = make_data(n=3, steps=2), Plain(CONFIG)
@@ -373,7 +388,7 @@ def make_trials(n=2, steps=3, seed=8):
     )
 
 
-@pytest.mark.parametrize("kind", [RecurrentComposition, pnl.AutodiffComposition])
+@pytest.mark.parametrize("kind", [rarely(RecurrentComposition), pnl.AutodiffComposition])
 def test_the_agent_alone_and_in_the_outer_composition_in_turns(kind):
     """It is one agent: what it learns by itself and what it stores goes on in the outer, and the other way."""
     data, trials, plain = make_data(n=2), make_trials(), Plain(CONFIG)
@@ -414,7 +429,7 @@ def test_the_agent_alone_and_in_the_outer_composition_in_turns(kind):
     same_memory(built, plain)
 
 
-@pytest.mark.parametrize("kind", [RecurrentComposition, pnl.AutodiffComposition])
+@pytest.mark.parametrize("kind", [RecurrentComposition, rarely(pnl.AutodiffComposition)])
 def test_weights_set_between_are_trained(kind):
     data, built = make_data(n=1), Outer(kind)
     again = []

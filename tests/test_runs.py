@@ -27,6 +27,11 @@ SMALL = RunSettings(
 )
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -370,7 +375,7 @@ def test_fresh_accuracy_is_that_of_each_agent_alone(tmp_path):
     np.testing.assert_allclose(each[2].mean[1], np.concatenate(right).mean(0), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("environments", [1, 2])
+@pytest.mark.parametrize("environments", [rarely(1), 2])
 def test_what_psyneulink_keeps_of_a_run_does_not_grow(environments, tmp_path):
     """Only the results of the last block: 6 trials in each environment."""
     state = train_run(tmp_path, "composition", replace(SMALL, environments=environments))
