@@ -20,6 +20,8 @@ COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
 AT_ONCE = 2**16
 """Numbers that are multiplied before they are summed, where products are not kept."""
+FEW_PAIRS = 5000
+"""Pairs of query and entry up to which L2 distances one by one are as fast as products of matrices."""
 
 
 def similarity(kernel: str, query: Tensor, keys: Tensor) -> Tensor:
@@ -80,10 +82,59 @@ def matches(settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: 
     if not queries.requires_grad and length > 1 and _all_equal(queries.numpy()):
         found = matches(settings, queries[:, :1], keys, oldest)
         return found.expand(-1, length, *found.shape[2:])
-    similar = similarity(settings.kernel, queries, keys)
     if settings.retrieval == "average":
-        return torch.softmax(settings.sharpness * similar, -1)
-    by_age = similar.detach().numpy()
+        return torch.softmax(settings.sharpness * similarity(settings.kernel, queries, keys), -1)
+    queries = queries.detach()
+    found = _similar_by_products(settings.kernel, queries, keys)
+    if isinstance(found, _Rows):
+        return found.rows
+    return _first_by_age(settings, similarity(settings.kernel, queries, keys) if found is None else found, oldest)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of the nearest entries (E, T), none of which has an equal."""
+
+    rows: Tensor
+
+
+def _similar_by_products(kernel: str, queries: Tensor, keys: Tensor) -> _Rows | Tensor | None:
+    """The nearest entries from products of matrices, which take a small part of the time.
+
+    Their rounding depends on the row, so that equal keys may seem different. Where entries are as near as rounding
+    can tell, each pair of them and the query is computed by itself.
+
+    Returns:
+        The rows; or similarities (E, T, n), −∞ for entries that are not nearest; or None: computing each pair is
+        as fast, or a product overflows.
+    """
+    pairs = queries.shape[0] * queries.shape[1] * keys.shape[1]
+    if kernel == "l1" or (kernel == "l2" and (queries.shape[1] == 1 or pairs < FEW_PAIRS)):
+        return None
+    lengths, longest = torch.linalg.vector_norm(keys, dim=-1), torch.linalg.vector_norm(queries, dim=-1).max()
+    if kernel == "l2":  # |q − k|² = |q|² − 2 (q·k − |k|²/2)
+        score = torch.baddbmm((-0.5 * lengths.square()).unsqueeze(-2), queries, keys.mT)
+        reach = (longest + lengths.max()).square()
+    else:
+        score = (queries @ keys.mT) / lengths.clamp_min(COSINE_EPS).unsqueeze(-2)
+        reach = longest
+    best, rows = score.max(-1)
+    slack = 16 * queries.shape[-1] * torch.finfo(score.dtype).eps * reach  # some times the bound of rounding
+    near = score >= (best - slack).unsqueeze(-1)
+    counts = near.sum(-1)
+    if bool((counts == 1).all()):
+        return _Rows(rows)
+    if not bool(counts.all()) or 10 * int(counts.sum()) > pairs:
+        return None
+    memory, step, row = near.nonzero(as_tuple=True)
+    similar = torch.full_like(score, -torch.inf)
+    similar[near] = similarity(kernel, queries[memory, step, None], keys[memory, row, None]).flatten()
+    return similar
+
+
+def _first_by_age(settings: RetrievalSettings, similar: Tensor, oldest: int) -> Tensor:
+    """Rows of the nearest entries (E, T), the oldest or the newest of equally near ones."""
+    by_age, n = similar.numpy(), similar.shape[-1]
     if oldest:
         by_age = np.concatenate([by_age[..., oldest:], by_age[..., :oldest]], -1)
     if settings.ties == "oldest":

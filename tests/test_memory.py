@@ -7,6 +7,7 @@ import psyneulink as pnl
 import pytest
 import torch
 from eplstm.models import EncodingMechanism, EpisodicMemory, RecurrentComposition
+from eplstm.models import memory as memory_module
 from eplstm.models.memory import EntryRing
 from eplstm.models.retrieval import COSINE_EPS
 from psyneulink.core.components.functions.function import FunctionError
@@ -220,14 +221,16 @@ def test_ring_grows_then_drops_its_oldest():
         assert ring.used(0)[ring.oldest, 0] == first
 
 
-def test_storing_does_not_move_entries():
-    """The arrays are made anew only when they double; a ring of 1000 does so six times."""
+@pytest.mark.parametrize(("rows", "sizes"), [(2000, [1000]), (64, [64, 128, 256, 512, 1000])])
+def test_storing_does_not_move_entries(rows, sizes, monkeypatch):
+    """The arrays have room for so many entries at first; beyond, they are made anew only when they double."""
+    monkeypatch.setattr(memory_module, "ROWS_AT_FIRST", rows)
     ring, arrays = EntryRing([3], limit=1000), []
     for i in range(3000):
         ring.append([np.full(3, i)])
         if not arrays or ring.fields[0] is not arrays[-1]:
             arrays.append(ring.fields[0])
-    assert [len(a) for a in arrays] == [16, 32, 64, 128, 256, 512, 1000]
+    assert [len(a) for a in arrays] == sizes
 
 
 def test_ring_takes_entries_and_another_limit():
