@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..tasks.trials import Trials
+from .adam import CAN_FUSE, Steps
 from .config import ModelConfig
 from .fast import Gradients, Weights, gradients, run_trials
 from .losses import Loss, LossSettings, losses_and_slopes
@@ -22,8 +23,8 @@ from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_tri
 from .retrieval import RetrievalSettings, retrieve_many, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
-CHUNK = 16
-"""Agents that are run at once: as many as keep the processor's cache warm (64 inputs, 32 hidden units)."""
+CHUNK = 32
+"""Agents that are run at once: they share the cost of calls, and the cache still holds much of them."""
 
 Record = Literal["all", "behavior"]
 AgentKind = Literal["composition", "reference"]
@@ -244,13 +245,13 @@ class Cohort:
             raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")
         if settings is not None:
             for chunk in self._chunks:
-                chunk.count_together()
+                chunk.begin_training(learning_rate)
         done, records = 0, []
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record)
             for update in range(-(-len(own[0].trials) // own[0].environments)):
-                chunk.trial(own, update, outcome, settings, learning_rate)
+                chunk.trial(own, update, outcome, settings)
                 done += 1
                 if after_trial is not None:
                     after_trial(done)
@@ -306,7 +307,7 @@ class _Chunk:
         self.updates = {name: np.zeros(self.agents) for name in self.parameters}
         """Adam's steps, by weight: (P,), of each agent."""
         self.bank = _Bank(config, self.agents)
-        if _can_fuse():
+        if CAN_FUSE:
             for group in [self.optimizer.defaults, *self.optimizer.param_groups]:
                 group["fused"] = True
 
@@ -315,9 +316,7 @@ class _Chunk:
         names = ("input_weight", "hidden_weight", "actor_weight", "actor_bias", "critic_weight", "critic_bias")
         return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **{name: arrays[name] for name in names})
 
-    def trial(
-        self, plans: list[TrialPlan], update: int, outcome: _Outcome, settings: LossSettings | None, rate: float
-    ) -> None:
+    def trial(self, plans: list[TrialPlan], update: int, outcome: _Outcome, settings: LossSettings | None) -> None:
         """One trial of every agent, in each of its environments, and one update."""
         environments = plans[0].environments
         rows = slice(update * environments, (update + 1) * environments)
@@ -349,16 +348,14 @@ class _Chunk:
             trace.policy, trace.value, action, target, reward, settings, *states
         )
         outcome.losses.append(np.stack([actor, critic]))
-        self._update(gradients(weights, trace, *vars(slopes / environments).values()), rate)
+        self._update(gradients(weights, trace, *vars(slopes / environments).values()))
 
-    def _update(self, found: Gradients, rate: float) -> None:
+    def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():
             gradient = found.bias if name in ("input_bias", "hidden_bias") else getattr(found, name)
             parameter.grad = None if gradient is None else torch.from_numpy(gradient)
             self.updates[name] += gradient is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self._steps.step()
 
     def set_adam(self, place: int, state: dict[str, np.ndarray]) -> None:
         """One agent's state; that of weights which it does not name is that before training."""
@@ -373,8 +370,11 @@ class _Chunk:
                 values = state[f"{kind}.{name}"] if updates else np.zeros(weight_shapes(self.config)[name])
                 adam[part][place] = torch.from_numpy(_as_columns(name, np.asarray(values, dtype=float)))
 
-    def count_together(self) -> None:
-        """See that Adam counts the updates of all agents as one number, as training needs. Raises ValueError."""
+    def begin_training(self, rate: float) -> None:
+        """Prepare Adam, which counts the updates of all agents as one number. Raises ValueError if it cannot."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._steps = Steps(self.optimizer)
         for name, parameter in self.parameters.items():
             counts = sorted({int(n) for n in self.updates[name]})
             if len(counts) > 1:
@@ -384,15 +384,6 @@ class _Chunk:
                 )
             if parameter in self.optimizer.state:
                 self.optimizer.state[parameter]["step"].fill_(counts[0])
-
-
-def _can_fuse() -> bool:
-    """Whether this PyTorch can run Adam on the processor in one call (from 2.4 on)."""
-    try:
-        torch.optim.Adam([torch.zeros(1, dtype=torch.float64, requires_grad=True)], fused=True)
-    except (RuntimeError, TypeError, ValueError):
-        return False
-    return True
 
 
 class _Outcome:
