@@ -41,6 +41,7 @@ from psyneulink.library.compositions.pytorchwrappers import (
 from torch import Tensor
 from torch.optim.adam import adam
 
+from .logs import LearningLog, Loggables, ReadableLog
 from .memory import EpisodicMemory
 from .python_mode import graph_of, quick_run
 
@@ -367,9 +368,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         course = composition._execute_sequences(self, which, by_node, before)
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
-        if composition._logs:
-            self._leave_values()
-            self._log(context)
+        if composition._log is not None:
+            composition._log.enter(which, course, self, context)
         return self._outputs()
 
     def _leave_values(self) -> None:
@@ -382,13 +382,6 @@ class RecurrentWrapper(PytorchCompositionWrapper):
                 wrapper.output = torch.stack(items, dim=2)
             else:
                 wrapper.output = [[[item[b, 0] for item in items]] for b in range(len(items[0]))]
-
-    def _log(self, context: Any) -> None:
-        source = context.source
-        context.source = pnl.ContextFlags.COMMAND_LINE  # logs are updated whatever the time step
-        self.log_values()
-        self.log_weights()
-        context.source = source
 
     def _plan_outputs(self) -> list[tuple[Any, int]]:
         """Where the values of the output ports come from: (mechanism, item of its value)."""
@@ -474,7 +467,8 @@ def get_matrix(projection: Any, context: Any = None) -> np.ndarray:
     parameter = projection.parameters.matrix
     execution_id = getattr(context, "execution_id", context)
     known = execution_id in parameter.values
-    return np.array(parameter.get(execution_id if known else None), dtype=float)
+    # A Context that does not come from the command line: PsyNeuLink would log what is read from there.
+    return np.array(parameter._get(Context(execution_id=execution_id if known else None)), dtype=float)
 
 
 def mark_identity(wrapper: Any) -> None:
@@ -487,15 +481,18 @@ def mark_identity(wrapper: Any) -> None:
 
 
 def set_matrix(projection: Any, matrix: np.ndarray, context: Any = None) -> None:
-    """Set a projection's matrix in a context, without the loss of dimensions of size 1 that PsyNeuLink has."""
+    """Set a projection's matrix in a context, without the loss of dimensions of size 1 that PsyNeuLink has.
+
+    Nothing is logged: PsyNeuLink would, even where no log condition asks for it, at each call to ``learn()``.
+    """
     context = context if isinstance(context, Context) else Context(execution_id=context)
-    projection.parameters.matrix._set(matrix, context)
-    projection.parameter_ports["matrix"].parameters.value._set(matrix, context)
+    projection.parameters.matrix._set(matrix, context, skip_log=True)
+    projection.parameter_ports["matrix"].parameters.value._set(matrix, context, skip_log=True)
 
 
 def set_value(mechanism: Any, items: list[np.ndarray], context: Any) -> None:
     """Give a mechanism and its output ports a value, item by item, in the shapes of Python mode."""
-    mechanism.parameters.value._set(convert_to_np_array(items), context)
+    mechanism.parameters.value._set(convert_to_np_array(items), context, skip_log=True)
     mechanism._update_output_ports(context=context)
 
 
@@ -522,12 +519,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._session: Session | None = None
         self._steps: Steps | None = None
         self._all_inputs: AllInputs | None = None
-        self._logs = False
+        self._log: LearningLog | None = None
+        self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
         self._adam_to_adopt: dict[Any, dict[str, Tensor]] = {}
         self._took_over: set[Any] = set()
         super().__init__(*args, **kwargs)
+        self.log = ReadableLog(owner=self)
 
     # ---- where it is nested in another composition
 
@@ -626,13 +625,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 group["fused"] = True
         return optimizer
 
-    def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> None:
-        super()._build_pytorch_representation(*args, context=context, **kwargs)
+    def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
+        built = super()._build_pytorch_representation(*args, context=context, **kwargs)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
         if self._adam_to_adopt:
             wrapper.set_adam_state(self._adam_to_adopt)
             self._adam_to_adopt = {}
+        return built
 
     def _analyze_graph(self, *args: Any, **kwargs: Any) -> None:
         """As the stock method, which takes some 0.1 s; within ``learn()`` only once."""
@@ -642,6 +642,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def _get_autodiff_inputs_values(self, input_dict: Mapping[Any, Tensor]) -> Mapping[Any, Tensor]:
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
         return input_dict
+
+    def _choose_path(self, context: Context) -> None:
+        """Before ``_begin``; subclasses may have several ways to execute the graph."""
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
         """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
@@ -736,11 +739,12 @@ class RecurrentComposition(pnl.AutodiffComposition):
             raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
         context = as_context(self, context)
         self._prepare(context)
+        self._take_log(switch_on=bool(kwargs.pop("log", False)))
+        self._choose_path(context)
         self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
         wrapper = self.parameters.pytorch_representation._get(context)
         self._steps = Steps(wrapper.optimizer)
         self._begin(wrapper, tensors, context)
-        self._logs = any(p.log_condition != pnl.LogCondition.OFF for p in self._loggable())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PsyNeuLink's, of matters that are settled here
@@ -755,15 +759,19 @@ class RecurrentComposition(pnl.AutodiffComposition):
         finally:
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
-            self._session = self._all_inputs = None
+            self._session = self._all_inputs = self._log = None
 
-    def _loggable(self) -> Iterator[Any]:
-        """The Parameters that PsyNeuLink logs during ``learn()``."""
-        for node in mechanisms(self):
-            yield node.parameters.value
+    def _take_log(self, switch_on: bool) -> None:
+        """See what is to be logged in this call."""
+        if self._loggables is None:
+            self._loggables = Loggables(mechanisms(self), list(self._all_projections()))
+        if switch_on:
+            self._loggables.switch_on()
+        self._log = self._loggables.wanted(self.name)
+
+    def _all_projections(self) -> Iterator[Any]:
         for composition in [self, *nested_compositions(self)]:
-            for projection in [*composition._inner_projections, *_self_projections(composition)]:
-                yield projection.parameters.matrix
+            yield from [*composition._inner_projections, *_self_projections(composition)]
 
     def _prepare(self, context: Context) -> None:
         """See that the PyTorch form is there and is that of the graph as it stands now."""
@@ -774,6 +782,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             self._signatures.pop(context.execution_id, None)
         if self._signatures.get(context.execution_id) == graph_signature(self, context):
             return
+        self._loggables = None
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
         self._keep_adam_state(context)

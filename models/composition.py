@@ -20,7 +20,6 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,6 +45,7 @@ from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
 from .records import TrialPlan, TrialRecord, choose, plan_trials
 from .standard import StandardGraph
+from .views import as_format, dash_feedback, drop_phantom, plain_label
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 SIDE_BY_SIDE = 256
@@ -66,8 +66,8 @@ class GeneralPathWarning(UserWarning):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
-            f"The graph of '{name}' is not as its constructor made it ({reason}): learn() executes it node by "
-            "node in PyTorch, exactly but some ten times slower than the standard graph."
+            f"The graph of '{name}' is not as its constructor made it, or not as it was ({reason}): learn() "
+            "executes it node by node in PyTorch, exactly but some ten times slower than the standard graph."
         )
 
 
@@ -247,33 +247,37 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.add_projection(projection, feedback=feedback or None)
         return projection
 
-    def show_graph(self, *args: Any, **kwargs: Any) -> Any:
-        """PsyNeuLink's ``show_graph``, laid out from input to read-out.
+    def show_graph(self, *args: Any, output_fmt: Any = "pdf", **kwargs: Any) -> Any:
+        """PsyNeuLink's ``show_graph`` with all its views, laid out from input to read-out.
 
         Feedback projections are dashed and do not pull at the layout. PsyNeuLink adds "-1", "-2", ... to names
         that another model in the session has too; the picture of this one is drawn without them.
+
+        Args:
+            args, kwargs: as PsyNeuLink's, such as ``show_node_structure``, ``show_cim`` or ``show_pytorch``.
+            output_fmt: ``pdf``, ``jupyter``, ``gif``, ``gv`` (a ``graphviz.Digraph``) or ``source`` (its text).
         """
-        named = [self, *self.nodes]
+        interfaces = [self.input_CIM, self.parameter_CIM, self.output_CIM]
+        named = [self, *self.nodes, *interfaces]
         names = [component.name for component in named]
-        labels = [re.sub(r"-\d+$", "", name) for name in names]
+        labels = [plain_label(name) for name in names]
         if len(set(labels)) < len(labels):
             labels = names
+        self._analyze_graph()  # or show_cim shows nothing before the first run
         try:
             for component, label in zip(named, labels, strict=True):
                 component.name = label
-            graph = super().show_graph(*args, **kwargs)
+            graph = super().show_graph(*args, output_fmt="gif" if output_fmt == "gif" else "gv", **kwargs)
         finally:
             for component, name in zip(named, names, strict=True):
                 component.name = name
-        feedback = {(p.sender.owner, p.receiver.owner) for p in self.feedback_projections}
+        if graph is None:
+            return None
         label_of = dict(zip(named, labels, strict=True))
-        arrows = [(label_of.get(a), label_of.get(b)) for a, b in feedback]
-        for i, line in enumerate(getattr(graph, "body", [])):
-            if any(
-                re.match(rf'\s*"?{re.escape(a)}"? -> "?{re.escape(b)}"? \[', line) for a, b in arrows if a and b
-            ):
-                graph.body[i] = line.replace(" [", " [constraint=false style=dashed ", 1)
-        return graph
+        ends = [(p.sender.owner, p.receiver.owner) for p in self.feedback_projections]
+        dash_feedback(graph, {(label_of[a], label_of[b]) for a, b in ends if a in label_of and b in label_of})
+        drop_phantom(graph, labels)
+        return as_format(graph, output_fmt, labels[0])
 
     # ---- weights and memory ----------------------------------------------------------------------------
 
@@ -410,6 +414,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         context = as_context(self, context)
         self._prepare(context)
+        self._choose_path(context)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
         inputs = {node: torch.from_numpy(v.astype(float)) for node, v in self._inputs(trials).items()}
@@ -572,15 +577,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     # ---- the fast path
 
-    def _prepare(self, context: Any) -> None:
-        """See that the PyTorch form is there, and choose the path by which it is executed."""
-        super()._prepare(context)
-        self._choose_path(context)
-
     def _choose_path(self, context: Any) -> None:
+        """Choose the path by which the graph is executed."""
         self.detour = "fast_path is off" if not self.fast_path else self._standard.difference(context)
+        if self.detour is None and self._has_memory and self._log and self._log.includes(self.episodic_memory):
+            self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
         if self.fast_path and self.detour not in (None, self._noted):
-            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=6)
+            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=5)
         self._noted = self.detour
 
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
