@@ -41,6 +41,7 @@ from psyneulink.library.compositions.pytorchwrappers import (
 from torch import Tensor
 from torch.optim.adam import adam
 
+from .arguments import HONOURED, refusal
 from .logs import LearningLog, Loggables, ReadableLog
 from .memory import EpisodicMemory
 from .python_mode import graph_of, quick_run
@@ -149,7 +150,8 @@ def nesting() -> Any:
 class Session:
     """What a call to ``learn()`` needs for each minibatch besides its inputs; subclass it for a task.
 
-    The composition asks for the trials in the order in which it is trained on them.
+    The composition asks for the trials in the order in which it is trained on them; with several epochs, their
+    numbers go on from one to the next.
     """
 
     def begin(self, which: range) -> dict[Any, Tensor]:
@@ -370,7 +372,10 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
         if composition._log is not None:
             composition._log.enter(which, course, self, context)
-        return self._outputs()
+        outputs = self._outputs()
+        if composition._reports:
+            self.copy_node_variables_and_values_to_psyneulink({}, context)
+        return outputs
 
     def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
@@ -519,6 +524,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._session: Session | None = None
         self._steps: Steps | None = None
         self._all_inputs: AllInputs | None = None
+        self._reports = False
         self._log: LearningLog | None = None
         self._loggables: Loggables | None = None
         self._cursor = 0
@@ -551,6 +557,8 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
         nesting().supply_defaults(self)
+        if self._reports and self._session is not None:
+            self._show_inputs(kwargs["inputs"], kwargs["context"])
         return super().execute(*args, **kwargs)
 
     def start_sequence(self, values: Mapping[Any, np.ndarray] | None = None, context: Any = None) -> None:
@@ -698,45 +706,36 @@ class RecurrentComposition(pnl.AutodiffComposition):
             loss: function (which, values) → tensor of one number, with the trials of the minibatch as a range,
                 and each node's values {mechanism: (B, T, size)}; or a ``Session``.
             context: the execution context, by default the composition's own.
-            kwargs: further arguments of ``AutodiffComposition.learn``: learning_rate, minibatch_size,
-                call_after_minibatch, ... ``epochs``, ``num_trials``, ``patience``, ``min_delta``,
-                ``targets``, ``termination_processing`` and ``randomize_minibatches`` are refused: repeat, permute
-                or leave out sequences in ``inputs`` instead.
+            kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate``, ``epochs``,
+                ``minibatch_size``, ``call_after_minibatch``, ``report_output``, ... The module ``arguments`` has
+                a table of all; those that cannot be honoured are refused.
+
+        Logs: where a log condition asks for it, values of mechanisms and their OutputPorts are entered once a
+        step, and matrices of projections once a minibatch, as they were when it was executed. An entry's time is
+        (run, number of the sequence in this call, 0, step). What else is to be logged, a ``LogWarning`` names.
 
         Returns:
             What ``AutodiffComposition.learn`` returns: the output of the last minibatch.
 
         Raises:
-            NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does.
+            NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does, or would not do what
+                an argument says.
+            TypeError: an unknown argument.
+            ValueError: a number is out of its range, or inputs do not fit each other.
         """
-        for name, allowed in (
-            ("epochs", (None, 1)),
-            ("randomize_minibatches", (None, False)),
-            ("num_trials", (None, len(next(iter(inputs.values()), ())))),
-            ("patience", (None,)),
-            ("min_delta", (None, 0)),
-            ("targets", (None,)),
-            ("termination_processing", (None,)),
-        ):
-            if kwargs.pop(name, None) not in allowed:
-                raise NotTrainable(
-                    f"learn() of '{self.name}' takes the sequences in their order, once, and its loss as a "
-                    f"function: {name} is not supported. Repeat, permute or leave out sequences in inputs instead."
-                )
-        if kwargs.get("optimizations_per_minibatch", self.parameters.optimizations_per_minibatch.get()) not in (
-            None,
-            1,
-        ):
-            raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
-        session = loss if isinstance(loss, Session) else _FunctionSession(loss)
+        lengths = {len(values) for values in inputs.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
+        (n,) = lengths
+        self._check_arguments(kwargs, n)
+        epochs = kwargs["epochs"] = kwargs.get("epochs") or 1
+        kwargs = {argument: value for argument, value in kwargs.items() if argument in HONOURED}
+        session = loss if isinstance(loss, Session) else _FunctionSession(loss, n)
         self._get_execution_mode(kwargs.pop("execution_mode", None))
         tensors = {node: torch.as_tensor(np.asarray(v, dtype=float)) for node, v in inputs.items()}
         for node, values in tensors.items():
             if not values.isfinite().all():
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
-        lengths = {len(values) for values in tensors.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
         context = as_context(self, context)
         self._prepare(context)
         self._take_log(switch_on=bool(kwargs.pop("log", False)))
@@ -744,7 +743,8 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
         wrapper = self.parameters.pytorch_representation._get(context)
         self._steps = Steps(wrapper.optimizer)
-        self._begin(wrapper, tensors, context)
+        self._begin(wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
+        self._reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PsyNeuLink's, of matters that are settled here
@@ -760,6 +760,21 @@ class RecurrentComposition(pnl.AutodiffComposition):
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
             self._session = self._all_inputs = self._log = None
+            self._reports = False
+
+    def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:
+        """Refuse arguments of ``learn()`` that cannot be honoured."""
+        reason = refusal(self.name, given, n)
+        if reason is None and self.parameters.optimizations_per_minibatch.get() not in (None, 1):
+            reason = "optimizations_per_minibatch must be 1: a sequence would be stored repeatedly."
+        if reason is not None:
+            raise NotTrainable(reason)
+
+    def _show_inputs(self, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        """Let reports show the inputs of the last step of a minibatch."""
+        for node, values in self._all_inputs.by_node(inputs).items():
+            interface, _ = self.input_CIM_ports[node.input_port]
+            interface.parameters.value._set(values[-1, -1].numpy().copy(), context, skip_log=True)
 
     def _take_log(self, switch_on: bool) -> None:
         """See what is to be logged in this call."""
@@ -822,8 +837,17 @@ class RecurrentComposition(pnl.AutodiffComposition):
 class _FunctionSession(Session):
     """A session whose loss is a function of (which, values)."""
 
-    def __init__(self, function: Any) -> None:
-        self.loss = function  # type: ignore[method-assign]
+    def __init__(self, function: Any, n: int) -> None:
+        self.function, self.n = function, n
+
+    def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
+        first = which.start % self.n  # in every epoch the same sequences
+        return self.function(range(first, first + len(which)), values)
+
+
+def _repeated(inputs: Mapping[Any, Tensor], epochs: int) -> dict[Any, Tensor]:
+    """{mechanism: (n, T, size)} → (epochs · n, T, size)."""
+    return {node: values.repeat(epochs, 1, 1) for node, values in inputs.items()}
 
 
 def as_context(composition: Composition, context: Any) -> Context:

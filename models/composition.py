@@ -29,7 +29,7 @@ import psyneulink as pnl
 import torch
 from torch import Tensor
 
-from ..tasks.trials import Trials
+from ..tasks.trials import Trials, concatenate
 from .backend import (
     RecurrentComposition,
     RecurrentWrapper,
@@ -43,6 +43,7 @@ from .config import ModelConfig
 from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
+from .parameters import fixed_setting, memory_setting
 from .records import TrialPlan, TrialRecord, choose, plan_trials
 from .standard import StandardGraph
 from .views import as_format, dash_feedback, drop_phantom, plain_label
@@ -79,12 +80,31 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 it is a plain LSTM:
     the memory's nodes and the reinstatement gate are not there, and r_t = 0.
 
+    The settings of ``config`` are Parameters, too, by the same names (``capacity`` is ``memory_capacity``):
+    ``composition.parameters.sharpness.set(5.0)`` acts on ``run()`` and ``learn()`` from then on, and on
+    ``config``; a further argument names an execution context, if another than the composition's own is meant
+    (``kernel`` and ``retrieval`` are those of all contexts). Sizes and ``key`` are read only.
+
     Args:
         config: sizes and memory settings.
         seed: for the initial weights (orthogonal; biases zero); the reference draws the same from it.
         name: the composition's.
         kwargs: further arguments of ``AutodiffComposition``, such as ``learning_rate``.
     """
+
+    class Parameters(RecurrentComposition.Parameters):
+        """The settings of ``ModelConfig``, by their names there."""
+
+        input_size = fixed_setting("input_size")
+        hidden_size = fixed_setting("hidden_size")
+        n_actions = fixed_setting("n_actions")
+        key = fixed_setting("key")
+        memory_capacity = memory_setting("memory_capacity", aliases=["capacity"])
+        kernel = memory_setting("kernel")
+        retrieval = memory_setting("retrieval")
+        sharpness = memory_setting("sharpness")
+        ties = memory_setting("ties")
+        repeated_key = memory_setting("repeated_key")
 
     def __init__(
         self,
@@ -530,14 +550,33 @@ class EpisodicLSTMComposition(RecurrentComposition):
             kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
                 projection), ``call_after_minibatch``, ... ``minibatch_size`` M makes one update from M trials,
                 of M environments that take turns: trial k of each, then trial k + 1 of each (see ``train``).
+                ``epochs`` E makes E passes over the trials: the memory goes on from one to the next, initial
+                states and choices that are not given are drawn anew, and the record has E · n trials, pass after
+                pass. The module ``arguments`` has a table of all; those that cannot be honoured are refused.
+
+        Logs: where a log condition asks for it, values of mechanisms and their OutputPorts are entered once a
+        step, and matrices of projections once a minibatch, as they were when it was executed. An entry's time is
+        (run, number of the trial in this call, 0, step). To log the episodic memory's own value takes the general
+        path, which is slower. What else is to be logged, a ``LogWarning`` names; ``run_trials`` logs it.
 
         Returns:
             As ``AutodiffComposition.learn``: the outputs at the last step of the last trial.
 
         Raises:
-            ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands.
+            ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands, or an
+                argument cannot be honoured.
+            TypeError: an unknown argument.
         """
         trials = inputs if isinstance(inputs, Trials) else self._as_trials(inputs, targets)
+        self._check_arguments(kwargs, len(trials))
+        epochs = kwargs.get("epochs") or 1
+        if epochs > 1:
+            plan_trials(self.config, trials, actions, initial_states)  # checks the sizes as given
+            trials = concatenate([trials] * epochs)
+            actions = None if actions is None else np.concatenate([actions] * epochs)
+            if initial_states is not None:
+                h0, c0 = initial_states
+                initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight)
         return self._learn_plan(plan, settings, context=context, **kwargs)
@@ -571,7 +610,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         session = _TrialSession(self, plan, loss, record_gradients)
         result = None
         if plan.trials.targets.size:
-            result = super().learn(self._inputs(plan.trials), session, **kwargs)
+            once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1)]
+            result = super().learn(self._inputs(once), session, **kwargs)
         self.record = session.record()
         return result
 
