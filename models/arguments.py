@@ -14,7 +14,7 @@ PyTorch mode takes all of them, and disregards many: time steps, passes, ``runti
 | ``context`` | weights, memory, optimiser, results and logs of that context |
 | ``execution_mode`` | ``ExecutionMode.PyTorch`` |
 | ``synch_projection_matrices_with_torch``, ``synch_node_values_with_torch``, ``synch_results_with_torch`` | when PsyNeuLink is given them; in the end it has them |
-| ``retain_torch_losses`` | whether ``parameters.trial_losses`` keeps the loss of each minibatch |
+| ``retain_torch_losses`` | whether ``torch_losses`` keeps the loss of each minibatch |
 | ``report_output``, ``report_params``, ``report_progress``, ``report_simulations``, ``report_to_devices`` | a minibatch is what they call a trial; inputs and results are those of its last step |
 | ``log`` | True: log all that ``learn()`` logs (see ``logs``) |
 

@@ -370,8 +370,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         course = composition._execute_sequences(self, which, by_node, before)
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
-        if composition._log is not None:
-            composition._log.enter(which, course, self, context)
+        if composition._learning_log is not None:
+            composition._learning_log.enter(which, course, self, context)
         outputs = self._outputs()
         if composition._reports:
             self.copy_node_variables_and_values_to_psyneulink({}, context)
@@ -525,7 +525,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._steps: Steps | None = None
         self._all_inputs: AllInputs | None = None
         self._reports = False
-        self._log: LearningLog | None = None
+        self._learning_log: LearningLog | None = None
         self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
@@ -738,10 +738,10 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
         context = as_context(self, context)
         self._prepare(context)
-        self._take_log(switch_on=bool(kwargs.pop("log", False)))
+        wrapper = self.parameters.pytorch_representation._get(context)
+        self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
         self._choose_path(context)
         self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
-        wrapper = self.parameters.pytorch_representation._get(context)
         self._steps = Steps(wrapper.optimizer)
         self._begin(wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
         self._reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
@@ -759,7 +759,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         finally:
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
-            self._session = self._all_inputs = self._log = None
+            self._session = self._all_inputs = self._learning_log = None
             self._reports = False
 
     def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:
@@ -776,17 +776,13 @@ class RecurrentComposition(pnl.AutodiffComposition):
             interface, _ = self.input_CIM_ports[node.input_port]
             interface.parameters.value._set(values[-1, -1].numpy().copy(), context, skip_log=True)
 
-    def _take_log(self, switch_on: bool) -> None:
+    def _take_log(self, wrapper: RecurrentWrapper, switch_on: bool) -> None:
         """See what is to be logged in this call."""
         if self._loggables is None:
-            self._loggables = Loggables(mechanisms(self), list(self._all_projections()))
+            self._loggables = Loggables(mechanisms(self), list(wrapper.projections_map))
         if switch_on:
             self._loggables.switch_on()
-        self._log = self._loggables.wanted(self.name)
-
-    def _all_projections(self) -> Iterator[Any]:
-        for composition in [self, *nested_compositions(self)]:
-            yield from [*composition._inner_projections, *_self_projections(composition)]
+        self._learning_log = self._loggables.wanted(self.name)
 
     def _prepare(self, context: Context) -> None:
         """See that the PyTorch form is there and is that of the graph as it stands now."""

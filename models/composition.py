@@ -279,17 +279,18 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """
         interfaces = [self.input_CIM, self.parameter_CIM, self.output_CIM]
         named = [self, *self.nodes, *interfaces]
-        names = [component.name for component in named]
-        labels = [plain_label(name) for name in names]
+        labels = [plain_label(component.name) for component in named]
         if len(set(labels)) < len(labels):
-            labels = names
+            labels = [component.name for component in named]
+        labelled = [*zip(named, labels, strict=True), *((p, plain_label(p.name)) for p in self.projections)]
+        names = [component.name for component, _ in labelled]
         self._analyze_graph()  # or show_cim shows nothing before the first run
         try:
-            for component, label in zip(named, labels, strict=True):
+            for component, label in labelled:
                 component.name = label
             graph = super().show_graph(*args, output_fmt="gif" if output_fmt == "gif" else "gv", **kwargs)
         finally:
-            for component, name in zip(named, names, strict=True):
+            for (component, _), name in zip(labelled, names, strict=True):
                 component.name = name
         if graph is None:
             return None
@@ -620,7 +621,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _choose_path(self, context: Any) -> None:
         """Choose the path by which the graph is executed."""
         self.detour = "fast_path is off" if not self.fast_path else self._standard.difference(context)
-        if self.detour is None and self._has_memory and self._log and self._log.includes(self.episodic_memory):
+        log = self._learning_log
+        if self.detour is None and self._has_memory and log and log.includes(self.episodic_memory):
             self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
         if self.fast_path and self.detour not in (None, self._noted):
             warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=5)

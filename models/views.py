@@ -15,8 +15,11 @@ ARROW = re.compile(rf"{NODE}{PORT} -> {NODE}{PORT} \[", re.DOTALL)
 
 
 def plain_label(name: str) -> str:
-    """A name without the "-1", "-2", ... that PsyNeuLink adds where several components in a session have it."""
-    return re.sub(r"-\d+$", "", name)
+    """A name without the "-1", "-2", ... that PsyNeuLink adds where several components in a session have it.
+
+    Of a projection, "sender → receiver", without those of its ends.
+    """
+    return re.sub(r"-\d+(?=$| →|\[)", "", name)
 
 
 def dash_feedback(graph: Any, feedback: Collection[tuple[str, str]]) -> None:
