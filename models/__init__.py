@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .backend import NotTrainable, RecurrentComposition
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition, GeneralPathWarning
+    from .logs import LogWarning
     from .memory import EncodingMechanism, EpisodicMemory
 
 _IN_PSYNEULINK = {
@@ -26,6 +27,7 @@ _IN_PSYNEULINK = {
     "Cohort": "cohort",
     "EpisodicLSTMComposition": "composition",
     "GeneralPathWarning": "composition",
+    "LogWarning": "logs",
     "EncodingMechanism": "memory",
     "EpisodicMemory": "memory",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "EpisodicLSTMComposition",
     "EpisodicMemory",
     "GeneralPathWarning",
+    "LogWarning",
     "LossSettings",
     "ModelConfig",
     "NotTrainable",

@@ -44,7 +44,7 @@ class Steps:
         with torch.no_grad():
             for (settings, parameters, states), found in zip(self._lists, gradients, strict=True):
                 means, squares, steps = states
-                adam(parameters, found, means, squares, [], steps, **settings)
+                adam(parameters, found, means, squares, [], steps, **settings)  # type: ignore[arg-type]
 
     def _take_lists(self) -> list[tuple[dict, list[Tensor], list[list[Tensor]]]] | None:
         """Settings, parameters and states by group; None where a step must be the optimiser's own."""

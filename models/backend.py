@@ -41,6 +41,8 @@ from psyneulink.library.compositions.pytorchwrappers import (
 from torch import Tensor
 
 from .adam import CAN_FUSE, Steps
+from .arguments import HONOURED, refusal
+from .logs import LearningLog, Loggables, ReadableLog
 from .memory import EpisodicMemory
 from .python_mode import graph_of, quick_run
 
@@ -88,7 +90,8 @@ def nesting() -> Any:
 class Session:
     """What a call to ``learn()`` needs for each minibatch besides its inputs; subclass it for a task.
 
-    The composition asks for the trials in the order in which it is trained on them.
+    The composition asks for the trials in the order in which it is trained on them; with several epochs, their
+    numbers go on from one to the next.
     """
 
     def begin(self, which: range) -> dict[Any, Tensor]:
@@ -307,10 +310,12 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         course = composition._execute_sequences(self, which, by_node, before)
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
-        if composition._logs:
-            self._leave_values()
-            self._log(context)
-        return self._outputs()
+        if composition._learning_log is not None:
+            composition._learning_log.enter(which, course, self, context)
+        outputs = self._outputs()
+        if composition._reports:
+            self.copy_node_variables_and_values_to_psyneulink({}, context)
+        return outputs
 
     def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
@@ -322,13 +327,6 @@ class RecurrentWrapper(PytorchCompositionWrapper):
                 wrapper.output = torch.stack(items, dim=2)
             else:
                 wrapper.output = [[[item[b, 0] for item in items]] for b in range(len(items[0]))]
-
-    def _log(self, context: Any) -> None:
-        source = context.source
-        context.source = pnl.ContextFlags.COMMAND_LINE  # logs are updated whatever the time step
-        self.log_values()
-        self.log_weights()
-        context.source = source
 
     def _plan_outputs(self) -> list[tuple[Any, int]]:
         """Where the values of the output ports come from: (mechanism, item of its value)."""
@@ -414,7 +412,8 @@ def get_matrix(projection: Any, context: Any = None) -> np.ndarray:
     parameter = projection.parameters.matrix
     execution_id = getattr(context, "execution_id", context)
     known = execution_id in parameter.values
-    return np.array(parameter.get(execution_id if known else None), dtype=float)
+    # A Context that does not come from the command line: PsyNeuLink would log what is read from there.
+    return np.array(parameter._get(Context(execution_id=execution_id if known else None)), dtype=float)
 
 
 def mark_identity(wrapper: Any) -> None:
@@ -427,15 +426,18 @@ def mark_identity(wrapper: Any) -> None:
 
 
 def set_matrix(projection: Any, matrix: np.ndarray, context: Any = None) -> None:
-    """Set a projection's matrix in a context, without the loss of dimensions of size 1 that PsyNeuLink has."""
+    """Set a projection's matrix in a context, without the loss of dimensions of size 1 that PsyNeuLink has.
+
+    Nothing is logged: PsyNeuLink would, even where no log condition asks for it, at each call to ``learn()``.
+    """
     context = context if isinstance(context, Context) else Context(execution_id=context)
-    projection.parameters.matrix._set(matrix, context)
-    projection.parameter_ports["matrix"].parameters.value._set(matrix, context)
+    projection.parameters.matrix._set(matrix, context, skip_log=True)
+    projection.parameter_ports["matrix"].parameters.value._set(matrix, context, skip_log=True)
 
 
 def set_value(mechanism: Any, items: list[np.ndarray], context: Any) -> None:
     """Give a mechanism and its output ports a value, item by item, in the shapes of Python mode."""
-    mechanism.parameters.value._set(convert_to_np_array(items), context)
+    mechanism.parameters.value._set(convert_to_np_array(items), context, skip_log=True)
     mechanism._update_output_ports(context=context)
 
 
@@ -462,12 +464,15 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._session: Session | None = None
         self._steps: Steps | None = None
         self._all_inputs: AllInputs | None = None
-        self._logs = False
+        self._reports = False
+        self._learning_log: LearningLog | None = None
+        self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
         self._adam_to_adopt: dict[Any, dict[str, Tensor]] = {}
         self._took_over: set[Any] = set()
         super().__init__(*args, **kwargs)
+        self.log = ReadableLog(owner=self)
 
     # ---- where it is nested in another composition
 
@@ -492,6 +497,8 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
         nesting().supply_defaults(self)
+        if self._reports and self._session is not None:
+            self._show_inputs(kwargs["inputs"], kwargs["context"])
         return super().execute(*args, **kwargs)
 
     def start_sequence(self, values: Mapping[Any, np.ndarray] | None = None, context: Any = None) -> None:
@@ -566,13 +573,14 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 group["fused"] = True
         return optimizer
 
-    def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> None:
-        super()._build_pytorch_representation(*args, context=context, **kwargs)
+    def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
+        built = super()._build_pytorch_representation(*args, context=context, **kwargs)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
         if self._adam_to_adopt:
             wrapper.set_adam_state(self._adam_to_adopt)
             self._adam_to_adopt = {}
+        return built
 
     def _analyze_graph(self, *args: Any, **kwargs: Any) -> None:
         """As the stock method, which takes some 0.1 s; within ``learn()`` only once."""
@@ -582,6 +590,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def _get_autodiff_inputs_values(self, input_dict: Mapping[Any, Tensor]) -> Mapping[Any, Tensor]:
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
         return input_dict
+
+    def _choose_path(self, context: Context) -> None:
+        """Before ``_begin``; subclasses may have several ways to execute the graph."""
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
         """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
@@ -635,52 +646,45 @@ class RecurrentComposition(pnl.AutodiffComposition):
             loss: function (which, values) → tensor of one number, with the trials of the minibatch as a range,
                 and each node's values {mechanism: (B, T, size)}; or a ``Session``.
             context: the execution context, by default the composition's own.
-            kwargs: further arguments of ``AutodiffComposition.learn``: learning_rate, minibatch_size,
-                call_after_minibatch, ... ``epochs``, ``num_trials``, ``patience``, ``min_delta``,
-                ``targets``, ``termination_processing`` and ``randomize_minibatches`` are refused: repeat, permute
-                or leave out sequences in ``inputs`` instead.
+            kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate``, ``epochs``,
+                ``minibatch_size``, ``call_after_minibatch``, ``report_output``, ... The module ``arguments`` has
+                a table of all; those that cannot be honoured are refused.
+
+        Logs: where a log condition asks for it, values of mechanisms and their OutputPorts are entered once a
+        step, and matrices of projections once a minibatch, as they were when it was executed. An entry's time is
+        (run, number of the sequence in this call, 0, step). What else is to be logged, a ``LogWarning`` names.
 
         Returns:
             What ``AutodiffComposition.learn`` returns: the output of the last minibatch.
 
         Raises:
-            NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does.
+            NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does, or would not do what
+                an argument says.
+            TypeError: an unknown argument.
+            ValueError: a number is out of its range, or inputs do not fit each other.
         """
-        for name, allowed in (
-            ("epochs", (None, 1)),
-            ("randomize_minibatches", (None, False)),
-            ("num_trials", (None, len(next(iter(inputs.values()), ())))),
-            ("patience", (None,)),
-            ("min_delta", (None, 0)),
-            ("targets", (None,)),
-            ("termination_processing", (None,)),
-        ):
-            if kwargs.pop(name, None) not in allowed:
-                raise NotTrainable(
-                    f"learn() of '{self.name}' takes the sequences in their order, once, and its loss as a "
-                    f"function: {name} is not supported. Repeat, permute or leave out sequences in inputs instead."
-                )
-        if kwargs.get("optimizations_per_minibatch", self.parameters.optimizations_per_minibatch.get()) not in (
-            None,
-            1,
-        ):
-            raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
-        session = loss if isinstance(loss, Session) else _FunctionSession(loss)
+        lengths = {len(values) for values in inputs.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
+        (n,) = lengths
+        self._check_arguments(kwargs, n)
+        epochs = kwargs["epochs"] = kwargs.get("epochs") or 1
+        kwargs = {argument: value for argument, value in kwargs.items() if argument in HONOURED}
+        session = loss if isinstance(loss, Session) else _FunctionSession(loss, n)
         self._get_execution_mode(kwargs.pop("execution_mode", None))
         tensors = {node: torch.as_tensor(np.asarray(v, dtype=float)) for node, v in inputs.items()}
         for node, values in tensors.items():
             if not values.isfinite().all():
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
-        lengths = {len(values) for values in tensors.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
         context = as_context(self, context)
         self._prepare(context)
-        self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
         wrapper = self.parameters.pytorch_representation._get(context)
+        self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
+        self._choose_path(context)
+        self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
         self._steps = Steps(wrapper.optimizer)
-        self._begin(wrapper, tensors, context)
-        self._logs = any(p.log_condition != pnl.LogCondition.OFF for p in self._loggable())
+        self._begin(wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
+        self._reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
         results = self.parameters.results
         earlier = results._get(context, fallback_value=[])
         results._set([], context)  # PsyNeuLink copies those of all calls in every call
@@ -699,15 +703,30 @@ class RecurrentComposition(pnl.AutodiffComposition):
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
             results._set(_joined_results(earlier, results._get(context)), context)
-            self._session = self._all_inputs = None
+            self._session = self._all_inputs = self._learning_log = None
+            self._reports = False
 
-    def _loggable(self) -> Iterator[Any]:
-        """The Parameters that PsyNeuLink logs during ``learn()``."""
-        for node in mechanisms(self):
-            yield node.parameters.value
-        for composition in [self, *nested_compositions(self)]:
-            for projection in [*composition._inner_projections, *_self_projections(composition)]:
-                yield projection.parameters.matrix
+    def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:
+        """Refuse arguments of ``learn()`` that cannot be honoured."""
+        reason = refusal(self.name, given, n)
+        if reason is None and self.parameters.optimizations_per_minibatch.get() not in (None, 1):
+            reason = "optimizations_per_minibatch must be 1: a sequence would be stored repeatedly."
+        if reason is not None:
+            raise NotTrainable(reason)
+
+    def _show_inputs(self, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        """Let reports show the inputs of the last step of a minibatch."""
+        for node, values in self._all_inputs.by_node(inputs).items():
+            interface, _ = self.input_CIM_ports[node.input_port]
+            interface.parameters.value._set(values[-1, -1].numpy().copy(), context, skip_log=True)
+
+    def _take_log(self, wrapper: RecurrentWrapper, switch_on: bool) -> None:
+        """See what is to be logged in this call."""
+        if self._loggables is None:
+            self._loggables = Loggables(mechanisms(self), list(wrapper.projections_map))
+        if switch_on:
+            self._loggables.switch_on()
+        self._learning_log = self._loggables.wanted(self.name)
 
     def _prepare(self, context: Context) -> None:
         """See that the PyTorch form is there and is that of the graph as it stands now."""
@@ -718,6 +737,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             self._signatures.pop(context.execution_id, None)
         if self._signatures.get(context.execution_id) == graph_signature(self, context):
             return
+        self._loggables = None
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
         self._keep_adam_state(context)
@@ -757,8 +777,17 @@ class RecurrentComposition(pnl.AutodiffComposition):
 class _FunctionSession(Session):
     """A session whose loss is a function of (which, values)."""
 
-    def __init__(self, function: Any) -> None:
-        self.loss = function  # type: ignore[method-assign]
+    def __init__(self, function: Any, n: int) -> None:
+        self.function, self.n = function, n
+
+    def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
+        first = which.start % self.n  # in every epoch the same sequences
+        return self.function(range(first, first + len(which)), values)
+
+
+def _repeated(inputs: Mapping[Any, Tensor], epochs: int) -> dict[Any, Tensor]:
+    """{mechanism: (n, T, size)} → (epochs · n, T, size)."""
+    return {node: values.repeat(epochs, 1, 1) for node, values in inputs.items()}
 
 
 def _joined_results(earlier: Any, new: Any) -> Any:

@@ -20,7 +20,6 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +29,7 @@ import psyneulink as pnl
 import torch
 from torch import Tensor
 
-from ..tasks.trials import Trials
+from ..tasks.trials import Trials, concatenate
 from .backend import (
     RecurrentComposition,
     RecurrentWrapper,
@@ -44,8 +43,10 @@ from .config import ModelConfig
 from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
+from .parameters import fixed_setting, memory_setting
 from .records import TrialPlan, TrialRecord, choose, plan_trials
 from .standard import StandardGraph
+from .views import as_format, dash_feedback, drop_phantom, plain_label
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 SIDE_BY_SIDE = 256
@@ -66,8 +67,8 @@ class GeneralPathWarning(UserWarning):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
-            f"The graph of '{name}' is not as its constructor made it ({reason}): learn() executes it node by "
-            "node in PyTorch, exactly but some ten times slower than the standard graph."
+            f"The graph of '{name}' is not as its constructor made it, or not as it was ({reason}): learn() "
+            "executes it node by node in PyTorch, exactly but some ten times slower than the standard graph."
         )
 
 
@@ -79,12 +80,31 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 it is a plain LSTM:
     the memory's nodes and the reinstatement gate are not there, and r_t = 0.
 
+    The settings of ``config`` are Parameters, too, by the same names (``capacity`` is ``memory_capacity``):
+    ``composition.parameters.sharpness.set(5.0)`` acts on ``run()`` and ``learn()`` from then on, and on
+    ``config``; a further argument names an execution context, if another than the composition's own is meant
+    (``kernel`` and ``retrieval`` are those of all contexts). Sizes and ``key`` are read only.
+
     Args:
         config: sizes and memory settings.
         seed: for the initial weights (orthogonal; biases zero); the reference draws the same from it.
         name: the composition's.
         kwargs: further arguments of ``AutodiffComposition``, such as ``learning_rate``.
     """
+
+    class Parameters(RecurrentComposition.Parameters):
+        """The settings of ``ModelConfig``, by their names there."""
+
+        input_size = fixed_setting("input_size")
+        hidden_size = fixed_setting("hidden_size")
+        n_actions = fixed_setting("n_actions")
+        key = fixed_setting("key")
+        memory_capacity = memory_setting("memory_capacity", aliases=["capacity"])
+        kernel = memory_setting("kernel")
+        retrieval = memory_setting("retrieval")
+        sharpness = memory_setting("sharpness")
+        ties = memory_setting("ties")
+        repeated_key = memory_setting("repeated_key")
 
     def __init__(
         self,
@@ -247,33 +267,38 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.add_projection(projection, feedback=feedback or None)
         return projection
 
-    def show_graph(self, *args: Any, **kwargs: Any) -> Any:
-        """PsyNeuLink's ``show_graph``, laid out from input to read-out.
+    def show_graph(self, *args: Any, output_fmt: Any = "pdf", **kwargs: Any) -> Any:
+        """PsyNeuLink's ``show_graph`` with all its views, laid out from input to read-out.
 
         Feedback projections are dashed and do not pull at the layout. PsyNeuLink adds "-1", "-2", ... to names
         that another model in the session has too; the picture of this one is drawn without them.
+
+        Args:
+            args, kwargs: as PsyNeuLink's, such as ``show_node_structure``, ``show_cim`` or ``show_pytorch``.
+            output_fmt: ``pdf``, ``jupyter``, ``gif``, ``gv`` (a ``graphviz.Digraph``) or ``source`` (its text).
         """
-        named = [self, *self.nodes]
-        names = [component.name for component in named]
-        labels = [re.sub(r"-\d+$", "", name) for name in names]
+        interfaces = [self.input_CIM, self.parameter_CIM, self.output_CIM]
+        named = [self, *self.nodes, *interfaces]
+        labels = [plain_label(component.name) for component in named]
         if len(set(labels)) < len(labels):
-            labels = names
+            labels = [component.name for component in named]
+        labelled = [*zip(named, labels, strict=True), *((p, plain_label(p.name)) for p in self.projections)]
+        names = [component.name for component, _ in labelled]
+        self._analyze_graph()  # or show_cim shows nothing before the first run
         try:
-            for component, label in zip(named, labels, strict=True):
+            for component, label in labelled:
                 component.name = label
-            graph = super().show_graph(*args, **kwargs)
+            graph = super().show_graph(*args, output_fmt="gif" if output_fmt == "gif" else "gv", **kwargs)
         finally:
-            for component, name in zip(named, names, strict=True):
+            for (component, _), name in zip(labelled, names, strict=True):
                 component.name = name
-        feedback = {(p.sender.owner, p.receiver.owner) for p in self.feedback_projections}
+        if graph is None:
+            return None
         label_of = dict(zip(named, labels, strict=True))
-        arrows = [(label_of.get(a), label_of.get(b)) for a, b in feedback]
-        for i, line in enumerate(getattr(graph, "body", [])):
-            if any(
-                re.match(rf'\s*"?{re.escape(a)}"? -> "?{re.escape(b)}"? \[', line) for a, b in arrows if a and b
-            ):
-                graph.body[i] = line.replace(" [", " [constraint=false style=dashed ", 1)
-        return graph
+        ends = [(p.sender.owner, p.receiver.owner) for p in self.feedback_projections]
+        dash_feedback(graph, {(label_of[a], label_of[b]) for a, b in ends if a in label_of and b in label_of})
+        drop_phantom(graph, labels)
+        return as_format(graph, output_fmt, labels[0])
 
     # ---- weights and memory ----------------------------------------------------------------------------
 
@@ -410,6 +435,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         context = as_context(self, context)
         self._prepare(context)
+        self._choose_path(context)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
         inputs = {node: torch.from_numpy(v.astype(float)) for node, v in self._inputs(trials).items()}
@@ -525,14 +551,33 @@ class EpisodicLSTMComposition(RecurrentComposition):
             kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
                 projection), ``call_after_minibatch``, ... ``minibatch_size`` M makes one update from M trials,
                 of M environments that take turns: trial k of each, then trial k + 1 of each (see ``train``).
+                ``epochs`` E makes E passes over the trials: the memory goes on from one to the next, initial
+                states and choices that are not given are drawn anew, and the record has E · n trials, pass after
+                pass. The module ``arguments`` has a table of all; those that cannot be honoured are refused.
+
+        Logs: where a log condition asks for it, values of mechanisms and their OutputPorts are entered once a
+        step, and matrices of projections once a minibatch, as they were when it was executed. An entry's time is
+        (run, number of the trial in this call, 0, step). To log the episodic memory's own value takes the general
+        path, which is slower. What else is to be logged, a ``LogWarning`` names; ``run_trials`` logs it.
 
         Returns:
             As ``AutodiffComposition.learn``: the outputs at the last step of the last trial.
 
         Raises:
-            ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands.
+            ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands, or an
+                argument cannot be honoured.
+            TypeError: an unknown argument.
         """
         trials = inputs if isinstance(inputs, Trials) else self._as_trials(inputs, targets)
+        self._check_arguments(kwargs, len(trials))
+        epochs = kwargs.get("epochs") or 1
+        if epochs > 1:
+            plan_trials(self.config, trials, actions, initial_states)  # checks the sizes as given
+            trials = concatenate([trials] * epochs)
+            actions = None if actions is None else np.concatenate([actions] * epochs)
+            if initial_states is not None:
+                h0, c0 = initial_states
+                initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight)
         return self._learn_plan(plan, settings, context=context, **kwargs)
@@ -566,21 +611,21 @@ class EpisodicLSTMComposition(RecurrentComposition):
         session = _TrialSession(self, plan, loss, record_gradients)
         result = None
         if plan.trials.targets.size:
-            result = super().learn(self._inputs(plan.trials), session, **kwargs)
+            once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1)]
+            result = super().learn(self._inputs(once), session, **kwargs)
         self.record = session.record()
         return result
 
     # ---- the fast path
 
-    def _prepare(self, context: Any) -> None:
-        """See that the PyTorch form is there, and choose the path by which it is executed."""
-        super()._prepare(context)
-        self._choose_path(context)
-
     def _choose_path(self, context: Any) -> None:
+        """Choose the path by which the graph is executed."""
         self.detour = "fast_path is off" if not self.fast_path else self._standard.difference(context)
+        log = self._learning_log
+        if self.detour is None and self._has_memory and log and log.includes(self.episodic_memory):
+            self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
         if self.fast_path and self.detour not in (None, self._noted):
-            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=6)
+            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=5)
         self._noted = self.detour
 
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:

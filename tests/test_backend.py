@@ -269,7 +269,6 @@ def test_after_learning_nodes_and_results_are_those_of_the_last_step(data):
 @pytest.mark.parametrize(
     "argument",
     [
-        {"epochs": 2},
         {"randomize_minibatches": True},
         {"num_trials": 2},
         {"patience": 1},

@@ -1,0 +1,113 @@
+"""The settings of an agent as Parameters of its composition: ``agent.parameters.sharpness.set(5.0)``.
+
+The settings of the memory are kept by the function of ``episodic_memory``, where ``run()`` and ``learn()`` read
+them; a Parameter here reads and sets them there, by the names that they have in ``ModelConfig``, and keeps
+``agent.config`` in step. Sizes and key are read only: the weights depend on them.
+"""
+
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psyneulink as pnl
+from psyneulink.core.globals.context import Context
+
+if TYPE_CHECKING:
+    from .composition import EpisodicLSTMComposition
+
+OF_MEMORY = {
+    "memory_capacity": "max_entries",
+    "kernel": "kernel",
+    "retrieval": "retrieval",
+    "sharpness": "sharpness",
+    "ties": "equidistant_entries_select",
+    "repeated_key": "duplicate_entries_allowed",
+}
+"""Name in ``ModelConfig`` → the Parameter of the memory's function."""
+
+
+def memory_setting(name: str, aliases: list[str] | None = None) -> pnl.Parameter:
+    """A Parameter that stands for a setting of the memory. To set it raises ValueError where it does not fit."""
+
+    def get(owning_component: Any, context: Any) -> Any:
+        return _get(owning_component, name, context) if _is_made(owning_component) else None
+
+    def put(value: Any, owning_component: Any, context: Any) -> Any:
+        return _put(owning_component, name, value, context) if _is_made(owning_component) else value
+
+    return _parameter(get, setter=put, aliases=aliases)
+
+
+def fixed_setting(name: str) -> pnl.Parameter:
+    """A Parameter that shows a setting of the config. To set it raises ValueError."""
+
+    def get(owning_component: Any) -> Any:
+        return getattr(owning_component.config, name) if _is_made(owning_component) else None
+
+    def put(value: Any, owning_component: Any) -> Any:
+        if _is_made(owning_component):
+            raise ValueError(
+                f"'{owning_component.name}': {name} cannot be set to {_plain(value)!r}, since its weights depend "
+                f"on it. Make another composition, with ModelConfig({name}=...)."
+            )
+        return value
+
+    return _parameter(get, setter=put)
+
+
+def _parameter(getter: Callable[..., Any], **kwargs: Any) -> pnl.Parameter:
+    return pnl.Parameter(None, stateful=False, loggable=False, getter=getter, **kwargs)
+
+
+def _is_made(component: Any) -> bool:
+    """Whether it is a composition with its nodes: PsyNeuLink also asks its class, and in its constructor."""
+    return hasattr(component, "_standard")
+
+
+def _get(model: EpisodicLSTMComposition, name: str, context: Any) -> Any:
+    if not model._has_memory:
+        return getattr(model.config, name)
+    parameter = getattr(model.episodic_memory.function.parameters, OF_MEMORY[name])
+    execution_id = _execution_id(model, context)
+    if not parameter.stateful or execution_id not in parameter.values:
+        execution_id = None
+    value = _plain(parameter._get(Context(execution_id=execution_id)))
+    return "append" if value is True and name == "repeated_key" else value
+
+
+def _put(model: EpisodicLSTMComposition, name: str, value: Any, context: Any) -> Any:
+    value = _plain(value)
+    if not model._has_memory or (name == "memory_capacity" and value == 0):
+        raise ValueError(
+            f"'{model.name}': {name} cannot be set to {value!r}: a composition is made with a memory or without. "
+            "Make another one, with the memory_capacity that it is to have (0: none)."
+        )
+    config = replace(model.config, **{name: value})  # refuses what does not fit
+    value = getattr(config, name)
+    execution_id, own = _execution_id(model, context), model.default_execution_id
+    memory, parameter = model.episodic_memory, getattr(model.episodic_memory.function.parameters, OF_MEMORY[name])
+    # None, too, as its values are those of contexts that are yet to come.
+    for each in {execution_id, None} if execution_id == own else {execution_id}:
+        parameter._set(True if value == "append" else value, Context(execution_id=each))
+        if each in memory.parameters.value.values:  # else run() has not been there
+            memory._update_parameter_ports(context=Context(execution_id=each))
+    if execution_id == own or not parameter.stateful:
+        model.config = config
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """PsyNeuLink makes arrays of numbers."""
+    return value.squeeze().item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def _execution_id(model: EpisodicLSTMComposition, context: Any) -> Any:
+    """Of a call that names no context, the composition's own."""
+    execution_id = getattr(context, "execution_id", None)
+    return model.default_execution_id if execution_id is None else execution_id
