@@ -655,7 +655,8 @@ class RecurrentComposition(pnl.AutodiffComposition):
         (run, number of the sequence in this call, 0, step). What else is to be logged, a ``LogWarning`` names.
 
         Returns:
-            What ``AutodiffComposition.learn`` returns: the output of the last minibatch.
+            What ``AutodiffComposition.learn`` returns: the output of the last minibatch. ``results`` has all outputs;
+            while it runs, those of this call alone, afterwards those of earlier calls before them.
 
         Raises:
             NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does, or would not do what
