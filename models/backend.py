@@ -655,7 +655,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         (run, number of the sequence in this call, 0, step). What else is to be logged, a ``LogWarning`` names.
 
         Returns:
-            What ``AutodiffComposition.learn`` returns: the output of the last minibatch. ``results`` has all outputs;
+            What ``AutodiffComposition.learn`` returns: the output of the last minibatch. ``results`` has all;
             while it runs, those of this call alone, afterwards those of earlier calls before them.
 
         Raises:
