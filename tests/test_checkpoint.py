@@ -18,6 +18,11 @@ ATOL = 1e-10
 """Between the two models, both in float64; the round trip of one model is exact."""
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def trained(make_config, make_trials):
     """A reference that was trained until its memory ran over."""
@@ -135,7 +140,7 @@ def two_trials():
     return trials[:2], trials[2:]
 
 
-@pytest.mark.parametrize("capacity", [0, 5])
+@pytest.mark.parametrize("capacity", [rarely(0), 5])
 def test_a_composition_goes_on_as_either_model(capacity, two_trials, tmp_path):
     first, second = two_trials
     settings = {"learning_rate": 0.01, "gamma": 0.5}
@@ -454,8 +459,15 @@ def assert_same_memories(one, two):
             np.testing.assert_array_equal(ours, theirs, err_msg=f"environment {e}")
 
 
-@pytest.mark.parametrize("kind", [ReferenceEpisodicLSTM, EpisodicLSTMComposition])
-@pytest.mark.parametrize("capacity", [1, 40])
+@pytest.mark.parametrize(
+    ("kind", "capacity"),
+    [
+        (ReferenceEpisodicLSTM, 1),
+        (ReferenceEpisodicLSTM, 40),
+        (EpisodicLSTMComposition, 1),
+        rarely(EpisodicLSTMComposition, 40),
+    ],
+)
 def test_memories_of_all_environments(kind, capacity, make_config, make_trials, tmp_path):
     """They are not equally full; training goes on exactly; the other kind holds the same."""
     model = kind(make_config(memory_capacity=capacity), seed=1)

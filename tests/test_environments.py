@@ -150,7 +150,7 @@ def test_a_loop_written_out(kind, capacity, make_config, environments):
     ("changes", "options"),
     [
         rarely({}, {}),
-        ({"kernel": "cosine", "key": (1, 4), "ties": "newest"}, {"gamma": 0.9}),
+        rarely({"kernel": "cosine", "key": (1, 4), "ties": "newest"}, {"gamma": 0.9}),
         rarely({"kernel": "l1", "repeated_key": "overwrite"}, {"entropy_weight": 0.2, "value_weight": 0.4}),
         ({"retrieval": "average", "sharpness": 3.0, "memory_capacity": 2}, {"loss": "cross_entropy"}),
         (

@@ -17,6 +17,11 @@ ATOL = 1e-10
 LEARNED = (*STEP_FIELDS, "memory", "action", "policy_loss", "value_loss")
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def make_model(fast=True, **changes):
     sizes = {"input_size": D, "hidden_size": H, "n_actions": A, "memory_capacity": 4}
     model = EpisodicLSTMComposition(ModelConfig(**{**sizes, **changes}), seed=3)
@@ -76,7 +81,7 @@ def smooth_policy(trials):
     [
         {"gamma": 0.9, "entropy_weight": 0.2, "value_weight": 0.3},
         {"loss": "cross_entropy"},
-        {"loss": smooth_policy},
+        rarely({"loss": smooth_policy}),
         {"loss": lambda trials: trials.hidden.sum()},
     ],
     ids=["actor-critic", "cross-entropy", "own loss", "own loss of the states alone"],

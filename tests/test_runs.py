@@ -280,8 +280,9 @@ def same_as_alone(cohort, models, atol=1e-10):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("environments", [1, 2])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "environments"), [("reference", 1), ("reference", 2), rarely("composition", 1), ("composition", 2)]
+)
 def test_each_of_many_agents_is_a_run_of_its_own(kind, environments, tmp_path):
     settings = replace(MANY, seed=4, agents=2, environments=environments)
     many = train_run(tmp_path / "many", kind, settings)
@@ -313,7 +314,7 @@ def test_agents_and_environments_see_trials_of_their_own():
     ("kind", "changes"),
     [
         ("reference", {"agents": 1}),
-        ("composition", {"agents": 1}),
+        rarely("composition", {"agents": 1}),
         ("reference", {}),
         ("reference", {"agents": 20}),
     ],
