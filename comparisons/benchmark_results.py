@@ -293,9 +293,17 @@ def draw(benchmark: Benchmark) -> Canvas:
     for ax, (axis, lines) in zip(panels, curves.items(), strict=False):
         unit = next(iter(lines.values()))[0].unit
         points = {name: _points(lines[name]) for name in everywhere if name in lines}
-        plots.plot_growth(points, axis, f"ms per {unit}", names=everywhere, ax=ax)
+        plots.plot_growth(points, axis, f"ms per {unit}", names=everywhere, legend=False, ax=ax)
     for ax in panels[len(curves) :]:
         ax.remove()
+    named = {
+        label: handle
+        for ax in panels[: len(curves)]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    canvas.legend(
+        named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 4), frameon=False
+    )
     return canvas
 
 

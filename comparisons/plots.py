@@ -344,6 +344,7 @@ def plot_growth(
     time: str,
     *,
     names: Sequence[str] | None = None,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Time against a size, both on logarithmic axes, one line an implementation, with its quartiles as a band.
@@ -353,6 +354,7 @@ def plot_growth(
         size: what grows.
         time: what the time is that of, with its unit.
         names: of all lines in the order of their colours, where several panels are to agree.
+        legend: whether to name the lines; False where the figure does it for all panels.
         ax: where to draw.
     """
     ax = _axes(ax, (4.2, 3.4))
@@ -373,7 +375,8 @@ def plot_growth(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
     ax.minorticks_off()
-    _legend(ax)
+    if legend:
+        _legend(ax)
     return _dress(ax, "", size, time)
 
 
