@@ -40,7 +40,7 @@ class LogWarning(UserWarning):
     """Something is to be logged that ``learn()`` does not log; the message names it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loggable:
     """A Parameter with what it belongs to."""
 
@@ -67,10 +67,9 @@ class Loggables:
     def __init__(self, mechanisms: list[Any], projections: list[Any]) -> None:
         self.values = [each for node in mechanisms for each in _values(node)]
         self.matrices = [Loggable(p.parameters.matrix, p) for p in projections]
-        # A projection shares the Parameter of its function: either is the same log.
-        known = {
-            id(p) for each in (*self.values, *self.matrices) for p in (each.parameter, _source(each.parameter))
-        }
+        # A projection shares the conditions of its function's Parameter, which are quicker to look up.
+        self._sources = [(each, _source(each.parameter)) for each in (*self.values, *self.matrices)]
+        known = {id(parameter) for each, source in self._sources for parameter in (each.parameter, source)}
         self.others = [
             Loggable(parameter, owner)
             for owner in (*mechanisms, *projections)
@@ -78,6 +77,8 @@ class Loggables:
             for parameter in component.parameters
             if id(parameter) not in known
         ]
+        # There are thousands, to be looked through at each call: their dicts hold the conditions that were set.
+        self._others_set = [each.parameter.__dict__ for each in self.others]
 
     def switch_on(self) -> None:
         """Log all that ``learn()`` logs and that has no condition so far."""
@@ -91,15 +92,13 @@ class Loggables:
         Args:
             name: of the composition, for the warning.
         """
-        values, matrices = (
-            [e for e in some if _condition(e) & IN_LEARNING] for some in (self.values, self.matrices)
-        )
-        refused = [each for each in self.others if _own_condition(each) & (IN_LEARNING | NEVER_MET)]
-        refused += [
-            each
-            for each in (*self.values, *self.matrices)
-            if _condition(each) & NEVER_MET and not _condition(each) & IN_LEARNING
+        asked = [(each, condition) for each, source in self._sources if (condition := source.log_condition)]
+        wanted = {each for each, condition in asked if condition & IN_LEARNING}
+        found = [i for i, own in enumerate(self._others_set) if own.get("log_condition")]
+        refused = [
+            self.others[i] for i in found if self._others_set[i]["log_condition"] & (IN_LEARNING | NEVER_MET)
         ]
+        refused += [each for each, condition in asked if each not in wanted and condition & NEVER_MET]
         if refused:
             more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
             warnings.warn(
@@ -111,7 +110,8 @@ class Loggables:
                 ),
                 stacklevel=6,
             )
-        return LearningLog(values, matrices) if values or matrices else None
+        values, matrices = ([each for each in kind if each in wanted] for kind in (self.values, self.matrices))
+        return LearningLog(values, matrices) if wanted else None
 
 
 class LearningLog:
@@ -209,15 +209,6 @@ def _parts(owner: Any) -> Iterator[Any]:
 
 def _source(parameter: Any) -> Any:
     return getattr(parameter, "final_source", parameter)
-
-
-def _condition(loggable: Loggable) -> Any:
-    return loggable.parameter.log_condition or LogCondition.OFF
-
-
-def _own_condition(loggable: Loggable) -> Any:
-    """The condition that has been set, without those that are inherited, which take long to look up."""
-    return loggable.parameter.__dict__.get("log_condition") or LogCondition.OFF
 
 
 def _enter(parameter: Any, value: np.ndarray, time: Any, context: Context) -> None:
