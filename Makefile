@@ -35,7 +35,7 @@ format: $(VENV)/lint   ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: demo   ## run the demo, and take the README's figures from it
+figures: demo   ## run the demo, and take the README's figures from it (needs Graphviz)
 	cp results/demo/figures/graph.png results/demo/figures/accuracy.png comparisons/figures/
 
 clean:           ## remove the environment and what tools leave behind
