@@ -346,13 +346,14 @@ def test_figure_shows_each_curve_against_its_size():
         for line, scale in (("reference", 1), ("composition", 5))
         for size in (20, 5, 10)
     ]
-    panels = shown.draw(measure(cases, 2)).axes
+    figure = shown.draw(measure(cases, 2))
+    panels, (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["reference", "composition"]
     assert [ax.get_xlabel() for ax in panels] == ["steps", "units"]
     for ax in panels:
         assert ax.get_ylabel() == "ms per trial" and ax.get_xscale() == ax.get_yscale() == "log"
         np.testing.assert_allclose([line.get_xdata() for line in ax.lines], [[5, 10, 20]] * 2)
         np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [[5, 10, 20], [25, 50, 100]])
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["reference", "composition"]
 
 
 def test_a_line_has_one_colour_in_all_panels_and_lost_times_have_no_place():
