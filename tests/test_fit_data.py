@@ -569,6 +569,9 @@ def test_stimuli_in_columns_need_all_steps(write):
     assert (problem.row, problem.column) == ("line 4", "'step'")
     assert problem.found == "a trial with the steps 0"
     assert problem.expected == "a row for each of the steps 0 to 1, as most trials have 2"
+    longer = "007,1,1,2,1,,a,1,1,1,0,1,0,0"  # the others are not called too short for it
+    problem = the_problem(refused(write("\n".join([*lines[:3], longer, *lines[3:]]))))
+    assert (problem.row, problem.found) == ("line 2", "a trial with the steps 0, 1, 2")
     swapped = [lines[0], *(line.replace(",1,0,", ",1,1,").replace(",1,1,NA", ",1,2,NA") for line in lines[1:3])]
     assert "Count steps from 0" in the_problem(refused(write("\n".join(swapped)))).remedy
 

@@ -25,6 +25,8 @@ def write_trials(
 ) -> None:
     """Write choices, response times and stimuli, so that ``read_trials`` gives the same.
 
+    (But for contexts that are text and yet all whole numbers: these are read back as whole numbers.)
+
     Args:
         path: a .csv or .parquet file.
         participants: whose choices; such as a ``TrialTable``.
