@@ -1,0 +1,224 @@
+"""The stimuli of all trials, from the table's own columns or from the arrays beside it, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .cells import LARGEST
+from .files import read_arrays
+from .problems import Problems
+from .schema import ARRAYS, LABELS, OPTIONAL_ARRAYS, is_missing, stimulus_number
+
+Key = tuple[str, int, int]
+"""Participant, block and trial."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stimuli:
+    """The stimuli of n trials of T steps with D columns."""
+
+    keys: list[Key]
+    """n of them, each once."""
+    inputs: np.ndarray
+    """(n, T, D) float"""
+    targets: np.ndarray
+    """(n, T) int"""
+    encode: np.ndarray
+    """(n, T) bool"""
+    retrieve: np.ndarray
+    """(n, T) bool"""
+    labels: dict[str, list[Any]]
+    """What the stimuli themselves say of each trial, by name (see ``LABELS``): n values, None for none."""
+    places: list[str]
+    """Where each trial is, in words: for errors."""
+
+
+def from_columns(
+    columns: Mapping[str, np.ndarray], keys: Sequence[Key], place: Callable[[int], str], problems: Problems
+) -> Stimuli | None:
+    """The stimuli that stand in the table itself, which must have a row for each step of each trial.
+
+    Args:
+        columns: the values, (N,) each, of ``step``, ``target``, ``encode``, ``x0``, ...; ``retrieve`` if there.
+        keys: to which trial each of the N rows belongs; the rows of a trial ascend in step.
+        place: where row i is, in words.
+        problems: where trials of another length, or with steps missing, are noted.
+
+    Returns:
+        The stimuli; None if there is a problem.
+    """
+    of: dict[Key, list[int]] = {}
+    for i, key in enumerate(keys):
+        of.setdefault(key, []).append(i)
+    # The length of most trials, so that one row with a wrong step does not put all others in the wrong.
+    lengths, counts = np.unique([len(rows) for rows in of.values()], return_counts=True)
+    length = int(lengths[counts.argmax()])
+    for rows in of.values():
+        _check_steps(columns["step"][rows].tolist(), length, place(rows[0]), problems)
+    if problems.count:
+        return None
+    order = np.array([i for rows in of.values() for i in rows])
+    shape = len(of), length
+    x = sum(stimulus_number(name) is not None for name in columns)
+    arranged = {name: columns[name][order].reshape(shape) for name in columns}
+    return Stimuli(
+        keys=list(of),
+        inputs=np.stack([arranged[f"x{d}"] for d in range(x)], axis=-1),
+        targets=arranged["target"],
+        encode=arranged["encode"],
+        retrieve=arranged.get("retrieve", np.ones(shape, bool)),
+        labels={},
+        places=[place(rows[0]) for rows in of.values()],
+    )
+
+
+def _check_steps(steps: list[int], length: int, place: str, problems: Problems) -> None:
+    if steps == list(range(length)):
+        return
+    shown = ", ".join(map(str, steps[:12])) + (", ..." if len(steps) > 12 else "")
+    remedy = "Stimuli in columns need all steps of all trials; leave choice empty where none was asked for."
+    if steps == list(range(1, length + 1)):
+        remedy = "Count steps from 0."
+    expected = f"a row for each of the steps 0 to {length - 1}, as most trials have {length}"
+    problems.add(place, "'step'", f"a trial with the steps {shown}", expected, remedy)
+
+
+def load_arrays(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """A name for errors, and the arrays of an .npz file, or those given themselves.
+
+    Raises:
+        DataError: the file cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(source, Mapping):
+        return "the stimuli", {name: np.asarray(array) for name, array in source.items()}
+    return Path(source).name, read_arrays(Path(source))
+
+
+def from_arrays(
+    name: str, arrays: Mapping[str, np.ndarray], actions: int, left_out: Collection[str], problems: Problems
+) -> Stimuli | None:
+    """The stimuli from arrays (see ``ARRAYS``).
+
+    Args:
+        name: of their file.
+        arrays: the arrays.
+        actions: targets must be smaller than this.
+        left_out: participants whose trials are left out, and not checked.
+        problems: where all that does not fit is noted.
+
+    Returns:
+        The stimuli; None if there is a problem.
+    """
+    before = problems.count
+    _check_names_and_shapes(name, arrays, problems)
+    if problems.count > before:
+        return None
+    ids = [str(one).strip() for one in arrays["participant"].tolist()]
+    used = np.array([one not in left_out for one in ids], bool)
+    places = [f"entry {i} of {name}" for i in np.flatnonzero(used)]
+    part = {key: array[used] for key, array in arrays.items() if key in ARRAYS}
+    ids = [one for one, keep in zip(ids, used, strict=True) if keep]
+    block, trial = (_whole(part[key], key, places, problems, None, None) for key in ("block", "trial"))
+    inputs = _finite(part["inputs"], places, problems)
+    targets = _whole(part["targets"], "targets", places, problems, 0, actions)
+    encode = _switch(part["encode"], "encode", places, problems)
+    retrieve = part.get("retrieve")
+    retrieve = np.ones(encode.shape, bool) if retrieve is None else _switch(retrieve, "retrieve", places, problems)
+    labels = {key: _label(part[key], key, places, problems) for key in LABELS if key in part}
+    if problems.count > before:
+        return None
+    keys = [(one, int(b), int(t)) for one, b, t in zip(ids, block, trial, strict=True)]
+    _check_unique(keys, places, problems)
+    return Stimuli(keys, inputs, targets, encode, retrieve, labels, places)
+
+
+def _check_names_and_shapes(name: str, arrays: Mapping[str, np.ndarray], problems: Problems) -> None:
+    for needed in ARRAYS:
+        if needed not in arrays and needed not in OPTIONAL_ARRAYS:
+            found = f"only {', '.join(arrays) or 'nothing'}"
+            problems.add(name, needed, found, ARRAYS[needed], "Add the array.")
+    inputs = arrays.get("inputs")
+    if inputs is None:
+        return
+    if inputs.ndim != 3 or 0 in inputs.shape:
+        remedy = "Give n ≥ 1 trials of T ≥ 1 steps with D ≥ 1 columns."
+        problems.add(name, "inputs", f"the shape {inputs.shape}", "(n, T, D)", remedy)
+        return
+    for key, array in arrays.items():
+        if key not in ARRAYS or key == "inputs":
+            continue
+        shape = inputs.shape[: 1 if ARRAYS[key].startswith("(n,)") else 2]
+        if array.shape != shape:
+            text = f"{shape}, as inputs are {inputs.shape}"
+            problems.add(name, key, f"the shape {array.shape}", text, "Give every array an entry for each trial.")
+    for key in ("inputs", "block", "trial", "targets", "encode", "retrieve", "encounter", "noise_off"):
+        if key in arrays and arrays[key].dtype.kind not in "biuf":
+            found = f"the type {arrays[key].dtype}"
+            problems.add(name, key, found, ARRAYS[key], "Save numbers as numbers, not as text.")
+
+
+def _note(
+    wrong: np.ndarray, array: np.ndarray, name: str, places: list[str], what: str, remedy: str, problems: Problems
+) -> None:
+    """Note the wrong values, the first of each entry."""
+    for i in np.flatnonzero(wrong.any(axis=tuple(range(1, wrong.ndim)))):
+        where = tuple(np.argwhere(np.atleast_1d(wrong[i]))[0].tolist())
+        value = np.atleast_1d(array[i])[where].item()
+        at = f"[{', '.join(map(str, where))}]" if wrong.ndim > 1 else ""
+        problems.add(places[i], f"{name}{at}", repr(value), what, remedy)
+
+
+def _finite(array: np.ndarray, places: list[str], problems: Problems) -> np.ndarray:
+    remedy = "Replace missing values by what the participant saw."
+    array = array.astype(float)
+    _note(~np.isfinite(array), array, "inputs", places, "a finite number", remedy, problems)
+    return array
+
+
+def _whole(
+    array: np.ndarray, name: str, places: list[str], problems: Problems, least: int | None, below: int | None
+) -> np.ndarray:
+    numbers = array.astype(float)
+    wrong = ~(np.abs(numbers) < LARGEST) | (numbers != np.floor(numbers))
+    if least is not None:
+        wrong |= numbers < least
+    if below is not None:
+        wrong |= numbers >= below
+    bounds = f" from {least} to {below - 1}" if below is not None else "" if least is None else f" ≥ {least}"
+    remedy = "Number the actions from 0; the model must have as many." if name == "targets" else "Correct it."
+    _note(wrong, array, name, places, f"a whole number{bounds}", remedy, problems)
+    return np.where(wrong, 0, array).astype(np.int64)
+
+
+def _switch(array: np.ndarray, name: str, places: list[str], problems: Problems) -> np.ndarray:
+    wrong = ~np.isin(array, (0, 1))
+    _note(wrong, array, name, places, "True or False", "Give booleans, or 0 and 1.", problems)
+    return np.where(wrong, 0, array).astype(bool)
+
+
+def _label(array: np.ndarray, name: str, places: list[str], problems: Problems) -> list[Any]:
+    if name == "context":
+        texts = [str(one).strip() for one in array.tolist()]
+        return [None if is_missing(text) else text for text in texts]
+    values = _whole(array, name, places, problems, -1, None)
+    return [None if value == -1 else int(value) for value in values]
+
+
+def _check_unique(keys: list[Key], places: list[str], problems: Problems) -> None:
+    first: dict[Key, int] = {}
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) != i:
+            found = f"{in_words(key)} again, after {places[first[key]]}"
+            problems.add(places[i], "participant, block, trial", found, "each trial once", "Remove one of them.")
+
+
+def in_words(key: Key) -> str:
+    """Which trial a key means."""
+    return f"participant '{key[0]}', block {key[1]}, trial {key[2]}"
