@@ -3,6 +3,7 @@ control, reports, Parameters, and the arguments of ``learn()``."""
 
 import inspect
 import re
+from importlib.metadata import version
 
 import numpy as np
 import psyneulink as pnl
@@ -383,6 +384,7 @@ def test_the_log_of_the_composition(model):
     close(np.reshape(entries, (N, T, H)), model.record.cell)
 
 
+@pytest.mark.skipif(version("psyneulink") < "0.21", reason="not so before 0.21")
 def test_needed_the_stock_log_of_a_composition_stumbles_over_projections(model):
     """``ReadableLog``"""
     with pytest.raises(KeyError):
