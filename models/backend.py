@@ -471,6 +471,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._signatures: dict[Any, Any] = {}
         self._adam_to_adopt: dict[Any, dict[str, Tensor]] = {}
         self._took_over: set[Any] = set()
+        self._searched: set[Any] | None = None
         super().__init__(*args, **kwargs)
         self.log = ReadableLog(owner=self)
 
@@ -586,6 +587,15 @@ class RecurrentComposition(pnl.AutodiffComposition):
         """As the stock method, which takes some 0.1 s; within ``learn()`` only once."""
         if self._session is None:
             super()._analyze_graph(*args, **kwargs)
+
+    @property
+    def _optimization_projections(self) -> set[Any]:
+        """As the stock property, a search through all projections; within ``learn()`` made only once."""
+        if self._session is None:
+            return super()._optimization_projections
+        if self._searched is None:
+            self._searched = super()._optimization_projections
+        return self._searched
 
     def _get_autodiff_inputs_values(self, input_dict: Mapping[Any, Tensor]) -> Mapping[Any, Tensor]:
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
@@ -704,7 +714,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
             results._set(_joined_results(earlier, results._get(context)), context)
-            self._session = self._all_inputs = self._learning_log = None
+            self._session = self._all_inputs = self._learning_log = self._searched = None
             self._reports = False
 
     def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:

@@ -488,6 +488,17 @@ def test_needed_parameters_are_sought_repeatedly(stock, monkeypatch):
     assert len(searches) > 1
 
 
+@pytest.mark.skipif(not hasattr(pnl.Composition, "_optimization_projections"), reason="not in older ones")
+def test_needed_projections_are_sought_repeatedly(stock, monkeypatch):
+    """``_optimization_projections``: all of them, for the learning rate of each."""
+    searches = []
+    search = pnl.Composition._optimization_projections.fget
+    spy = property(lambda composition: searches.append(composition) or search(composition))
+    monkeypatch.setattr(pnl.Composition, "_optimization_projections", spy)
+    stock[1](1)
+    assert len(searches) > 1
+
+
 def test_needed_results_of_another_form_cannot_be_joined(stock):
     """``_joined_results``: the output ports become others where the composition is nested, or changed."""
     composition, learn = stock
