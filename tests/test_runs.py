@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -392,16 +391,10 @@ def test_numbers_of_agents_and_environments_are_checked(name):
 
 @pytest.mark.slow
 def test_a_composition_in_32_environments_remembers_from_the_first_step(tmp_path):
-    """The README's command: through ``learn()``, right on the second encounter before any evidence, in a minute.
-
-    The time is that of the processor, which other work on the machine lengthens less than that of the clock.
-    """
+    """The README's command: through ``learn()``, right on the second encounter before any evidence."""
     settings = RunSettings(blocks=60, environments=32, key="context", learning_rate=2e-3)
-    start = time.process_time()
     state = train_run(tmp_path, "composition", settings)
-    seconds = time.process_time() - start
     course = runs.fresh_accuracy(state.models["composition"], settings, 8)
     assert course.encounters == (1, 2) and course.n == (400, 400)
     assert course.mean[1, 0] >= 0.97
     assert 0.4 < course.mean[0, 0] < 0.6  # and at chance where nothing can be known
-    assert seconds < 60
