@@ -1,0 +1,268 @@
+"""The parameters of a person as objects: meaning, range, transform to the real line, and prior.
+
+Everything that estimates works on z, the unconstrained values; everything that shows results on natural values. A
+prior is a normal distribution of z, so that groups of people are normal in z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Transform = Literal["identity", "log", "logit"]
+
+
+@dataclass(frozen=True)
+class FreeParameter:
+    """A parameter that is estimated.
+
+    Raises:
+        ValueError: prior or range do not make sense.
+    """
+
+    name: str
+    """As in ``Person``, or in the observation model."""
+    meaning: str
+    """In a sentence."""
+    symbol: str
+    """As in the equations of ``models/person.py``."""
+    transform: Transform
+    """z → natural value: ``identity``: z; ``log``: lower + e^z; ``logit``: lower + (upper − lower) σ(z)."""
+    prior_mean: float
+    """Of z."""
+    prior_sd: float
+    """Of z."""
+    lower: float = -np.inf
+    """Least natural value (never reached by ``log`` and ``logit``)."""
+    upper: float = np.inf
+    """Greatest natural value."""
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.prior_mean) and np.isfinite(self.prior_sd) and self.prior_sd > 0):
+            raise ValueError(
+                f"Parameter {self.name!r}: the prior needs a finite mean and a standard deviation > 0; got "
+                f"{self.prior_mean!r} and {self.prior_sd!r}."
+            )
+        finite = {"identity": 0, "log": 1, "logit": 2}
+        if self.transform not in finite:
+            raise ValueError(
+                f"Parameter {self.name!r}: transform must be one of {[*finite]}; got {self.transform!r}."
+            )
+        needed = [self.lower, self.upper][: finite[self.transform]]
+        if not np.isfinite(needed).all() or self.lower >= self.upper:
+            raise ValueError(
+                f"Parameter {self.name!r}: the transform {self.transform!r} needs {finite[self.transform]} finite "
+                f"bounds, the lower below the upper; got {self.lower!r} and {self.upper!r}."
+            )
+
+    def natural(self, z: Tensor) -> Tensor:
+        """From z to the natural value; increasing and differentiable."""
+        if self.transform == "identity":
+            return z
+        if self.transform == "log":
+            return self.lower + torch.exp(z)
+        return self.lower + (self.upper - self.lower) * torch.sigmoid(z)
+
+    def unconstrained(self, value: Tensor) -> Tensor:
+        """The inverse of ``natural``; infinite or NaN outside the range."""
+        if self.transform == "identity":
+            return value
+        if self.transform == "log":
+            return torch.log(value - self.lower)
+        return torch.logit((value - self.lower) / (self.upper - self.lower))
+
+
+PARAMETERS: dict[str, FreeParameter] = {
+    p.name: p
+    for p in (
+        FreeParameter(
+            "inverse_temperature",
+            "How strictly choices follow the read-out: 1 as the trained network, below 1 more at random.",
+            "β", "log", 0.0, 0.75, lower=0.0,
+        ),
+        FreeParameter(
+            "lapse",
+            "Share of choices made at random, whatever the evidence. Trades off with the inverse temperature.",
+            "ε", "logit", -3.0, 0.7, 0.0, 1.0,
+        ),
+        FreeParameter(
+            "perseveration",
+            "Pull towards the choice made last; below 0 away from it.",
+            "κ", "identity", 0.0, 1.0,
+        ),
+        FreeParameter(
+            "gate_bias",
+            "How far the reinstatement gate opens beyond what was trained: below 0, memory counts for less.",
+            "b_r", "identity", 0.0, 2.0,
+        ),
+        FreeParameter(
+            "sharpness",
+            "How much better a matching entry is retrieved than others; small: a blur of all entries.",
+            "β_m", "log", 0.0, 1.0, lower=0.0,
+        ),
+        FreeParameter(
+            "forgetting",
+            "By how much the weight of an entry falls with each entry stored later.",
+            "λ", "log", -2.0, 1.0, lower=0.0,
+        ),
+        FreeParameter(
+            "encoding_probability",
+            "Share of episodes that were encoded, and so are recognised when their context returns.",
+            "p_e", "logit", 1.0, 1.2, 0.0, 1.0,
+        ),
+        FreeParameter(
+            "context_weight",
+            "Weight of the context against the observation in the key; .5 leaves the key as it is.",
+            "w", "logit", 0.0, 1.5, 0.0, 1.0,
+        ),
+    )
+}  # fmt: skip
+"""Those of ``Person``, with weakly informative priors (this package's own)."""
+
+HAZARD_PARAMETERS: dict[str, FreeParameter] = {
+    p.name: p
+    for p in (
+        FreeParameter(
+            "bound",
+            "Confidence (the largest choice probability) at which a response is as likely as not at a step.",
+            "θ", "logit", 0.0, 1.0, 0.5, 1.2,
+        ),
+        FreeParameter(
+            "bound_noise",
+            "Spread of that bound: small, and the response comes at the first step that reaches it.",
+            "s", "log", -2.5, 0.7, lower=0.0,
+        ),
+        FreeParameter(
+            "non_decision_time",
+            "Steps between decision and response; a fraction divides between the two nearest whole numbers.",
+            "t_0", "log", -0.5, 0.7, lower=0.0,
+        ),
+    )
+}  # fmt: skip
+"""Those of one free response a trial, beside the others."""
+
+BASELINE_PARAMETERS: dict[str, FreeParameter] = {
+    p.name: p
+    for p in (
+        FreeParameter("response_bias", "Leaning towards action 1, whatever is shown.", "b", "identity", 0.0, 1.0),
+        FreeParameter(
+            "evidence_weight",
+            "How much the evidence summed so far on the trial counts.",
+            "w_e", "log", -2.0, 1.5, lower=0.0,
+        ),
+    )
+}  # fmt: skip
+"""Those of the baselines, which have no network."""
+
+KNOWN = PARAMETERS | HAZARD_PARAMETERS | BASELINE_PARAMETERS
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """Which parameters are estimated, and what the others are.
+
+    Raises:
+        ValueError: an unknown name, a name twice, nothing to estimate, or a fixed value outside its range.
+    """
+
+    free: tuple[FreeParameter, ...]
+    """Estimated, in this order."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Held at these natural values; whatever is in neither has the neutral value of ``Person``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "free", tuple(self.free))
+        object.__setattr__(self, "fixed", {name: float(value) for name, value in dict(self.fixed).items()})
+        names = [*self.names, *self.fixed]
+        unknown = sorted(set(names) - set(KNOWN))
+        if unknown:
+            raise ValueError(f"Parameters: {unknown} are not known; known are {sorted(KNOWN)}.")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Parameters: {twice} stand twice; a parameter is free or fixed, once.")
+        for name, value in self.fixed.items():
+            if not np.isfinite(value) or not KNOWN[name].lower <= value <= KNOWN[name].upper:
+                raise ValueError(
+                    f"Parameters: {name} must lie between {KNOWN[name].lower:g} and {KNOWN[name].upper:g}; it is "
+                    f"fixed at {value!r}."
+                )
+
+    @classmethod
+    def of(
+        cls, *names: str, fixed: Mapping[str, float] | None = None, **priors: tuple[float, float]
+    ) -> ParameterSpace:
+        """The parameters of these names, with their usual priors.
+
+        Args:
+            names: of ``KNOWN``.
+            fixed: natural values of others.
+            priors: name=(mean, sd) of z, where another prior than the usual one is wanted.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        unknown = sorted((set(names) | set(priors)) - set(KNOWN))
+        if unknown:
+            raise ValueError(f"Parameters: {unknown} are not known; known are {sorted(KNOWN)}.")
+        free = [
+            replace(KNOWN[n], prior_mean=priors[n][0], prior_sd=priors[n][1]) if n in priors else KNOWN[n]
+            for n in names
+        ]
+        return cls(tuple(free), fixed or {})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the free parameters."""
+        return tuple(p.name for p in self.free)
+
+    def __len__(self) -> int:
+        return len(self.free)
+
+    @property
+    def prior_mean(self) -> np.ndarray:
+        """(k,), of z."""
+        return np.array([p.prior_mean for p in self.free])
+
+    @property
+    def prior_sd(self) -> np.ndarray:
+        """(k,), of z."""
+        return np.array([p.prior_sd for p in self.free])
+
+    def natural(self, z: Tensor) -> dict[str, Tensor]:
+        """z (..., k) → natural values of the free parameters, by name, each (...)."""
+        return {p.name: p.natural(z[..., k]) for k, p in enumerate(self.free)}
+
+    def natural_array(self, z: np.ndarray) -> np.ndarray:
+        """z (..., k) → natural values (..., k)."""
+        values = self.natural(torch.as_tensor(np.asarray(z, dtype=float)))
+        return (
+            np.stack([values[name].numpy() for name in self.names], axis=-1) if values else np.empty(np.shape(z))
+        )
+
+    def unconstrained_array(self, values: np.ndarray) -> np.ndarray:
+        """Natural values (..., k) → z (..., k)."""
+        values = np.asarray(values, dtype=float)
+        each = [p.unconstrained(torch.as_tensor(values[..., k])).numpy() for k, p in enumerate(self.free)]
+        return np.stack(each, axis=-1) if each else values
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """z of n people drawn from the prior: (n, k)."""
+        return self.prior_mean + self.prior_sd * rng.standard_normal((n, len(self)))
+
+
+def parameter_table(parameters: Iterable[FreeParameter] | None = None) -> str:
+    """The parameters as a table in Markdown."""
+    lines = ["| parameter | symbol | range | prior: median (95 %) | meaning |", "|---|---|---|---|---|"]
+    for p in KNOWN.values() if parameters is None else parameters:
+        z = torch.tensor([-1.96, 0.0, 1.96], dtype=torch.float64) * p.prior_sd + p.prior_mean
+        low, mid, high = p.natural(z).tolist()
+        edges = (
+            f"{'−∞' if p.lower == -np.inf else f'{p.lower:g}'} … {'∞' if p.upper == np.inf else f'{p.upper:g}'}"
+        )
+        lines.append(f"| `{p.name}` | {p.symbol} | {edges} | {mid:.2f} ({low:.2f} … {high:.2f}) | {p.meaning} |")
+    return "\n".join(lines)
