@@ -1,16 +1,15 @@
 """A person: what may differ between people who share one trained network, each in one place of the equations.
 
-    key(x_t)    s_w ∘ x_t: context columns times 2w, the other columns times 2 (1 − w)      context_weight w
-    retrieve    Σ_k w_k value_k, w_k ∝ exp(β_m · similarity_k − λ · lag_k)                  sharpness β_m, forgetting λ
-    r_t         σ(... + b_r)                                                                gate_bias b_r
-    m_t         0 on all later trials of a context whose episode was not encoded            encoding_probability p_e
-    π_t         softmax(β (W_π h_t + b_π) + κ · [a = last choice])                          inverse_temperature β,
-                                                                                            perseveration κ
-    p_t         (1 − ε) π_t + ε / A: the probabilities of the choices                       lapse ε
+    key(x_t)   s_w ∘ x_t: context columns times 2w, the others times 2 (1 − w)        context_weight w
+    retrieve   Σ_k w_k value_k, w_k ∝ exp(β_m · similarity_k − λ · lag_k)             sharpness β_m, forgetting λ
+    r_t        σ(... + b_r)                                                           gate_bias b_r
+    m_t        0 on the later trials of a context whose episode was not encoded       encoding_probability p_e
+    π_t        softmax(β (W_π h_t + b_π) + κ · [a = last choice])     inverse_temperature β, perseveration κ
+    p_t        (1 − ε) π_t + ε / A: the probabilities of the choices                  lapse ε
 
-``lag_k`` counts the entries that were stored after entry k: 0 for the newest. The last choice is the latest one of
-the same block, whether on this trial or on an earlier one; before the first there is none. The network's weights are
-trained once and are those of everybody.
+``lag_k`` counts the entries that were stored after entry k: 0 for the newest. The last choice is the latest one
+of the same block, whether on this trial or on an earlier one; before the first there is none. The network's
+weights are trained once and are those of everybody.
 
 Sources: inverse temperature, lapse and perseveration as in Wilson & Collins (2019); recency-weighted memory as in
 Bornstein et al. (2017). The gate's bias, the key's weight and all-or-none encoding are this package's own.
@@ -49,8 +48,8 @@ class Person:
     """λ ≥ 0: by each entry stored later, an entry's weight falls by the factor e^−λ. Needs
     ``retrieval="average"``."""
     encoding_probability: float = 1.0
-    """p_e, 0 ... 1: each episode is encoded with this probability. If it was not, its context is not recognised when
-    it returns: nothing is retrieved on those trials. (Its entry still competes with others in their retrieval.)"""
+    """p_e, 0 ... 1: each episode is encoded with this probability. If it was not, its context is not recognised
+    when it returns: nothing is retrieved on those trials. (Its entry still competes with others in theirs.)"""
     context_weight: float = 0.5
     """w, 0 ... 1: weight of the context against the observation in the key; .5 leaves the key as it is. Needs
     ``context_columns``, and a key that has both."""
@@ -109,15 +108,15 @@ class Person:
         shows_context = np.array([column in context for column in key])
         if shows_context.all() or not shows_context.any():
             raise ValueError(
-                f"Person: context_weight={self.context_weight} weighs the context's columns of the key against the "
-                f"others, but context_columns={self.context_columns} are all of the key's columns "
+                f"Person: context_weight={self.context_weight} weighs the context's columns of the key against "
+                f"the others, but context_columns={self.context_columns} are all of the key's columns "
                 f"{key.start}:{key.stop}, or none. Use the whole input as key, and context_columns within it."
             )
         return np.where(shows_context, 2 * self.context_weight, 2 * (1 - self.context_weight))
 
 
 def returning(trials: Trials) -> np.ndarray:
-    """Which earlier episode a trial returns to: (n,) int, the first trial that showed its context and stored, or -1.
+    """Which episode a trial returns to: (n,) int, the first trial that showed its context and stored, or -1.
 
     Raises:
         ValueError: the trials do not say which context they show, or one that returns to an episode stores again
