@@ -126,7 +126,7 @@ def write_results(folder: Path, results: DemoResults, graph: Path | None) -> Non
             "The composition as PsyNeuLink draws it: every node is a mechanism that runs, and every arrow a "
             "projection; what is trained is this graph and nothing else."
         )
-        shown.append(_figure_html(graph.relative_to(folder).as_posix(), "The composition's graph", caption))
+        shown.append(figure_html(graph.relative_to(folder).as_posix(), "The composition's graph", caption))
     write_text(folder / RESULTS, json.dumps(results.numbers(), indent=1, allow_nan=False) + "\n")
     write_text(folder / REPORT, _page(results, shown))
 
@@ -135,8 +135,8 @@ def write_results(folder: Path, results: DemoResults, graph: Path | None) -> Non
 
 
 @contextmanager
-def _canvas(folder: Path, name: str, width: float, height: float) -> Iterator[Canvas]:
-    """A figure that is saved when it is drawn."""
+def canvas_of(folder: Path, name: str, width: float, height: float) -> Iterator[Canvas]:
+    """A figure that is saved when it is drawn, under ``figures`` in the folder."""
     canvas = Canvas(figsize=(width, height), layout="constrained")
     yield canvas
     canvas.savefig(folder / FIGURES / f"{name}.png", dpi=DPI)
@@ -146,11 +146,11 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
     """Draw each figure, and give it as HTML with how to read it."""
 
     def done(name: str, title: str, caption: str) -> str:
-        return _figure_html(f"{FIGURES}/{name}.png", title, caption)
+        return figure_html(f"{FIGURES}/{name}.png", title, caption)
 
     task, trials, noise_off = results.settings.task(), results.last_trials, results.last_trials.noise_off
 
-    with _canvas(folder, "ladder", 6.4, 3.8) as canvas:
+    with canvas_of(folder, "ladder", 6.4, 3.8) as canvas:
         rungs = [(rung["name"], rung["difference"], rung["path"]) for rung in results.rungs]
         plots.plot_ladder(rungs, tolerance=results.tolerance, ax=canvas.subplots())
     yield done(
@@ -160,7 +160,7 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
         "Left of the dashed line the rung holds; rounding alone gives about 1e-15.",
     )
 
-    with _canvas(folder, "learning_curve", 5.4, 3.6) as canvas:
+    with canvas_of(folder, "learning_curve", 5.4, 3.6) as canvas:
         plots.plot_learning_curve(
             results.curves,
             chance=task.chance * task.trial_length,
@@ -186,13 +186,13 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
             f" Right: means over {n} agents, each with weights, trials and choices of its own, with standard "
             "errors over agents."
         )
-    with _canvas(folder, "accuracy", 5.4 * len(panels), 3.6) as canvas:
+    with canvas_of(folder, "accuracy", 5.4 * len(panels), 3.6) as canvas:
         for (title, courses), ax in zip(panels, np.atleast_1d(canvas.subplots(1, len(panels))), strict=True):
             plots.plot_accuracy(courses, chance=task.chance, noise_off=noise_off, title=title, ax=ax)
     yield done("accuracy", "Accuracy by step and encounter", caption)
 
     chosen = _two_trials(trials)
-    with _canvas(folder, "stimulus", 4.8 * len(chosen), 2.7) as canvas:
+    with canvas_of(folder, "stimulus", 4.8 * len(chosen), 2.7) as canvas:
         for trial, ax in zip(chosen, np.atleast_1d(canvas.subplots(1, len(chosen))), strict=True):
             plots.plot_stimulus(trials, trial, context_start=task.context_columns[0], ax=ax)
     yield done(
@@ -203,7 +203,7 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
     )
 
     if results.similarity:
-        with _canvas(folder, "similarity", 9.0, 3.8) as canvas:
+        with canvas_of(folder, "similarity", 9.0, 3.8) as canvas:
             for what, ax in zip(("keys", "values"), canvas.subplots(1, 2), strict=True):
                 kernel = results.settings.kernel
                 plots.plot_similarity(results.similarity[what], what, kernel=kernel, groups=results.answers, ax=ax)
@@ -215,7 +215,7 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
             "whole input shows it too, by the observation of the last step; a key of the context alone does not.",
         )
     if results.components is not None:
-        with _canvas(folder, "components", 4.6, 3.8) as canvas:
+        with canvas_of(folder, "components", 4.6, 3.8) as canvas:
             plots.plot_components(results.components, results.answers, ax=canvas.subplots())
         yield done(
             "components",
@@ -224,7 +224,7 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
             "answer can be read from what is stored.",
         )
 
-    with _canvas(folder, "gates", 9.6, 2.9) as canvas:
+    with canvas_of(folder, "gates", 9.6, 2.9) as canvas:
         plots.plot_gates(results.gates, noise_off=noise_off, axes=canvas.subplots(1, 4, sharey=True))
     yield done(
         "gates",
@@ -234,7 +234,7 @@ def _draw(folder: Path, results: DemoResults) -> Iterator[str]:
         "to trust its memory.",
     )
 
-    with _canvas(folder, "lesions", 5.4, 3.6) as canvas:
+    with canvas_of(folder, "lesions", 5.4, 3.6) as canvas:
         plots.plot_lesions(results.lesions, chance=task.chance, noise_off=noise_off, ax=canvas.subplots())
     yield done(
         "lesions",
@@ -266,7 +266,8 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[object]], bad: str
     return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
 
 
-def _figure_html(file: str, title: str, caption: str) -> str:
+def figure_html(file: str, title: str, caption: str) -> str:
+    """A figure under its title, with how to read it."""
     file, title, caption = (html.escape(part) for part in (file, title, caption))
     return (
         f'<h2>{title}</h2>\n<figure><img src="{file}" alt="{title}">\n<figcaption>{caption}</figcaption></figure>'
@@ -302,8 +303,12 @@ def _page(results: DemoResults, figures: Sequence[str]) -> str:
         "<h2>Versions</h2>",
         html_table(("package", "version"), list(versions().items())),
     ]
-    title = "Episodic-memory LSTM: composition and reference"
-    body = "\n".join(parts)
+    return html_page("Episodic-memory LSTM: composition and reference", parts)
+
+
+def html_page(title: str, parts: Iterable[str]) -> str:
+    """A page of its own from pieces of HTML."""
+    body, title = "\n".join(parts), html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n{body}\n</body></html>\n"

@@ -1,0 +1,146 @@
+"""Variants of the model that explain choices in different ways, and baselines that know nothing of memory.
+
+Each is a name, a sentence, and the parameters that it estimates; ``variant.objective(agent, participants)`` is
+what an estimator takes, ``variant.simulate(...)`` gives people who choose as the variant says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from ...tasks.trials import Trials
+from .baselines import BiasOnly, EvidenceOnly
+from .data import Participant
+from .designs import Design
+from .likelihood import Likelihood, TrainedAgent
+from .objective import Objective
+from .observation import FreeResponse, StepChoices
+from .parameters import ParameterSpace
+from .simulation import OF_CHOICE, Policies, Values, policies_of_agent, simulate_people, unanswered
+
+Observation = StepChoices | FreeResponse
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way in which choices may come about."""
+
+    name: str
+    meaning: str
+    """In a sentence."""
+    space: ParameterSpace
+    key: Literal["agent", "input", "context"] = "agent"
+    """What the key is: the agent's own, the whole input, or the context alone."""
+    memory: bool = True
+    """Whether the memory is read; False: m_t = 0, which is a plain LSTM of the same weights."""
+    baseline: Literal["", "bias", "evidence"] = ""
+    """A baseline without a network, if it is one."""
+
+    def with_space(self, space: ParameterSpace) -> Variant:
+        """The same with other parameters."""
+        return replace(self, space=space)
+
+    def agent(self, agent: TrainedAgent) -> TrainedAgent:
+        """The agent with this variant's key. ValueError if it does not say which columns show the context."""
+        if self.key == "agent":
+            return agent
+        if self.key == "context" and agent.context_columns is None:
+            raise ValueError(
+                f"{self.name}: say which columns show the context, TrainedAgent(context_columns=...)."
+            )
+        key = None if self.key == "input" else agent.context_columns
+        return replace(agent, config=replace(agent.config, key=key))
+
+    def objective(
+        self, agent: TrainedAgent, participants: Sequence[Participant], observation: Observation | None = None
+    ) -> Objective:
+        """What is maximised. ValueError if the variant, the agent, the people and the observation do not fit."""
+        if self.baseline:
+            if isinstance(observation, FreeResponse):
+                raise ValueError(f"{self.name}: baselines are of choices at steps; they have no response times.")
+            kind = BiasOnly if self.baseline == "bias" else EvidenceOnly
+            return kind(participants, self.space, agent.config.n_actions, agent.context_columns)
+        seen = participants if self.memory else [_without_memory(p) for p in participants]
+        return Likelihood(self.agent(agent), seen, self.space, observation or StepChoices())
+
+    def policies(self, agent: TrainedAgent) -> Policies:
+        """What people of this variant choose from, for ``simulate_people``."""
+
+        def of_baseline(seen: list[list[Trials]], values: list[Values]) -> list[list[np.ndarray]]:
+            names = [name for name in values[0] if name not in OF_CHOICE]
+            space = ParameterSpace.of(*names)
+            z = space.unconstrained_array(np.array([[v[name] for name in names] for v in values]))
+            bare = replace(self, space=space)
+            objective = bare.objective(agent, unanswered(seen))
+            return objective.policies(z)
+
+        def of_network(seen: list[list[Trials]], values: list[Values]) -> list[list[np.ndarray]]:
+            shown = seen if self.memory else [[b.lesioned(retrieve=False) for b in blocks] for blocks in seen]
+            return policies_of_agent(self.agent(agent))(shown, values)
+
+        return of_baseline if self.baseline else of_network
+
+    def simulate(
+        self,
+        agent: TrainedAgent,
+        design: Design,
+        z: np.ndarray,
+        seed: int,
+        *,
+        observation: Observation | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Participant]:
+        """People of this variant; see ``simulate_people``."""
+        return simulate_people(
+            agent, design, self.space, z, seed, observation=observation, policies=self.policies(agent), ids=ids
+        )
+
+
+def _without_memory(participant: Participant) -> Participant:
+    blocks = [replace(block, trials=block.trials.lesioned(retrieve=False)) for block in participant.blocks]
+    return Participant(participant.id, tuple(blocks))
+
+
+RECOMMENDED = ("inverse_temperature", "gate_bias", "forgetting", "perseveration")
+"""Parameters that can be estimated together from a design with varied lags."""
+
+OF_MEMORY = ("gate_bias", "sharpness", "forgetting", "encoding_probability", "context_weight")
+
+
+def variants(*free: str) -> dict[str, Variant]:
+    """The ready-made variants, by name.
+
+    Args:
+        free: parameters of the full model; by default ``RECOMMENDED``. The others leave out what they deny.
+    """
+    free = free or RECOMMENDED
+    choice = tuple(name for name in free if name not in OF_MEMORY)
+    stay = tuple(name for name in free if name in ("perseveration", "lapse"))
+
+    def but(*denied: str) -> ParameterSpace:
+        return ParameterSpace.of(*(name for name in free if name not in denied))
+
+    each = (
+        Variant("full", "The agent with all parameters.", but()),
+        Variant("no forgetting", "All entries count alike, however old.", but("forgetting")),
+        Variant("no memory", "Nothing is retrieved: a plain LSTM.", ParameterSpace.of(*choice), memory=False),
+        Variant("whole-input key", "Entries are found by all that is seen.", but("context_weight"), key="input"),
+        Variant("context key", "Entries are found by the context alone.", but("context_weight"), key="context"),
+        Variant(
+            "bias only",
+            "A leaning, whatever is shown.",
+            ParameterSpace.of("response_bias", *stay),
+            baseline="bias",
+        ),
+        Variant(
+            "evidence only",
+            "The evidence of the trial so far, summed by a rule, without a network.",
+            ParameterSpace.of("response_bias", "evidence_weight", *stay),
+            baseline="evidence",
+        ),
+    )
+    return {variant.name: variant for variant in each}
