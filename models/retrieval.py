@@ -85,55 +85,65 @@ def matches(settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: 
     if settings.retrieval == "average":
         return torch.softmax(settings.sharpness * similarity(settings.kernel, queries, keys), -1)
     queries = queries.detach()
-    found = _similar_by_products(settings.kernel, queries, keys)
-    if isinstance(found, _Rows):
-        return found.rows
-    return _first_by_age(settings, similarity(settings.kernel, queries, keys) if found is None else found, oldest)
+    rows = _nearest_by_products(settings, queries, keys, oldest)
+    if rows is None:
+        rows = _first_by_age(settings, similarity(settings.kernel, queries, keys), oldest)
+    return torch.from_numpy(rows)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of the nearest entries (E, T), none of which has an equal."""
-
-    rows: Tensor
-
-
-def _similar_by_products(kernel: str, queries: Tensor, keys: Tensor) -> _Rows | Tensor | None:
-    """The nearest entries from products of matrices, which take a small part of the time.
+def _nearest_by_products(
+    settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: int
+) -> np.ndarray | None:
+    """Rows of the nearest entries (E, T) from products of matrices, which take a small part of the time.
 
     Their rounding depends on the row, so that equal keys may seem different. Where entries are as near as rounding
     can tell, each pair of them and the query is computed by itself.
 
     Returns:
-        The rows; or similarities (E, T, n), −∞ for entries that are not nearest; or None: computing each pair is
-        as fast, or a product overflows.
+        The rows; or None: computing each pair is as fast, or a product overflows.
     """
-    pairs = queries.shape[0] * queries.shape[1] * keys.shape[1]
-    if kernel == "l1" or (kernel == "l2" and (queries.shape[1] == 1 or pairs < FEW_PAIRS)):
+    kernel, (memories, length, _), n = settings.kernel, queries.shape, keys.shape[1]
+    pairs = memories * length * n
+    if kernel == "l1" or (kernel == "l2" and (length == 1 or pairs < FEW_PAIRS)):
         return None
-    lengths, longest = torch.linalg.vector_norm(keys, dim=-1), torch.linalg.vector_norm(queries, dim=-1).max()
+    with np.errstate(over="ignore", invalid="ignore"):
+        score, slack = _scores(kernel, queries, keys)
+        rows = score.argmax(-1)
+        near = score >= (score[np.arange(len(rows)), rows] - slack)[:, None]
+    query, row = np.divmod(np.flatnonzero(near), n)
+    counts = np.bincount(query, minlength=len(rows))
+    if not counts.all():
+        return None
+    tied = counts > 1
+    if tied.any():
+        if 10 * len(query) > pairs:
+            return None
+        query, row = query[tied[query]], row[tied[query]]
+        memory, step = np.divmod(query, length)
+        alone = (queries.numpy()[memory, step, None], keys.numpy()[memory, row, None])
+        place = np.cumsum(tied) - 1
+        similar = np.full((place[-1] + 1, n), -np.inf)
+        similar[place[query], row] = similarity(kernel, *map(torch.from_numpy, alone)).flatten().numpy()
+        rows[tied] = _first_by_age(settings, torch.from_numpy(similar), oldest)
+    return rows.reshape(memories, length)
+
+
+def _scores(kernel: str, queries: Tensor, keys: Tensor) -> tuple[np.ndarray, float]:
+    """What orders the entries as their similarity does: (E · T, n); and some times the bound of its rounding."""
+    lengths = torch.linalg.vector_norm(keys, dim=-1).numpy()
+    longest = torch.linalg.vector_norm(queries, dim=-1).max().item()
+    score = np.matmul(queries.numpy(), keys.numpy().swapaxes(-1, -2))
     if kernel == "l2":  # |q − k|² = |q|² − 2 (q·k − |k|²/2)
-        score = torch.baddbmm((-0.5 * lengths.square()).unsqueeze(-2), queries, keys.mT)
-        reach = (longest + lengths.max()).square()
+        score -= (0.5 * lengths * lengths)[:, None]
+        reach = np.square(longest + lengths.max())
     else:
-        score = (queries @ keys.mT) / lengths.clamp_min(COSINE_EPS).unsqueeze(-2)
+        score /= np.maximum(lengths, COSINE_EPS)[:, None]
         reach = longest
-    best, rows = score.max(-1)
-    slack = 16 * queries.shape[-1] * torch.finfo(score.dtype).eps * reach  # some times the bound of rounding
-    near = score >= (best - slack).unsqueeze(-1)
-    counts = near.sum(-1)
-    if bool((counts == 1).all()):
-        return _Rows(rows)
-    if not bool(counts.all()) or 10 * int(counts.sum()) > pairs:
-        return None
-    memory, step, row = near.nonzero(as_tuple=True)
-    similar = torch.full_like(score, -torch.inf)
-    similar[near] = similarity(kernel, queries[memory, step, None], keys[memory, row, None]).flatten()
-    return similar
+    return score.reshape(-1, keys.shape[1]), 16 * queries.shape[-1] * np.finfo(score.dtype).eps * reach
 
 
-def _first_by_age(settings: RetrievalSettings, similar: Tensor, oldest: int) -> Tensor:
-    """Rows of the nearest entries (E, T), the oldest or the newest of equally near ones."""
+def _first_by_age(settings: RetrievalSettings, similar: Tensor, oldest: int) -> np.ndarray:
+    """Rows of the nearest entries, the oldest or the newest of equally near ones: (..., n) → (...)."""
     by_age, n = similar.numpy(), similar.shape[-1]
     if oldest:
         by_age = np.concatenate([by_age[..., oldest:], by_age[..., :oldest]], -1)
@@ -141,7 +151,7 @@ def _first_by_age(settings: RetrievalSettings, similar: Tensor, oldest: int) -> 
         age = by_age.argmax(-1)  # the first of equals
     else:
         age = n - 1 - by_age[..., ::-1].argmax(-1)
-    return torch.from_numpy((age + oldest) % n if oldest else age)
+    return (age + oldest) % n if oldest else age
 
 
 def taken(found: Tensor, field: Tensor) -> Tensor:
