@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .checkpoint import CheckpointError, load_model, save_model
 from .config import ModelConfig
 from .losses import LossSettings, TrialTensors
+from .person import Person
 from .records import TrialRecord
 from .reference import ReferenceEpisodicLSTM
 from .training import train
@@ -44,6 +45,7 @@ __all__ = [
     "LossSettings",
     "ModelConfig",
     "NotTrainable",
+    "Person",
     "RecurrentComposition",
     "ReferenceEpisodicLSTM",
     "TrialRecord",

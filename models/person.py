@@ -98,6 +98,14 @@ class Person:
             )
         self.key_scale(config)
 
+    def check_training(self, name: str) -> None:
+        """Raise ValueError if this is not the trained agent itself; ``name`` is that of the model."""
+        if self.changed:
+            raise ValueError(
+                f"{name} stands for a person who differs from the trained agent in {', '.join(self.changed)}. "
+                "Networks are trained once, people are fitted: set .person = Person() to train the network."
+            )
+
     def key_scale(self, config: ModelConfig) -> np.ndarray:
         """s_w, (K,): by what each column of the key is multiplied. ValueError if the key has not both parts."""
         scale = np.ones(config.key_size)
@@ -128,11 +136,10 @@ def returning(trials: Trials) -> np.ndarray:
         )
     first: dict[object, int] = {}
     episode = np.full(len(trials), -1)
-    for n, (context, stores) in enumerate(
-        zip(trials.context.tolist(), trials.encode.any(1).tolist(), strict=True)
-    ):
+    stores = np.any(trials.encode, axis=1)
+    for n, context in enumerate(trials.context.tolist()):
         episode[n] = first.get(context, -1)
-        if stores:
+        if stores[n]:
             if episode[n] >= 0:
                 raise ValueError(
                     f"encoding_probability: trial {n} stores an entry, and returns to the episode of trial "
@@ -151,7 +158,16 @@ def with_lost_episodes(trials: Trials, encoded: np.ndarray) -> Trials:
 
     Returns:
         Trials that retrieve nothing where they return to an episode that was not encoded.
+
+    Raises:
+        ValueError: ``encoded`` has another shape or type; or see ``returning``.
     """
+    encoded = np.asarray(encoded)
+    if encoded.shape != (len(trials),) or encoded.dtype != bool:
+        raise ValueError(
+            f"encoded must be booleans of the shape (n,) = {(len(trials),)}, one a trial; got {encoded.dtype} of "
+            f"the shape {encoded.shape}."
+        )
     episode = returning(trials)
-    recalled = (episode < 0) | np.asarray(encoded, dtype=bool)[episode]
+    recalled = (episode < 0) | encoded[episode]
     return replace(trials, retrieve=trials.retrieve & recalled[:, None])

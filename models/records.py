@@ -1,20 +1,23 @@
 """What goes into a pass over trials and what comes out of it, for both models.
 
 ``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what
-is not forced; ``TrialRecord`` holds all that happened.
+is not forced, ``plan_run`` also what depends on the person; ``TrialRecord`` holds all that happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
+from .person import Person, with_lost_episodes
 
+NO_CHOICE = -1
+"""In place of an action: no choice was made at this step."""
 INITIAL_STATE_SCALE = 0.1
 """Standard deviation of h0 and c0 (dnd-lstm)."""
 
@@ -24,13 +27,13 @@ class TrialRecord:
     """All that happened on n trials of T steps, with A actions and H hidden units."""
 
     policy: np.ndarray
-    """(n, T, A): probability of each action, π_t."""
+    """(n, T, A): probability of each choice, p_t (of a trained agent, π_t)."""
     value: np.ndarray
     """(n, T): the critic's estimate, v_t."""
     action: np.ndarray
-    """(n, T) int: the action taken."""
+    """(n, T) int: the action taken; -1 where the forced actions say that no choice was made."""
     reward: np.ndarray
-    """(n, T): 1 where the action is the target, else 0."""
+    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too)."""
     hidden: np.ndarray
     """(n, T, H): h_t."""
     cell: np.ndarray
@@ -154,6 +157,8 @@ def plan_trials(
     actions: np.ndarray | None = None,
     initial_states: tuple[np.ndarray, np.ndarray] | None = None,
     seed: int | Sequence[int] | np.random.Generator | None = None,
+    *,
+    may_be_missing: bool = False,
 ) -> TrialPlan:
     """Check the arguments of a pass over trials, and draw what they leave open.
 
@@ -166,6 +171,7 @@ def plan_trials(
         actions: (n, T) forced choices, each 0 ... A-1.
         initial_states: h0 (n, H) and c0 (n, H).
         seed: for what is not forced; None draws afresh.
+        may_be_missing: whether forced choices may be -1, no choice; there is no learning from those.
 
     Raises:
         TypeError: trials are not ``Trials``.
@@ -187,9 +193,11 @@ def plan_trials(
         actions = np.asarray(actions)
         if actions.shape != (n, steps):
             raise ValueError(f"actions must have the shape (n, T) = {(n, steps)}; got {actions.shape}.")
-        if actions.size and not (np.isin(actions, np.arange(config.n_actions)).all()):
+        least = NO_CHOICE if may_be_missing else 0
+        if actions.size and not np.isin(actions, np.arange(least, config.n_actions)).all():
+            none = " (or -1: no choice)" if may_be_missing else ""
             raise ValueError(
-                f"actions must be whole numbers from 0 to {config.n_actions - 1}; "
+                f"actions must be whole numbers from 0 to {config.n_actions - 1}{none}; "
                 f"got values from {actions.min()} to {actions.max()}."
             )
         actions = actions.astype(np.int64)
@@ -207,6 +215,36 @@ def plan_trials(
             if not np.isfinite(state).all():
                 raise ValueError(f"initial_states: {name} must be finite.")
     return TrialPlan(trials, actions, luck, h0, c0)
+
+
+def plan_run(
+    config: ModelConfig,
+    person: Person,
+    trials: Trials,
+    actions: np.ndarray | None = None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int | Sequence[int] | np.random.Generator | None = None,
+    encoded: np.ndarray | None = None,
+) -> TrialPlan:
+    """``plan_trials`` of one block for a person: without learning, and with the episodes that are not encoded.
+
+    Which episodes are encoded is drawn last, one number a trial, and only if ``encoding_probability`` < 1: the
+    rest of the stream does not depend on the person.
+
+    Args:
+        config, trials, initial_states, seed: as in ``plan_trials``.
+        person: who makes the choices.
+        actions: (n, T) forced choices, each 0 ... A-1, or -1 where none was made.
+        encoded: (n,) bool: whether the episode of each trial is encoded; None: drawn.
+
+    Raises:
+        TypeError, ValueError: as in ``plan_trials``; or ``encoded`` is not (n,) bool; or see ``returning``.
+    """
+    rng = np.random.default_rng(seed)
+    plan = plan_trials(config, trials, actions, initial_states, rng, may_be_missing=True)
+    if encoded is None and person.encoding_probability < 1:
+        encoded = rng.random(len(trials)) < person.encoding_probability
+    return plan if encoded is None else replace(plan, trials=with_lost_episodes(trials, encoded))
 
 
 def _check_trials(trials: object) -> None:

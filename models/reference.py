@@ -11,6 +11,13 @@ Ritter et al. (2018), "Been There, Done That", in the form of dnd-lstm (Lu, 2019
     π_t = softmax(W_π h_t + b_π),   v_t = W_v h_t + b_v
     encode (key(x_t), c_t), detached, after c_t, on the steps that the task says
 
+What may differ between people who share the network (``Person``) has its place in the same equations: ``key``
+scaled by s_w, retrieval with sharpness β_m and forgetting λ, the drive of r_t with b_r, and choices with
+
+    π_t = softmax(β (W_π h_t + b_π) + κ · [a = last choice]),   p_t = (1 − ε) π_t + ε / A
+
+For the trained agent itself (``Person()``) these are the equations above, and p_t = π_t.
+
 It imports nothing of PsyNeuLink and shares no computation with the composition: each checks the other.
 
 Differences from dnd-lstm: its L2 and L1 kernels add 1e-6 to each difference (a default of
@@ -30,7 +37,8 @@ from torch import Tensor, nn
 from ..tasks.trials import Trials
 from .config import ModelConfig
 from .losses import LossSettings, TrialTensors, users_loss
-from .records import TrialPlan, TrialRecord, choose, plan_trials
+from .person import Person
+from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, plan_run
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 COSINE_EPS = 1e-8
@@ -93,13 +101,15 @@ class ReferenceMemory:
         )
         return (query * keys).sum(-1) / (norms[0] * norms[1])
 
-    def retrieve(self, query: Tensor) -> Tensor:
-        """Value (H,) for a query (K,); zeros if the memory is empty."""
+    def retrieve(self, query: Tensor, sharpness: float | None = None, forgetting: float = 0.0) -> Tensor:
+        """Value (H,) for a query (K,); zeros if the memory is empty. For an average, the person's settings."""
         if len(self) == 0:
             return self.values.new_zeros(self.config.hidden_size)
         similarity, values = self.similarity(query), self.values[self.slots_by_age()]
         if self.config.retrieval == "average":
-            return torch.softmax(self.config.sharpness * similarity, 0) @ values
+            sharpness = self.config.sharpness if sharpness is None else sharpness
+            lag = torch.arange(len(self) - 1, -1, -1).to(similarity)  # entries stored later
+            return torch.softmax(sharpness * similarity - forgetting * lag, 0) @ values
         if self.config.ties == "oldest":
             return values[torch.argmax(similarity)]  # argmax gives the first of equals
         return values[len(values) - 1 - torch.argmax(similarity.flip(0))]
@@ -132,6 +142,19 @@ class ReferenceEpisodicLSTM(nn.Module):
         """The entries of the environment that is run; those of further ones are in ``memories``."""
         self.memories = [self.episodic_memory]
         self.optimizer: torch.optim.Adam | None = None
+        self._person = Person()
+
+    # ---- the person
+
+    @property
+    def person(self) -> Person:
+        """Who makes the choices in ``run_trials``; by default the trained agent itself."""
+        return self._person
+
+    @person.setter
+    def person(self, person: Person) -> None:
+        person.check(self.config)
+        self._person = person
 
     # ---- weights and memory --------------------------------------------------------------------------
 
@@ -184,30 +207,39 @@ class ReferenceEpisodicLSTM(nn.Module):
     # ---- the equations -------------------------------------------------------------------------------
 
     def step(
-        self, x_t: Tensor, h: Tensor, c: Tensor, *, retrieve: bool, encode: bool
+        self, x_t: Tensor, h: Tensor, c: Tensor, *, retrieve: bool, encode: bool, last_choice: int = NO_CHOICE
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → π_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
-        size = self.config.hidden_size
+        """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
+        size, person = self.config.hidden_size, self.person
         drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
-        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size]).view(4, size)
+        of_person = torch.tensor([0.0, 0.0, 0.0, person.gate_bias]).to(drive)
+        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size].view(4, size) + of_person[:, None])
         candidate = torch.tanh(drive[4 * size :])
         if self.config.memory_capacity == 0:
             r_t = torch.zeros_like(r_t)
 
-        key = x_t[self.config.key_columns]
-        m_t = torch.tanh(self.episodic_memory.retrieve(key)) if retrieve else torch.zeros_like(c)
+        key = torch.from_numpy(person.key_scale(self.config)).to(x_t) * x_t[self.config.key_columns]
+        retrieved = self.episodic_memory.retrieve(key, person.sharpness, person.forgetting) if retrieve else None
+        m_t = torch.zeros_like(c) if retrieved is None else torch.tanh(retrieved)
 
         c_t = f_t * c + i_t * candidate + r_t * m_t
         h_t = o_t * torch.tanh(c_t)
         if encode:
             self.episodic_memory.encode(key.detach(), c_t.detach())
 
-        policy = torch.softmax(self.actor_weight @ h_t + self.actor_bias, 0)
+        logits = person.inverse_temperature * (self.actor_weight @ h_t + self.actor_bias)
+        if last_choice != NO_CHOICE:
+            logits = logits + person.perseveration * (torch.arange(len(logits)) == last_choice).to(logits)
+        policy = torch.softmax(logits, 0)
+        policy = (1 - person.lapse) * policy + person.lapse / len(policy)
         value = (self.critic_weight @ h_t + self.critic_bias)[0]
         return policy, value, h_t, c_t, m_t, torch.stack([f_t, i_t, o_t, r_t])
 
-    def run_trial(self, plan: TrialPlan, n: int) -> dict[str, Tensor]:
-        """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n)."""
+    def run_trial(self, plan: TrialPlan, n: int, last_choice: int = NO_CHOICE) -> dict[str, Tensor]:
+        """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n).
+
+        ``last_choice`` is the latest one before it.
+        """
         like = self.input_weight
         trials = plan.trials
         inputs = torch.from_numpy(trials.inputs[n]).to(like)
@@ -216,13 +248,14 @@ class ReferenceEpisodicLSTM(nn.Module):
         actions = np.empty(trials.length, np.int64)
         for t in range(trials.length):
             retrieve, encode = bool(trials.retrieve[n, t]), bool(trials.encode[n, t])
-            out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode)
+            out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=last_choice)
             steps.append(out)
             policy, _, h, c, _, _ = out
             if plan.actions is None:
                 actions[t] = choose(policy.detach().cpu().numpy(), plan.luck[n, t])
             else:
                 actions[t] = plan.actions[n, t]
+            last_choice = int(actions[t]) if actions[t] != NO_CHOICE else last_choice
         names = ("policy", "value", "hidden", "cell", "memory", "gates")
         trial = {name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
         trial["action"] = torch.from_numpy(actions)
@@ -238,22 +271,31 @@ class ReferenceEpisodicLSTM(nn.Module):
         actions: np.ndarray | None = None,
         initial_states: tuple[np.ndarray, np.ndarray] | None = None,
         seed: int | None = None,
+        encoded: np.ndarray | None = None,
     ) -> TrialRecord:
-        """Run trials without learning; the memory goes on from where it is and stays as it is left.
+        """Run trials of one block without learning; the memory goes on from where it is, and stays as it is left.
 
         Args:
             trials: n trials of T steps.
-            actions: (n, T) forced choices; without them they are drawn from the policy.
+            actions: (n, T) forced choices, -1 where none was made; without them they are drawn from the policy.
             initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
             seed: for what is drawn.
+            encoded: (n,) bool: whether the episode of each trial is encoded; without it, drawn with the person's
+                ``encoding_probability``.
 
         Raises:
             ValueError: sizes or values do not fit the model.
         """
-        plan = plan_trials(self.config, trials, actions, initial_states, seed)
+        plan = plan_run(self.config, self.person, trials, actions, initial_states, seed, encoded)
         self.episodic_memory.to(self.input_weight)
+        outcomes: list[dict[str, Tensor]] = []
+        last_choice = NO_CHOICE
         with torch.no_grad():
-            return self._record(plan, [self.run_trial(plan, n) for n in range(len(trials))])
+            for n in range(len(trials)):
+                outcomes.append(self.run_trial(plan, n, last_choice))
+                made = outcomes[-1]["action"][outcomes[-1]["action"] != NO_CHOICE]
+                last_choice = int(made[-1]) if len(made) else last_choice
+        return self._record(plan, outcomes)
 
     def learn_trials(
         self,
@@ -265,6 +307,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         after_trial: Callable[[int], None] | None = None,
     ) -> TrialRecord:
         """Run the trials of a plan, with one step of Adam after each; see ``eplstm.models.train``."""
+        self.person.check_training("The reference")
         optimizer = self._adam(learning_rate)
         outcomes, losses, gradients = [], [], []
         for update in range(-(-len(plan.trials) // plan.environments)):
