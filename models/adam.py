@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 
 def _can_fuse() -> bool:
@@ -17,18 +18,21 @@ def _can_fuse() -> bool:
 
 CAN_FUSE = _can_fuse()
 """Whether this PyTorch can work on all parameters in one call, on the processor (from 2.4 on)."""
+FUSED: Any = getattr(torch, "_fused_adam_", None)
+"""What ``Adam.step`` calls in the end, where it is fused."""
 
 
 class Steps:
     """Steps of an optimiser during one call to ``learn()``.
 
-    ``Adam.step`` spends several times longer on its bookkeeping than on matrices of this size: once every
-    parameter has its state, the function that it calls in the end is called with the same lists.
+    ``Adam.step`` spends several times longer on its bookkeeping than on matrices of this size, most of it on
+    counting the steps of each parameter: once every parameter has its state, all are counted at once, and what it
+    calls in the end is called with the same lists.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self._lists: list[tuple[dict, list[Tensor], list[list[Tensor]]]] | None = None
+        self._lists: list[_Lists] | None = None
         self._without: list[Tensor] = []  # such as a read-out on which the loss does not depend
 
     def step(self) -> None:
@@ -37,32 +41,41 @@ class Steps:
             self.optimizer.step()
             self._lists = self._take_lists()
             return
-        gradients = [[p.grad for p in parameters] for _, parameters, _ in self._lists]
+        gradients: list[list[Any]] = [[p.grad for p in lists.parameters] for lists in self._lists]
         if any(g is None for each in gradients for g in each) or any(p.grad is not None for p in self._without):
             self.optimizer.step()
             return
         with torch.no_grad():
-            for (settings, parameters, states), found in zip(self._lists, gradients, strict=True):
-                means, squares, steps = states
-                adam(parameters, found, means, squares, [], steps, **settings)  # type: ignore[arg-type]
+            for lists, found in zip(self._lists, gradients, strict=True):
+                lists.count += 1
+                FUSED(lists.parameters, found, lists.means, lists.squares, [], lists.counts, **lists.settings)
 
-    def _take_lists(self) -> list[tuple[dict, list[Tensor], list[list[Tensor]]]] | None:
-        """Settings, parameters and states by group; None where a step must be the optimiser's own."""
+    def _take_lists(self) -> list[_Lists] | None:
+        """Parameters and states by group; None where a step must be the optimiser's own."""
         groups, state = self.optimizer.param_groups, self.optimizer.state
-        if not all(group.get("fused") and not group["amsgrad"] for group in groups):
+        if FUSED is None or not all(group.get("fused") and not group["amsgrad"] for group in groups):
             return None
         learned = [[p for p in group["params"] if p.grad is not None] for group in groups]
         self._without = [p for group in groups for p in group["params"] if p.grad is None]
         if not all(state.get(p) for parameters in learned for p in parameters):
             return None
-        names = ("exp_avg", "exp_avg_sq", "step")
         return [
-            (
-                {name: group[name] for name in ("amsgrad", "lr", "weight_decay", "eps", "maximize", "fused")}
-                | dict(zip(("beta1", "beta2"), group["betas"], strict=True)),
-                parameters,
-                [[state[p][name] for p in parameters] for name in names],
-            )
+            _Lists(group, parameters, [state[p] for p in parameters])
             for group, parameters in zip(groups, learned, strict=True)
             if parameters
         ]
+
+
+class _Lists:
+    """What the optimiser's step works on, of one group of parameters."""
+
+    def __init__(self, group: dict, parameters: list[Tensor], states: list[dict]) -> None:
+        self.parameters = parameters
+        self.means, self.squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        self.count = torch.stack([state["step"] for state in states])
+        self.counts = list(self.count)
+        """The same numbers, one a parameter; they are the optimiser's from now on."""
+        for state, count in zip(states, self.counts, strict=True):
+            state["step"] = count
+        self.settings = {name: group[name] for name in ("amsgrad", "lr", "weight_decay", "eps", "maximize")}
+        self.settings |= dict(zip(("beta1", "beta2"), group["betas"], strict=True))

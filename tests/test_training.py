@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from eplstm.models import ReferenceEpisodicLSTM, train
+from eplstm.models.adam import CAN_FUSE, Steps
 
 ATOL = 1e-10
 """float64 on both sides of a few dozen operations; they agree to 1e-15."""
@@ -34,6 +35,29 @@ def same_weights(one, two, atol=0.0):
 
 
 # ---- updates -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not CAN_FUSE, reason="PyTorch before 2.4")
+def test_steps_without_bookkeeping_are_those_of_adam(rng):
+    """Weights and state, with groups of their own rates, gradients that come and go, and steps in between."""
+    sizes = [(3, 2), (1, 4), (5,), (2, 2)]
+    start, gradients = ([rng.standard_normal(size) for size in sizes] for _ in range(2))
+    made = []
+    for _ in range(2):
+        p = [torch.tensor(array, requires_grad=True) for array in start]
+        groups = [{"params": p[:2], "lr": 0.01}, {"params": p[2:], "lr": 0.1, "betas": (0.5, 0.9)}]
+        made.append((p, torch.optim.Adam(groups, fused=True)))
+    steps = Steps(made[0][1])
+    for n, missing in enumerate([{3}, {3}, {3}, set(), {3}, {0, 3}, {3}]):
+        for parameters, optimizer in made:
+            for k, parameter in enumerate(parameters):
+                parameter.grad = None if k in missing else torch.from_numpy((n + 1) * gradients[k])
+            steps.step() if optimizer is made[0][1] else optimizer.step()
+        (ours, adam_1), (theirs, adam_2) = made
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+            assert adam_1.state[a].keys() == adam_2.state[b].keys()
+            assert all(torch.equal(adam_1.state[a][name], adam_2.state[b][name]) for name in adam_1.state[a])
 
 
 def test_each_trial_is_one_step_of_adam(model, make_trials):
