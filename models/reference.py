@@ -212,7 +212,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
         size, person = self.config.hidden_size, self.person
         drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
-        of_person = torch.tensor([0.0, 0.0, 0.0, person.gate_bias]).to(drive)
+        of_person = drive.new_tensor([0.0, 0.0, 0.0, person.gate_bias])
         f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size].view(4, size) + of_person[:, None])
         candidate = torch.tanh(drive[4 * size :])
         if self.config.memory_capacity == 0:
