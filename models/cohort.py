@@ -8,7 +8,8 @@ are paid once for many agents. ``Cohort.from_models`` takes the agents of compos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ from .weights import check_memory, check_optimizer_state, check_weights, initial
 
 CHUNK = 32
 """Agents that are run at once: they share the cost of calls, and the cache still holds much of them."""
+STACKED = 16
+"""Updates whose trials are laid side by side at once."""
 
 Record = Literal["all", "behavior"]
 AgentKind = Literal["composition", "reference"]
@@ -250,8 +253,8 @@ class Cohort:
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record)
-            for update in range(-(-len(own[0].trials) // own[0].environments)):
-                chunk.trial(own, update, outcome, settings)
+            for trials_at_once in _side_by_side(own):
+                chunk.trial(trials_at_once, outcome, settings)
                 done += 1
                 if after_trial is not None:
                     after_trial(done)
@@ -293,6 +296,42 @@ def _as_columns(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array[None, :] if name.endswith("bias") else array.T)
 
 
+@dataclass(eq=False)
+class _Plans:
+    """What the plans of some agents hold for one update: P agents, M trials of T steps."""
+
+    inputs: np.ndarray
+    """(P, M, T, D)"""
+    encode: np.ndarray
+    """(P, M, T), as those that follow."""
+    retrieve: np.ndarray
+    targets: np.ndarray
+    luck: np.ndarray
+    actions: np.ndarray
+    """Forced actions, −1 where the agent chooses."""
+    h0: np.ndarray
+    """(P, M, H)"""
+    c0: np.ndarray
+    """(P, M, H)"""
+
+
+def _side_by_side(plans: list[TrialPlan]) -> Iterator[_Plans]:
+    """The trials of one update after the other."""
+    together = plans[0].environments
+    for start in range(0, len(plans[0].trials), STACKED * together):
+        rows = slice(start, start + STACKED * together)
+        stacked = {
+            name: np.stack([getattr(plan.trials, name)[rows] for plan in plans])
+            for name in ("inputs", "encode", "retrieve", "targets")
+        } | {name: np.stack([getattr(plan, name)[rows] for plan in plans]) for name in ("luck", "h0", "c0")}
+        stacked["actions"] = np.full(stacked["targets"].shape, -1)
+        for p, plan in enumerate(plans):
+            if plan.actions is not None:
+                stacked["actions"][p] = plan.actions[rows]
+        for first in range(0, stacked["h0"].shape[1], together):
+            yield _Plans(**{name: array[:, first : first + together] for name, array in stacked.items()})
+
+
 class _Chunk:
     """Some agents of a cohort, whose weights lie side by side."""
 
@@ -316,39 +355,27 @@ class _Chunk:
         names = ("input_weight", "hidden_weight", "actor_weight", "actor_bias", "critic_weight", "critic_bias")
         return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **{name: arrays[name] for name in names})
 
-    def trial(self, plans: list[TrialPlan], update: int, outcome: _Outcome, settings: LossSettings | None) -> None:
+    def trial(self, plans: _Plans, outcome: _Outcome, settings: LossSettings | None) -> None:
         """One trial of every agent, in each of its environments, and one update."""
-        environments = plans[0].environments
-        rows = slice(update * environments, (update + 1) * environments)
-
-        def stacked(values: list[np.ndarray]) -> np.ndarray:
-            return np.stack([array[rows] for array in values])
-
-        x = stacked([plan.trials.inputs for plan in plans])
         weights = self._weights()
         read, write, stretches = None, None, None
         if self.config.memory_capacity:
-            encode = stacked([plan.trials.encode for plan in plans])
-            retrieve = stacked([plan.trials.retrieve for plan in plans])
-            read, write = self.bank.begin(x[..., self.config.key_columns], encode, retrieve)
-            stretches = stretches_between(encode, retrieve)
-        h0, c0 = stacked([plan.h0 for plan in plans]), stacked([plan.c0 for plan in plans])
-        trace = run_trials(weights, x, h0, c0, read, write, stretches)
-        target = stacked([plan.trials.targets for plan in plans])
-        action = choose(trace.policy, stacked([plan.luck for plan in plans]))
-        for p, plan in enumerate(plans):
-            if plan.actions is not None:
-                action[p] = plan.actions[rows]
+            keys = plans.inputs[..., self.config.key_columns]
+            read, write = self.bank.begin(keys, plans.encode, plans.retrieve)
+            stretches = stretches_between(plans.encode, plans.retrieve)
+        trace = run_trials(weights, plans.inputs, plans.h0, plans.c0, read, write, stretches)
+        action = np.where(plans.actions < 0, choose(trace.policy, plans.luck), plans.actions)
         outcome.keep(trace, action)
         if settings is None:
             return
-        reward = (action == target).astype(float)
-        states = (trace.hidden, trace.cell)
+        reward = (action == plans.targets).astype(float)
         actor, critic, slopes = losses_and_slopes(
-            trace.policy, trace.value, action, target, reward, settings, *states
+            trace.policy, trace.value, action, plans.targets, reward, settings, trace.hidden, trace.cell
         )
         outcome.losses.append(np.stack([actor, critic]))
-        self._update(gradients(weights, trace, *vars(slopes / environments).values()))
+        if action.shape[1] > 1:  # the mean over environments
+            slopes = slopes / action.shape[1]
+        self._update(gradients(weights, trace, *vars(slopes).values()))
 
     def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():
