@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .piece_calls import ONE_THREAD, Call, Outcome, call_pickled, check_importable, check_number, failed, pickled
+
+WORKERS_DIED = "its workers died, one after the other; out of memory?"
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ class Cluster:
     """A ``distributed.Client``; an address or a cluster of Dask, to which a client is opened; or ``Slurm``. A
     client or a cluster that is given stays open."""
     retries: int = 1
-    """How often a piece is tried again that Dask could not compute, for no fault of the piece. Dask itself moves
-    the pieces of a worker that dies, and gives up one whose 4 workers died (its ``allowed-failures``)."""
+    """How often a piece is tried again that Dask could not compute for no fault of the piece. Dask itself moves
+    the pieces of a worker that dies, but gives up one that was at 4 of them (its ``allowed-failures``); unless
+    this is 0, such a piece is tried again at the end, alone."""
 
     def __post_init__(self) -> None:
         check_number("Cluster: retries", self.retries, 0)
@@ -107,25 +111,44 @@ class Cluster:
 
     def outcomes(self, calls: Sequence[Call]) -> Generator[tuple[str, Outcome], None, None]:
         """As they come."""
-        distributed = _import("distributed")
         data, impossible = pickled(calls)
         yield from impossible.items()
-        run, names = uuid.uuid4().hex[:8], {}  # a key of its own: Dask must not take the result of an earlier run
         with _client(self.on) as client:
+            suspects = {}
+            for name, outcome in _outcomes(client, data, self.retries):
+                if outcome.reason == WORKERS_DIED and self.retries:
+                    suspects[name] = data[name]
+                else:
+                    yield name, outcome
+            # Dask suspects all that waited at a worker when it died; alone, only what kills workers fails again.
+            for name, call in suspects.items():
+                yield from _outcomes(client, {name: call}, self.retries)
+
+
+def _outcomes(client: Any, data: Mapping[str, bytes], retries: int) -> Generator[tuple[str, Outcome], None, None]:
+    """The outcomes of pickled calls, as they come."""
+    distributed = _import("distributed")
+    run, names = uuid.uuid4().hex[:8], {}  # keys of its own: Dask must not take the results of an earlier run
+    try:
+        for name, call in data.items():
+            key = f"piece-{run}-{name}"
+            names[client.submit(_call_on_worker, call, key=key, retries=retries, pure=False)] = name
+        for future in distributed.as_completed(list(names)):
             try:
-                for name, call in data.items():
-                    key = f"piece-{run}-{name}"
-                    future = client.submit(_call_on_worker, call, key=key, retries=self.retries, pure=False)
-                    names[future] = name
-                for future in distributed.as_completed(list(names)):
-                    try:
-                        outcome = future.result()
-                    except Exception as error:  # of Dask: those of the piece are outcomes
-                        outcome = failed(error)
-                    yield names.pop(future), outcome
-                    future.release()
-            finally:
-                client.cancel(list(names))
+                outcome = future.result()
+            except distributed.KilledWorker as error:
+                outcome = replace(failed(error), reason=WORKERS_DIED)
+            except CancelledError as error:
+                raise ConnectionError(
+                    "The connection to Dask's scheduler was lost. What was finished is in the store, if there is "
+                    "one: the same call goes on from there."
+                ) from error
+            except Exception as error:  # of Dask: those of the piece are outcomes
+                outcome = failed(error)
+            yield names.pop(future), outcome
+            future.release()
+    finally:
+        client.cancel(list(names))
 
 
 def _call_on_worker(data: bytes) -> Outcome:

@@ -241,10 +241,10 @@ def _report(done: Done, folder: PieceStore | None, name: str, outcome: Outcome, 
 
 
 def _interrupted(done: Done, total: int) -> str:
-    told = f"Interrupted when {len(done.results)} of {total} pieces were done."
+    told = f"Interrupted; {len(done.results)} of {total} pieces are done"
     if done.store is None:
-        return f"{told} They are not kept: give a store to be able to go on."
-    return f"{told} They are kept in {done.store}: run the same again to go on."
+        return f"{told}, and not kept: with a store, the same call would go on from there."
+    return f"{told}, and kept in {done.store}. Give the same call again to go on."
 
 
 @contextmanager
