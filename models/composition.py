@@ -9,7 +9,8 @@ Ritter et al. (2018), with the equations of ``reference.py``. Each symbol is a n
     key, cell, ``encode``                        → encoding, which stores the entry
 
 Hidden and cell project back to the gates and to ``kept`` (feedback projections: values of the step before).
-A PsyNeuLink trial is a step here; a trial of the task is a sequence of them.
+A PsyNeuLink trial is a step here; a trial of the task is a sequence of them. What is particular to a person has
+its places in the same graph (see ``person_in_graph``).
 
 It shares no computation with the reference: each checks the other.
 """
@@ -31,6 +32,8 @@ from torch import Tensor
 
 from ..tasks.trials import Trials, concatenate
 from .backend import (
+    Course,
+    NotTrainable,
     RecurrentComposition,
     RecurrentWrapper,
     Session,
@@ -43,8 +46,10 @@ from .config import ModelConfig
 from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
-from .parameters import fixed_setting, memory_setting
-from .records import TrialPlan, TrialRecord, choose, plan_trials
+from .parameters import fixed_setting, memory_setting, person_parameter, setting_of_person
+from .person import Person
+from .person_in_graph import PersonInGraph, choice_probabilities
+from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, last_choices, plan_run, plan_trials
 from .standard import StandardGraph
 from .views import as_format, dash_feedback, drop_phantom, plain_label
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -85,6 +90,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ``config``; a further argument names an execution context, if another than the composition's own is meant
     (``kernel`` and ``retrieval`` are those of all contexts). Sizes and ``key`` are read only.
 
+    So is what is particular to a person: ``composition.parameters.lapse.set(0.05)`` acts on ``run()``,
+    ``run_trials()`` and ``simulate()``, and on ``composition.person``, which has all of it. (Which episodes are
+    not encoded is a matter of the trials, so of the latter two.) Networks are trained once: ``learn()`` refuses a
+    person who differs from the trained agent. Where that person averages over entries with a ``sharpness`` of
+    their own, it is theirs that the Parameter shows and sets, not the config's. Lapse and perseveration bring
+    nodes of their own, ``choice p`` and ``last choice``, when they are first needed: the former's output holds the
+    probabilities of the choices, the latter's input is the choice made last (one-hot; zeros: none), which
+    ``run_trials()`` supplies and a ``run()`` of your own must.
+
     Args:
         config: sizes and memory settings.
         seed: for the initial weights (orthogonal; biases zero); the reference draws the same from it.
@@ -93,7 +107,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     """
 
     class Parameters(RecurrentComposition.Parameters):
-        """The settings of ``ModelConfig``, by their names there."""
+        """The settings of ``ModelConfig`` and those of ``Person``, by their names there."""
 
         input_size = fixed_setting("input_size")
         hidden_size = fixed_setting("hidden_size")
@@ -105,6 +119,14 @@ class EpisodicLSTMComposition(RecurrentComposition):
         sharpness = memory_setting("sharpness")
         ties = memory_setting("ties")
         repeated_key = memory_setting("repeated_key")
+        person = person_parameter()
+        inverse_temperature = setting_of_person("inverse_temperature")
+        lapse = setting_of_person("lapse")
+        perseveration = setting_of_person("perseveration")
+        gate_bias = setting_of_person("gate_bias")
+        forgetting = setting_of_person("forgetting")
+        encoding_probability = setting_of_person("encoding_probability")
+        context_weight = setting_of_person("context_weight")
 
     def __init__(
         self,
@@ -131,6 +153,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             weight: np.zeros(weight_shapes(config)[weight]) for weight in weight_shapes(config)
         }
         self.set_weights(initial_weights(config, seed))
+        self._in_graph = PersonInGraph(self)
         self._standard = StandardGraph(self)
 
     # ---- the graph -------------------------------------------------------------------------------------
@@ -214,6 +237,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         config = self.config
         hidden = np.eye(config.hidden_size)
         self._learned: dict[tuple[str, str], pnl.MappingProjection] = {}
+        self._to_keys: list[pnl.MappingProjection] = []
         for block, gate in self.gates.items():
             self._learn("input_weight", block, self.input_node, gate)
             self._learn("input_bias", block, self.input_bias, gate)
@@ -235,13 +259,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self._has_memory:
             key = np.eye(config.input_size)[:, config.key_columns]
             switch = np.ones((1, config.hidden_size))
-            self._fix(self.input_node, self.episodic_memory.input_ports["key"], key)
+            self._to_keys.append(self._fix(self.input_node, self.episodic_memory.input_ports["key"], key))
             self._fix(self.episodic_memory.output_ports[1], self.memory_node, hidden)
             self._fix(self.retrieve_node, self.memory_node, switch)
             self._fix(self.gates["reinstatement"], self.reinstated.input_ports[0], hidden)
             self._fix(self.memory_node, self.reinstated.input_ports[1], hidden)
             self._fix(self.reinstated, self.cell, hidden)
-            self._fix(self.input_node, self.encoding.input_ports["key"], key)
+            self._to_keys.append(self._fix(self.input_node, self.encoding.input_ports["key"], key))
             self._fix(self.cell, self.encoding.input_ports["value"], hidden)
             self._fix(self.encode_node, self.encoding.input_ports["encode"], np.eye(1))
 
@@ -249,8 +273,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         matrix = np.zeros((_size(sender), _size(receiver)))
         self._learned[weight, block] = self._project(sender, receiver, matrix, True, **kwargs)
 
-    def _fix(self, sender: Any, receiver: Any, matrix: np.ndarray, **kwargs: Any) -> None:
-        self._project(sender, receiver, matrix, False, **kwargs)
+    def _fix(self, sender: Any, receiver: Any, matrix: np.ndarray, **kwargs: Any) -> pnl.MappingProjection:
+        return self._project(sender, receiver, matrix, False, **kwargs)
 
     def _project(
         self, sender: Any, receiver: Any, matrix: np.ndarray, learnable: bool, feedback: bool = False
@@ -365,6 +389,20 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self._has_memory:
             self.episodic_memory.function.clear(as_context(self, context), environment=None)
 
+    # ---- the person ------------------------------------------------------------------------------------
+
+    @property
+    def person(self) -> Person:
+        """Who makes the choices in ``run_trials`` and ``simulate``; by default the trained agent itself.
+
+        That of the composition's own execution context; ``parameters.person`` has those of others.
+        """
+        return self._in_graph.of(as_context(self, None))
+
+    @person.setter
+    def person(self, person: Person) -> None:
+        self._in_graph.put(person, self.default_execution_id)
+
     # ---- Python mode -----------------------------------------------------------------------------------
 
     def run_trials(
@@ -374,22 +412,27 @@ class EpisodicLSTMComposition(RecurrentComposition):
         initial_states: tuple[np.ndarray, np.ndarray] | None = None,
         seed: int | None = None,
         context: Any = None,
+        encoded: np.ndarray | None = None,
     ) -> TrialRecord:
-        """Run trials without learning, in PsyNeuLink's Python mode: one ``run()``, a PsyNeuLink trial a step.
+        """Run trials of one block without learning, in PsyNeuLink's Python mode: one ``run()``, a PsyNeuLink trial
+        a step.
 
         Args:
             trials: n trials of T steps.
-            actions: (n, T) forced choices; without them they are drawn from the policy.
+            actions: (n, T) forced choices, -1 where none was made; without them they are drawn from the policy.
             initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
             seed: for what is drawn.
             context: execution context, by default the composition's own.
+            encoded: (n,) bool: whether the episode of each trial is encoded; without it, drawn with the person's
+                ``encoding_probability``.
 
         Raises:
             ValueError: sizes or values do not fit the model.
         """
-        plan = plan_trials(self.config, trials, actions, initial_states, seed)
-        n, length = trials.targets.shape
         context = as_context(self, context)
+        person = self._in_graph.of(context)
+        plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
+        n, length = trials.targets.shape
         course: list[dict[str, np.ndarray]] = []
 
         def begin() -> None:
@@ -400,10 +443,20 @@ class EpisodicLSTMComposition(RecurrentComposition):
         def keep() -> None:
             course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
 
+        def input_of_step(step: int) -> dict[Any, np.ndarray]:
+            here = {node: values[step : step + 1] for node, values in inputs.items()}
+            if step:
+                choice = choose(course[-1]["policy"], plan.luck.ravel()[step - 1])
+                here |= self._in_graph.inputs(choice[None])
+            return {getattr(node, "input_port", node): v for node, v in here.items()} if self.is_nested else here
+
         if n * length:
-            inputs = {node: v.reshape(n * length, -1) for node, v in self._inputs(trials).items()}
+            arrays = self._inputs(plan.trials, plan.actions)
+            inputs = {node: values.reshape(n * length, -1) for node, values in arrays.items()}
+            free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
             self.run(
-                inputs=inputs,
+                inputs=input_of_step if free else inputs,
+                num_trials=n * length,
                 call_before_trial=begin,
                 call_after_trial=keep,
                 context=context.execution_id,
@@ -417,34 +470,45 @@ class EpisodicLSTMComposition(RecurrentComposition):
         initial_states: tuple[np.ndarray, np.ndarray] | None = None,
         seed: int | None = None,
         context: Any = None,
+        encoded: np.ndarray | None = None,
     ) -> TrialRecord:
-        """Run trials without learning, in PyTorch mode: the numbers of ``run_trials``, some thousand times faster.
+        """Run trials of one block without learning, in PyTorch mode: the numbers of ``run_trials``, some thousand
+        times faster.
 
         PsyNeuLink's values of nodes, logs and ``results`` are left as they are; the memory goes on.
 
         Args:
-            trials: n trials of T steps.
-            actions: (n, T) forced choices; without them they are drawn from the policy.
-            initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
-            seed: for what is drawn.
-            context: execution context, by default the composition's own.
+            trials, actions, initial_states, seed, context, encoded: as in ``run_trials``.
 
         Raises:
             ValueError: sizes or values do not fit the model, or the graph cannot be executed in PyTorch mode.
         """
-        plan = plan_trials(self.config, trials, actions, initial_states, seed)
         context = as_context(self, context)
-        self._prepare(context)
+        person = self._in_graph.of(context)
+        plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
+        self._prepare_to_simulate(context)
         self._choose_path(context)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
-        inputs = {node: torch.from_numpy(v.astype(float)) for node, v in self._inputs(trials).items()}
+        arrays = self._inputs(plan.trials, plan.actions)
+        inputs = {node: torch.from_numpy(v.astype(float)) for node, v in arrays.items()}
         with torch.no_grad():
             if self.detour is None:
                 course = self._simulate_standard(wrapper, inputs, plan, context)
+            elif person.perseveration != 0 and plan.actions is None:
+                course = self._simulate_choice_by_choice(wrapper, inputs, plan)
             else:
                 course = self._simulate_general(wrapper, inputs, plan)
         return self._record(plan, course)
+
+    def _prepare_to_simulate(self, context: Any) -> None:
+        """As ``_prepare``; where the fast path is taken, any PyTorch form will do: it uses the matrices alone, and
+        so need not be made anew for each person."""
+        self._initialize_from_context(context, pnl.Context(execution_id=None), override=False)
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        fast = wrapper is not None and not wrapper.is_nested and self.fast_path
+        if not fast or self._standard.difference(context) is not None:
+            self._prepare(context)
 
     def _simulate_standard(
         self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan, context: Any
@@ -463,7 +527,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
             some = {node: values[rows] for node, values in inputs.items()}
             parts.append(self._standard.execute(wrapper, which, some, before, one_memory=True).trajectory)
             start = which.stop
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+        course = {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+        person = self._in_graph.of(context)
+        if person.changed and course:
+            weights = self.weights(context)
+            logits = course["hidden"] @ weights["actor_weight"].T + weights["actor_bias"]
+            course["policy"] = choice_probabilities(person, logits, plan.actions, plan.luck)
+        return course
 
     def _simulate_general(
         self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan
@@ -477,16 +547,47 @@ class EpisodicLSTMComposition(RecurrentComposition):
             parts.append(self._values(lambda node, values=course.trajectory: values[node].numpy()))
         return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
 
-    def _inputs(self, trials: Trials) -> dict[Any, np.ndarray]:
+    def _simulate_choice_by_choice(
+        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan
+    ) -> dict[str, np.ndarray]:
+        """As ``_simulate_general``, where each choice is part of the next step's input."""
+        if wrapper.nested:
+            raise NotTrainable(
+                f"'{self.name}' holds other compositions and stands for a person with perseveration: simulate() "
+                "cannot draw its choices one by one. Use run_trials(), or give actions."
+            )
+        parts, choice = [], np.array(NO_CHOICE)
+        for n in range(len(plan.trials)):
+            before = {self.hidden: torch.from_numpy(plan.h0[n : n + 1])}
+            before[self.cell] = torch.from_numpy(plan.c0[n : n + 1])
+            steps = wrapper.steps({node: values[n : n + 1] for node, values in inputs.items()}, before)
+            course = Course([])
+            for t in range(plan.trials.length):
+                for node, value in self._in_graph.inputs(choice).items():
+                    inputs[node][n, t] = torch.from_numpy(value)  # the step about to be taken reads it there
+                course.steps.append(next(steps))
+                policy = course.steps[-1][wrapper.nodes_map[self._policy_node]][0][0, 0]
+                choice = choose(policy.numpy(), plan.luck[n, t])
+            parts.append(self._values(lambda node, values=course.trajectory: values[node].numpy()))
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+
+    def _inputs(self, trials: Trials, actions: np.ndarray | None = None) -> dict[Any, np.ndarray]:
+        """Inputs of all steps, {node: (n, T, size)}; of the choices made last, those that are forced."""
         inputs = {self.input_node: trials.inputs}
         if self._has_memory:
             inputs[self.retrieve_node] = trials.retrieve[..., None].astype(float)
             inputs[self.encode_node] = trials.encode[..., None].astype(float)
-        return inputs
+        none = np.full(trials.targets.shape, NO_CHOICE)
+        return inputs | self._in_graph.inputs(none if actions is None else last_choices(actions))
+
+    @property
+    def _policy_node(self) -> Any:
+        """The node whose value is p_t."""
+        return self.actor if self._in_graph.choice is None else self._in_graph.choice
 
     def _values(self, value_of: Callable[[Any], Any]) -> dict[str, Any]:
         """What a record holds, as each node's value."""
-        nodes = {"policy": self.actor, "value": self.critic, "hidden": self.hidden, "cell": self.cell}
+        nodes = {"policy": self._policy_node, "value": self.critic, "hidden": self.hidden, "cell": self.cell}
         if self._has_memory:
             nodes["memory"] = self.memory_node
         nodes |= {block: self.gates[block] for block in GATE_ORDER[:4] if block in self.gates}
@@ -608,6 +709,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _learn_plan(
         self, plan: TrialPlan, loss: LossSettings, record_gradients: bool = False, **kwargs: Any
     ) -> Any:
+        self._in_graph.of(as_context(self, kwargs.get("context"))).check_training(f"'{self.name}'")
         session = _TrialSession(self, plan, loss, record_gradients)
         result = None
         if plan.trials.targets.size:
@@ -624,16 +726,26 @@ class EpisodicLSTMComposition(RecurrentComposition):
         log = self._learning_log
         if self.detour is None and self._has_memory and log and log.includes(self.episodic_memory):
             self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
+        choice = self._in_graph.choice
+        if self.detour is None and choice is not None and (self.is_nested or (log and log.includes(choice))):
+            self.detour = f"'{choice.name}' is there"  # which the fast path has only as the policy
         if self.fast_path and self.detour not in (None, self._noted):
             warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=5)
         self._noted = self.detour
 
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
         """Where it is nested in another composition: the path, too."""
+        self._in_graph.of(context).check_training(f"'{self.name}'")
         self._choose_path(context)
         if self.detour is not None:
             return super()._nested_executor(wrapper, context)
         return NestedAgent(self, wrapper, context).execute
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method; nested, it must be told the last choice of a person with perseveration."""
+        if self.is_nested and not args and "inputs" not in kwargs:
+            self._in_graph.check_last_choice(kwargs.get("context"))
+        return super().execute(*args, **kwargs)
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
         if self.detour is None:

@@ -30,7 +30,7 @@ from psyneulink.core.globals.parameters import Parameter, check_user_specified
 from psyneulink.core.globals.utilities import convert_all_elements_to_np_array
 from torch import Tensor
 
-from .retrieval import KERNELS, RETRIEVALS, similarity
+from .retrieval import KERNELS, RETRIEVALS, RetrievalSettings, similarity
 
 ROWS_AT_FIRST = 2**16
 """Rows for which a ring of that limit or more has room when it is made; rows take memory once they are stored."""
@@ -106,6 +106,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         retrieval: ``nearest``, or ``average``: all entries weighted by softmax(sharpness · similarity); takes
             the place of the base's ``selection_function``.
         sharpness: inverse temperature of those weights.
+        forgetting: by each entry stored later, an entry's weight in the average falls by the factor e^−forgetting
+            (recency, as in Bornstein et al., 2017); 0 (default): an entry's age does not matter.
         distance_field_weights: weight of each field in the similarity; by default only the first counts, the
             key. Equal weights compare whole entries; others weigh the fields' similarities, as in the base.
         equidistant_entries_select: ``OLDEST`` (default), ``NEWEST`` or ``RANDOM`` of equally similar entries.
@@ -121,11 +123,12 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     """
 
     class Parameters(pnl.ContentAddressableMemory.Parameters):
-        """kernel, retrieval and sharpness, beside the Parameters of the base."""
+        """kernel, retrieval, sharpness and forgetting, beside the Parameters of the base."""
 
         kernel = Parameter("l2", stateful=False, loggable=False)
         retrieval = Parameter("nearest", stateful=False, loggable=False)
         sharpness = Parameter(1.0, modulable=True)
+        forgetting = Parameter(0.0, modulable=True)
         distance_field_weights = Parameter([1, 0], stateful=True, modulable=True)
         duplicate_entries_allowed = Parameter(True, stateful=True)
         equidistant_entries_select = Parameter(OLDEST)
@@ -152,6 +155,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         kernel: str | None = None,
         retrieval: str | None = None,
         sharpness: float | None = None,
+        forgetting: float | None = None,
         distance_field_weights: Any = None,
         equidistant_entries_select: str | None = None,
         duplicate_entries_allowed: bool | str | None = None,
@@ -173,6 +177,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
             kernel=kernel,
             retrieval=retrieval,
             sharpness=sharpness,
+            forgetting=forgetting,
             distance_field_weights=distance_field_weights,
             equidistant_entries_select=equidistant_entries_select,
             duplicate_entries_allowed=duplicate_entries_allowed,
@@ -363,12 +368,25 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
             return [torch.zeros(n_cues, ring.fields[i].shape[1], dtype=torch.float64) for i in fields]
         similar = self._similarity(cues, ring, context)
         stored = [_entries(ring, i, cues) for i in fields]
-        if self.parameters.retrieval.get() == "average":
-            sharpness = float(np.squeeze(self._setting("sharpness", context)))
-            weights = torch.softmax(sharpness * similar, -1)
+        settings = self.retrieval_settings(context)
+        if settings.retrieval == "average":
+            weights = settings.weights(similar, ring.oldest)
             return [weights @ field for field in stored]
         rows = [self._best_row(each, ring, context) for each in similar.detach()]
         return [field[rows] for field in stored]
+
+    def retrieval_settings(self, context: Any = None) -> RetrievalSettings:
+        """How it retrieves in an execution context. FunctionError for ``forgetting`` without an average."""
+        try:
+            return RetrievalSettings(
+                kernel=self.parameters.kernel.get(),
+                retrieval=self.parameters.retrieval.get(),
+                sharpness=float(np.squeeze(self._setting("sharpness", context))),
+                forgetting=float(np.squeeze(self._setting("forgetting", context))),
+                ties="newest" if self._setting("equidistant_entries_select", context) == NEWEST else "oldest",
+            )
+        except ValueError as error:
+            raise FunctionError(f"{self._label}: {error}") from error
 
     def _similarity(self, cues: Sequence[Tensor | None], ring: EntryRing, context: Any) -> Tensor:
         """Similarity of each of T cues to each entry: (T, n)."""

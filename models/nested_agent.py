@@ -22,7 +22,7 @@ from .backend import RecurrentWrapper
 from .fast import Sequence, SequenceWeights, run_sequence
 from .memory import EntryRing
 from .retrieval import retrieve_many, stretches_between
-from .standard import READOUTS, retrieval_settings
+from .standard import READOUTS
 from .weights import GATE_ORDER
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class NestedAgent:
         self._parameters = {key: wrapper.projections_map[p].matrix for key, p in model._learned.items()}
         if model._has_memory:
             self.memory = model.episodic_memory.function
-            self._settings = retrieval_settings(self.memory, context)
+            self._settings = self.memory.retrieval_settings(context)
 
     def execute(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> NestedTrials:
         """Run B trials of T steps, each in an environment of its own.

@@ -3,6 +3,9 @@
 The settings of the memory are kept by the function of ``episodic_memory``, where ``run()`` and ``learn()`` read
 them; a Parameter here reads and sets them there, by the names that they have in ``ModelConfig``, and keeps
 ``agent.config`` in step. Sizes and key are read only: the weights depend on them.
+
+What is particular to a person (``person.py``) is held by the Parameter ``person``, and what stands in the graph
+follows it; those of its parts read and replace it.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
@@ -17,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psyneulink as pnl
 from psyneulink.core.globals.context import Context
+
+from .person import Person
 
 if TYPE_CHECKING:
     from .composition import EpisodicLSTMComposition
@@ -61,6 +66,37 @@ def fixed_setting(name: str) -> pnl.Parameter:
     return _parameter(get, setter=put)
 
 
+def person_parameter() -> pnl.Parameter:
+    """The Parameter that holds who a composition stands for: ValueError for a person who does not fit."""
+
+    def put(value: Any, owning_component: Any, context: Any) -> Any:
+        if _is_made(owning_component):
+            owning_component._in_graph.put(value, _execution_id(owning_component, context))
+        return value
+
+    return pnl.Parameter(Person(), setter=put, loggable=False)
+
+
+def setting_of_person(name: str) -> pnl.Parameter:
+    """A Parameter that stands for one of the person's. To set it raises ValueError where it does not fit."""
+
+    def get(owning_component: Any, context: Any) -> Any:
+        if not _is_made(owning_component):
+            return None
+        return getattr(owning_component._in_graph.of(_execution_id(owning_component, context)), name)
+
+    def put(value: Any, owning_component: Any, context: Any) -> Any:
+        if _is_made(owning_component):
+            _replace_in_person(owning_component, name, _plain(value), _execution_id(owning_component, context))
+        return value
+
+    return _parameter(get, setter=put)
+
+
+def _replace_in_person(model: EpisodicLSTMComposition, name: str, value: Any, execution_id: Any) -> None:
+    model._in_graph.put(replace(model._in_graph.of(execution_id), **{name: value}), execution_id)
+
+
 def _parameter(getter: Callable[..., Any], **kwargs: Any) -> pnl.Parameter:
     return pnl.Parameter(None, stateful=False, loggable=False, getter=getter, **kwargs)
 
@@ -91,6 +127,11 @@ def _put(model: EpisodicLSTMComposition, name: str, value: Any, context: Any) ->
     config = replace(model.config, **{name: value})  # refuses what does not fit
     value = getattr(config, name)
     execution_id, own = _execution_id(model, context), model.default_execution_id
+    if name == "sharpness" and model._in_graph.of(execution_id).sharpness is not None:
+        _replace_in_person(model, name, value, execution_id)  # the agent keeps its own
+        return value
+    for person in model.parameters.person.values.values():
+        person.check(config)
     memory, parameter = model.episodic_memory, getattr(model.episodic_memory.function.parameters, OF_MEMORY[name])
     # None, too, as its values are those of contexts that are yet to come.
     for each in {execution_id, None} if execution_id == own else {execution_id}:

@@ -255,6 +255,13 @@ def _check_trials(trials: object) -> None:
         )
 
 
+def last_choices(actions: np.ndarray) -> np.ndarray:
+    """The latest choice before each step of a block: actions (n, T), -1 where none was made → (n, T), -1: none."""
+    flat = np.concatenate([[NO_CHOICE], actions.ravel()[:-1]])[: actions.size]
+    made = np.maximum.accumulate(np.where(flat == NO_CHOICE, 0, np.arange(flat.size)))
+    return flat[made].reshape(actions.shape)
+
+
 def choose(policy: np.ndarray, luck: np.ndarray) -> np.ndarray:
     """Actions (...) drawn from policies (..., A) by numbers in [0, 1) (...): inverse distribution function."""
     edges = np.cumsum(policy, axis=-1)[..., :-1]

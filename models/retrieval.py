@@ -58,6 +58,27 @@ class RetrievalSettings:
     retrieval: str
     sharpness: float
     ties: str
+    forgetting: float = 0.0
+    """As of ``Person``; for averages only."""
+
+    def __post_init__(self) -> None:
+        if self.forgetting and self.retrieval != "average":
+            raise ValueError(
+                f"forgetting={self.forgetting:g} needs retrieval='average'; got {self.retrieval!r}. Set it to 0, "
+                "or average over the entries."
+            )
+
+    def weights(self, similar: Tensor, oldest: int = 0) -> Tensor:
+        """Weights of the entries in the average: similarities (..., n) → (..., n).
+
+        w_k ∝ exp(sharpness · similarity_k − forgetting · lag_k), where lag_k counts the entries stored after
+        entry k; ``oldest`` is the row of the oldest.
+        """
+        drive = self.sharpness * similar
+        if self.forgetting:
+            n = similar.shape[-1]
+            drive = drive - self.forgetting * (n - 1 - (torch.arange(n) - oldest) % n).to(similar)
+        return torch.softmax(drive, -1)
 
 
 def retrieve_many(
@@ -83,7 +104,7 @@ def matches(settings: RetrievalSettings, queries: Tensor, keys: Tensor, oldest: 
         found = matches(settings, queries[:, :1], keys, oldest)
         return found.expand(-1, length, *found.shape[2:])
     if settings.retrieval == "average":
-        return torch.softmax(settings.sharpness * similarity(settings.kernel, queries, keys), -1)
+        return settings.weights(similarity(settings.kernel, queries, keys), oldest)
     queries = queries.detach()
     rows = _nearest_by_products(settings, queries, keys, oldest)
     if rows is None:

@@ -12,7 +12,8 @@ synchronisation remain PsyNeuLink's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,24 @@ from torch import Tensor
 from .backend import RecurrentWrapper, get_matrix, graph_signature
 from .fast import Trace, Weights, gradients, run_trials
 from .losses import Slopes
-from .memory import EntryRing, EpisodicMemory
-from .retrieval import RetrievalSettings, matches, stretches_between, taken
+from .memory import EntryRing
+from .person import Person
+from .retrieval import matches, stretches_between, taken
 from .weights import GATE_ORDER
 
 if TYPE_CHECKING:
     from .composition import EpisodicLSTMComposition
 
 MEMORY_SETTINGS = frozenset(
-    {"kernel", "retrieval", "sharpness", "max_entries", "duplicate_entries_allowed", "equidistant_entries_select"}
+    {
+        "kernel",
+        "retrieval",
+        "sharpness",
+        "forgetting",
+        "max_entries",
+        "duplicate_entries_allowed",
+        "equidistant_entries_select",
+    }
 )
 """Parameters of the memory's function that this path reads where it needs them: they may change."""
 
@@ -69,7 +79,7 @@ class StandardCourse:
 
     def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""
-        if mechanism is self.model.actor:
+        if mechanism in (self.model.actor, self.model._in_graph.choice):
             return torch.from_numpy(self.trace.policy[0, :, -1])
         if mechanism is self.model.critic:
             return torch.from_numpy(self.trace.value[0, :, -1:])
@@ -92,6 +102,8 @@ class StandardCourse:
         last[model.hidden] = [self.trace.hidden[0, :, -1]]
         last[model.actor] = [self.trace.policy[0, :, -1]]
         last[model.critic] = [self.trace.value[0, :, -1:]]
+        if model._in_graph.choice is not None:  # there is no training of a person whose p_t is not π_t
+            last[model._in_graph.choice] = last[model.actor]
         if self.retrieved is not None:
             memory = self.trace.memory[0, :, -1]
             last[model.memory_node] = [memory]
@@ -116,7 +128,17 @@ class StandardGraph:
         self._made = self._structure(pnl.Context(execution_id=None))
         learned = set(model._learned.values())
         self._fixed = {p: get_matrix(p) for p in self._projections() if p not in learned}
+        for projection in model._in_graph.matrices(Person()):
+            del self._fixed[projection]
         self._memories: _Memories | None = None
+
+    @contextmanager
+    def enlarged(self) -> Iterator[None]:
+        """What is added to the graph meanwhile is taken for part of it as made."""
+        context = pnl.Context(execution_id=None)
+        before = self._structure(context)
+        yield
+        self._made |= {name: now for name, now in self._structure(context).items() if now != before.get(name)}
 
     # ---- is it the graph as made? ------------------------------------------------------------------------
 
@@ -132,6 +154,8 @@ class StandardGraph:
         for projection, matrix in self._fixed.items():
             if not np.array_equal(get_matrix(projection, context), matrix):
                 return f"the fixed matrix of '{projection.name}' changed"
+        if (place := self.model._in_graph.difference(context)) is not None:
+            return place
         if self.model._has_memory and self._memory_function()._setting("equidistant_entries_select", context) == (
             pnl.RANDOM
         ):
@@ -157,7 +181,7 @@ class StandardGraph:
                 for port in getattr(node, "input_ports", ())
                 if port.default_input
             )
-            structure[f"{node.name}"] = (self._without_memory_settings(signature), constants)
+            structure[f"{node.name}"] = (self._without_open_settings(node, signature), constants)
         inner = {id(p): p.name for p in self._projections()}
         for identity, sender, receiver, _learnable, function in projections:
             if identity in inner:
@@ -169,11 +193,16 @@ class StandardGraph:
     def _port_ids(self) -> set[int]:
         return {id(port) for node in self.model.nodes for port in getattr(node, "input_ports", ())}
 
-    def _without_memory_settings(self, signature: tuple) -> tuple:
-        if not self.model._has_memory or signature[0] != id(self.model.episodic_memory):
+    def _without_open_settings(self, node: Any, signature: tuple) -> tuple:
+        """Without settings of the node's function that this path reads: the memory's, and a person's places."""
+        opened = {name for mechanism, name in self.model._in_graph.settings(Person()) if mechanism is node}
+        if self.model._has_memory and node is self.model.episodic_memory:
+            opened |= MEMORY_SETTINGS
+        if not opened:
             return signature
+        opened |= {p.name for p in node.function.parameters if p.source is not None and p.source.name in opened}
         identity, settings, function, ports = signature
-        kept = tuple(s for s in function if not (isinstance(s, tuple) and s[0] in MEMORY_SETTINGS))
+        kept = tuple(s for s in function if not (isinstance(s, tuple) and s[0] in opened))
         return identity, settings, kept, ports
 
     # ---- execution ---------------------------------------------------------------------------------------
@@ -192,6 +221,7 @@ class StandardGraph:
         self._gradients = {key: torch.zeros_like(matrix) for key, matrix in matrices.items()}
         self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
         wrapper.optimizer.zero_grad()
+        self._person = self.model._in_graph.of(context)
         self._memories = _Memories(self.model, inputs, context) if self.model._has_memory else None
 
     def execute(
@@ -233,9 +263,13 @@ class StandardGraph:
             none = self._none[name]  # for the reinstatement gate of a plain LSTM
             return np.concatenate([self._arrays.get((name, block), none) for block in GATE_ORDER], axis=1)[None]
 
+        bias = gates("input_bias") + gates("hidden_bias")
+        if self._person.gate_bias:
+            size, block = self.model.config.hidden_size, GATE_ORDER.index("reinstatement")
+            bias[..., block * size : (block + 1) * size] += self._person.gate_bias
         return Weights(
             input_weight=gates("input_weight"),
-            bias=gates("input_bias") + gates("hidden_bias"),
+            bias=bias,
             hidden_weight=gates("hidden_weight"),
             **{name: self._arrays[name, name.split("_")[0]][None] for name in READOUTS},
         )
@@ -261,17 +295,6 @@ class StandardGraph:
             parameter.grad = buffer
 
 
-def retrieval_settings(memory: EpisodicMemory, context: Any) -> RetrievalSettings:
-    """How an episodic memory retrieves in an execution context."""
-    newest = memory._setting("equidistant_entries_select", context) == pnl.NEWEST
-    return RetrievalSettings(
-        kernel=memory.parameters.kernel.get(),
-        retrieval=memory.parameters.retrieval.get(),
-        sharpness=float(np.squeeze(memory._setting("sharpness", context))),
-        ties="newest" if newest else "oldest",
-    )
-
-
 class _Memories:
     """The episodic memories of the environments during one call, as ``fast.run_trials`` asks for them."""
 
@@ -281,7 +304,9 @@ class _Memories:
             context,
             model.config.key_columns,
         )
-        self.settings = retrieval_settings(self.function, context)
+        person = model._in_graph.of(context)
+        self.key_scale = None if person.context_weight == 0.5 else person.key_scale(model.config)
+        self.settings = self.function.retrieval_settings(context)
         self.appends = self.function._setting("duplicate_entries_allowed", context) is True
         self.retrieves = inputs[model.retrieve_node][..., 0].numpy() != 0
         self.encodes = inputs[model.encode_node][..., 0].numpy() > 0.5
@@ -294,7 +319,7 @@ class _Memories:
             self.rings.append(self.function.ring(self.context, len(self.rings)))
         self._shared = one_memory and len(which) > 1
         rows = slice(which.start, which.stop)
-        self._keys = x[..., self.columns]
+        self._keys = x[..., self.columns] if self.key_scale is None else x[..., self.columns] * self.key_scale
         self._switch = None if self.always_retrieves else self.retrieves[rows]
         self._stored = np.argwhere(self.encodes[rows]).tolist()
         if not self._stored:
