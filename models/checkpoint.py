@@ -2,7 +2,7 @@
 
 A checkpoint is a folder with two files, neither of which can run code when it is read:
 
-    model.json          format "eplstm-model", version 1 or 2; kind (what was saved); config; dtype of the
+    model.json          format "eplstm-model", version 1, 2 or 3; kind (what was saved); config; dtype of the
                         weights; name and shape of each array, and the SHA-256 of their content; the user's notes
     model.safetensors   the arrays: ``weights.NAME``, ``memory.keys`` and ``memory.values`` (oldest first), and
                         ``optimizer.PART.NAME`` with the parts of Adam's state, step, mean and square; its header
@@ -10,7 +10,9 @@ A checkpoint is a folder with two files, neither of which can run code when it i
 
 One agent in one environment is saved in version 1. Version 2 holds more: ``memory.entries`` says how many entries
 each environment has, (M,), which follow each other in ``memory.keys`` and ``memory.values``; and in a cohort of P
-agents each weight, each part of the optimiser's state and ``memory.entries`` has a first axis of P.
+agents each weight, each part of the optimiser's state and ``memory.entries`` has a first axis of P. Version 3 is
+version 2 of one agent with a ``person`` (see ``person.py``), who is in model.json: earlier readers refuse it,
+rather than run another person.
 
 The round trip is exact, and training goes on as if it had never stopped. The learning rate and the seeds are
 not in it: they are arguments of ``train``.
@@ -27,6 +29,7 @@ import json
 import os
 import shutil
 import uuid
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -36,6 +39,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .config import ModelConfig
+from .person import Person
 from .reference import ReferenceEpisodicLSTM
 from .weights import weight_shapes
 
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition
 
-FORMAT, FORMAT_VERSIONS = "eplstm-model", (1, 2)
+FORMAT, FORMAT_VERSIONS = "eplstm-model", (1, 2, 3)
 DESCRIPTION_FILE, ARRAYS_FILE = "model.json", "model.safetensors"
 HEADER_ENTRY = "eplstm"
 """Where the header of the arrays' file repeats model.json."""
@@ -62,7 +66,7 @@ def save_model(
     notes: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save weights, memories of all environments and optimiser's state of a model or a cohort, and its config.
+    """Save weights, memories of all environments and optimiser's state of a model or a cohort, config and person.
 
     Args:
         model: the reference, the composition, or a cohort.
@@ -94,6 +98,8 @@ def save_model(
         "sha256": _digest(arrays),
         "notes": {} if notes is None else notes,
     }
+    if (person := _person_of(model)) is not None:
+        description |= {"format_version": 3, "person": asdict(person)}
     try:
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -139,7 +145,7 @@ def load_model(
     kind: Literal["reference", "composition", "cohort"] | None = None,
     agent: int | None = None,
 ) -> Any:
-    """Make the model that a checkpoint holds, with its weights, memories and optimiser's state.
+    """Make the model that a checkpoint holds, with its weights, memories, optimiser's state and person.
 
     Args:
         folder: a folder written by ``save_model``.
@@ -160,6 +166,11 @@ def load_model(
     if kind == "cohort":
         if agent is not None:
             raise ValueError("load_model: a cohort is made of all agents; leave out agent, or give another kind.")
+        if "person" in description:
+            raise ValueError(
+                f"load_model: {folder} holds a person, who cannot be part of a cohort. Load a reference or a "
+                "composition, and make the cohort of it once its person is Person()."
+            )
         from .cohort import Cohort
 
         cohort = Cohort(config, [0] * len(agents))
@@ -189,6 +200,8 @@ def load_model(
     for environment, entries in enumerate(_memories(parts)):
         model.set_memory(*entries, environment=environment)
     model.set_optimizer_state(_part(parts, "optimizer"))
+    if "person" in description:
+        model.person = _parsed_person(description["person"], config)
     return model
 
 
@@ -252,7 +265,7 @@ def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) 
             **_joined(memories),
             **{f"optimizer.{name}": array for name, array in model.optimizer_state().items()},  # type: ignore[call-arg]
         }
-        if len(memories) > 1:
+        if len(memories) > 1 or _person_of(model) is not None:
             arrays["memory.entries"] = np.array([len(keys) for keys, _ in memories], np.int64)
     for name, array in arrays.items():
         if name == "memory.entries":
@@ -268,6 +281,12 @@ def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) 
             )
     # The bytes are written as they lie in memory.
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _person_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) -> Person | None:
+    """The person a model stands for; None for the trained agent itself."""
+    person = getattr(model, "person", Person())
+    return None if person == Person() else person
 
 
 def _arrays_of_cohort(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -403,10 +422,25 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], ModelConfig]:
     for name, kind in (("config", dict), ("arrays", dict), ("sha256", str), ("notes", dict)):
         if not isinstance(description.get(name), kind):
             _fail(path, f"{name!r} is missing or no {kind.__name__}", again)
+    if (number == 3) != ("person" in description):
+        _fail(path, f"format version {number} {'without' if number == 3 else 'with'} a person", again)
+    part = "config"
     try:
-        return description, ModelConfig.from_dict(description["config"])
+        config = ModelConfig.from_dict(description["config"])
+        part = "person"
+        if number == 3:
+            _parsed_person(description["person"], config)
     except (TypeError, ValueError) as error:
-        _fail(path, f"the config does not fit ({error})", again, error)
+        _fail(path, f"the {part} does not fit ({error})", again, error)
+    return description, config
+
+
+def _parsed_person(fields: dict[str, Any], config: ModelConfig) -> Person:
+    """The person whom model.json describes; TypeError or ValueError for one who does not fit."""
+    columns = fields["context_columns"] if isinstance(fields, dict) and "context_columns" in fields else None
+    person = Person(**{**fields, "context_columns": None if columns is None else tuple(columns)})
+    person.check(config)
+    return person
 
 
 def _check_arrays(

@@ -356,7 +356,7 @@ DAMAGE = {
     "description not text": (change_bytes("model.json", lambda data: b"\xff\xfe"), "model.json: not UTF-8"),
     "description a list": (change_bytes("model.json", lambda data: b"[]"), "the format is 'list'"),
     "other format": (change_description(format="x"), "the format is 'x' instead of 'eplstm-model'"),
-    "newer version": (change_description(format_version=3), "format version 3.*reads versions 1 to 2: install"),
+    "newer version": (change_description(format_version=4), "format version 4.*reads versions 1 to 3: install"),
     "no version": (change_description(format_version=None), "format version None"),
     "other kind": (change_description(kind="tree"), "kind is 'tree', not one of reference, composition"),
     "other dtype": (change_description(dtype="int8"), "dtype is 'int8', not one of float32, float64"),
