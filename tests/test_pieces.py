@@ -108,6 +108,14 @@ def test_damage_is_never_taken_for_a_result():
         unpack(data, "another piece", {"seed": "1"})
 
 
+def test_a_file_cannot_run_code(functions, tmp_path):
+    file = tmp_path / "piece.npz"
+    np.savez(file, content=np.array([functions.Touching(tmp_path / "touched")], object), allow_pickle=True)
+    with pytest.raises(DamagedData, match="allow_pickle=False"):
+        from_bytes(file.read_bytes())
+    assert not (tmp_path / "touched").exists()
+
+
 def test_fingerprints_and_seeds_are_those_of_every_process(functions):
     """Recorded once: were they to change, kept pieces would be refused, and studies would draw anew."""
     assert fingerprint({"b": (1, 2.5), "a": [None, "x", np.eye(2)]}) == "f9b887f11e99d8f4e65832ad8e84857e"
@@ -451,6 +459,18 @@ def test_a_cluster_loses_nothing_to_workers_that_die(functions, local_cluster, t
     done = run_pieces(functions.behaving, work, where=Cluster(local_cluster))
     assert done.failures == {"p3": "its workers died, one after the other; out of memory?"}
     assert same(done.results, drawn_here(functions, 0, 1, 2, 4, 5, 6))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_gone_ends_the_work_and_keeps_what_is_done(functions, local_cluster, tmp_path):
+    def progress(done, total, failed):
+        if done == 2:
+            local_cluster.close()
+
+    work = functions.pieces(8, wait=0.25)
+    with pytest.raises(ConnectionError, match="the same call goes on from there"):
+        run_pieces(functions.drawn, work, store=tmp_path / "s", where=Cluster(local_cluster), progress=progress)
+    check_resumed(functions, tmp_path / "s", least=2)
 
 
 def test_without_dask_it_says_what_to_install(functions, monkeypatch):

@@ -34,8 +34,8 @@ class Slurm:
     """Jobs to ask for."""
     walltime: str
     """Of a job, ``HH:MM:SS``; several times as long as a piece takes: one that is cut off starts anew."""
-    memory: str
-    """Of a job, for all its cores, such as ``8GB``."""
+    memory: str = "4GB"
+    """Of a job, for all its cores. A worker takes 0.3 GB before it does anything."""
     cores: int = 1
     """Of a job: so many pieces run in it at a time, each in a process of its own."""
     queue: str | None = None
@@ -148,7 +148,8 @@ def _outcomes(client: Any, data: Mapping[str, bytes], retries: int) -> Generator
             yield names.pop(future), outcome
             future.release()
     finally:
-        client.cancel(list(names))
+        if client.status != "closed":  # as it is when the scheduler was lost
+            client.cancel(list(names))
 
 
 def _call_on_worker(data: bytes) -> Outcome:

@@ -125,7 +125,7 @@ class _Worker:
                 f"A process ended {how} before it had started; what it said stands above. In a script, start the "
                 "work under `if __name__ == '__main__':`, because processes import the script."
             )
-        memory = "; out of memory?" if code == -signal.SIGKILL else ""
+        memory = "; out of memory?" if how == "by SIGKILL" else ""
         return Outcome(None, f"its process ended {how}{memory}")
 
 
