@@ -24,7 +24,7 @@ from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_tri
 from .retrieval import RetrievalSettings, retrieve_many, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
-CHUNK = 32
+CHUNK = 64
 """Agents that are run at once: they share the cost of calls, and the cache still holds much of them."""
 STACKED = 16
 """Updates whose trials are laid side by side at once."""

@@ -242,8 +242,7 @@ def run_trials(
     one = agents == 1
     inputs = x.swapaxes(1, 2).reshape(agents, length * batch, columns)
     drive = np.matmul(inputs, weights.input_weight)
-    drive += weights.bias
-    drive = drive.reshape(agents, length, batch, -1)
+    drive = np.add(drive.reshape(agents, length, batch, -1).swapaxes(0, 1), weights.bias, order="C")
     whole = (length, batch, size) if one else (length, agents, batch, size)
 
     def read(steps: slice) -> np.ndarray:
@@ -254,7 +253,7 @@ def run_trials(
         encode(steps, cells.reshape(-1, agents, batch, size).transpose(1, 2, 0, 3))  # type: ignore[misc]
 
     recurrence = recur(
-        drive[0] if one else drive.swapaxes(0, 1),
+        drive[:, 0] if one else drive,
         weights.hidden_weight[0] if one else weights.hidden_weight,
         h0.reshape(whole[1:]),
         c0.reshape(whole[1:]),
