@@ -1,0 +1,454 @@
+"""How well choices are predicted that were left out: single trials (PSIS-LOO), blocks, or people.
+
+Sources: Vehtari, Gelman & Gabry (2017) and Vehtari, Simpson, Gelman, Yao & Gabry (2024), PSIS-LOO and its limit
+of k-hat; Owen (1997), scrambled quasi-random draws.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+
+from .data import Participant
+from .objective import Objective
+from .parameters import ParameterSpace
+from .recovery_measures import posterior_draws
+from .results import Fit
+
+# ---- leaving out one trial: PSIS-LOO -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Loo:
+    """How well each unit (a trial) is predicted by the posterior given all others, by importance sampling."""
+
+    model: str
+    ids: tuple[str, ...]
+    """The participants', (P,)."""
+    elpd: tuple[np.ndarray, ...]
+    """Of each participant, (units,): expected log predictive density, nats."""
+    lpd: tuple[np.ndarray, ...]
+    """Of each participant, (units,): log predictive density given all units, nats."""
+    k_hat: tuple[np.ndarray, ...]
+    """Of each participant, (units,): shape of the importance weights' tail; above ``limit`` do not trust elpd."""
+    draws: int
+    """S"""
+
+    @property
+    def limit(self) -> float:
+        """The largest k-hat that can be trusted with so many draws: min(1 − 1 / log10 S, .7)."""
+        return min(1 - 1 / np.log10(self.draws), 0.7)
+
+    def table(self) -> pd.DataFrame:
+        """A row a participant: units, elpd, elpd_se (over units; NaN with one), p_loo (effective number of
+        parameters), k_hat (the largest) and k_hat_bad (units above the limit)."""
+        return pd.DataFrame(
+            {
+                "model": self.model,
+                "participant": list(self.ids),
+                "units": [len(own) for own in self.elpd],
+                "elpd": [own.sum() for own in self.elpd],
+                "elpd_se": [_se_of_sum(own) for own in self.elpd],
+                "p_loo": [(lpd - elpd).sum() for lpd, elpd in zip(self.lpd, self.elpd, strict=True)],
+                "k_hat": [own.max() for own in self.k_hat],
+                "k_hat_bad": [int((own > self.limit).sum()) for own in self.k_hat],
+            }
+        )
+
+    @property
+    def scores(self) -> pd.Series:
+        """Of each participant, for ``compare_scores``."""
+        return self.table().set_index("participant")["elpd"]
+
+
+def pointwise_draws(objective: Objective, samples: np.ndarray) -> list[np.ndarray]:
+    """Log-likelihood of each unit at posterior draws.
+
+    Args:
+        objective: of P participants.
+        samples: (S, P, k) draws of z, such as ``Fit.samples``.
+
+    Returns:
+        For each participant (S, units).
+    """
+    each = [objective.pointwise(torch.as_tensor(z, dtype=torch.float64)) for z in samples]
+    return [np.stack([draw[p] for draw in each]) for p in range(len(objective.ids))]
+
+
+def psis_loo(
+    log_likelihood: Sequence[np.ndarray] | np.ndarray,
+    ids: Sequence[str],
+    *,
+    model: str = "",
+    relative_efficiency: float = 1.0,
+) -> Loo:
+    """Leave-one-out prediction from the posterior of all units, by Pareto-smoothed importance sampling.
+
+    What is left out is the score of a trial's choices; the trial is still seen, and still the past of later
+    ones. New trials of the same people are predicted; for new people see ``cross_validate``. Needs
+    ``eplstm[bayes]``.
+
+    Args:
+        log_likelihood: for each of P participants (S, units), as from ``pointwise_draws``; or (S, P, units), NaN
+        where
+            a participant has fewer.
+        ids: the participants'.
+        model: its name.
+        relative_efficiency: effective draws over S; 1 for independent draws.
+
+    Raises:
+        ImportError: arviz is not installed.
+        ValueError: shapes do not fit, fewer than 25 draws, or a log-likelihood that is not finite.
+    """
+    try:
+        with warnings.catch_warnings():
+            # arviz tells once a day, when it is imported, that it is being rebuilt.
+            warnings.simplefilter("ignore", FutureWarning)
+            from arviz import psislw
+    except ImportError as error:
+        raise ImportError("psis_loo needs arviz: pip install 'eplstm[bayes]'.") from error
+    people = _units(log_likelihood, tuple(ids))
+    elpd, lpd, k_hat = [], [], []
+    for own in people:
+        smoothed = [psislw(-own[:, unit], reff=relative_efficiency) for unit in range(own.shape[1])]
+        weights = np.stack([np.asarray(weight) for weight, _ in smoothed], axis=1)
+        elpd.append(logsumexp(weights + own, axis=0))
+        lpd.append(logsumexp(own, axis=0) - np.log(len(own)))
+        k_hat.append(np.array([float(k) for _, k in smoothed]))
+    return Loo(model, tuple(ids), tuple(elpd), tuple(lpd), tuple(k_hat), len(people[0]))
+
+
+def _units(log_likelihood: Sequence[np.ndarray] | np.ndarray, ids: tuple[str, ...]) -> list[np.ndarray]:
+    """Of each participant (S, units), checked."""
+    if isinstance(log_likelihood, np.ndarray):
+        if log_likelihood.ndim != 3:
+            raise ValueError(f"psis_loo: log_likelihood must be (S, P, units); got {log_likelihood.shape}.")
+        people = [own[:, ~np.isnan(own).all(0)] for own in np.moveaxis(log_likelihood, 1, 0)]
+    else:
+        people = [np.asarray(own, dtype=float) for own in log_likelihood]
+    draws = {own.shape[0] for own in people}
+    if (
+        len(people) != len(ids)
+        or not ids
+        or len(draws) != 1
+        or any(own.ndim != 2 or not own.size for own in people)
+    ):
+        raise ValueError(
+            f"psis_loo: needs for each of {len(ids)} participants (S, units), with the same S and at least one "
+            f"unit; got {[own.shape for own in people]}."
+        )
+    if min(draws) < 25:
+        raise ValueError(f"psis_loo: needs at least 25 draws to smooth a tail, better 1000; got {min(draws)}.")
+    for one, own in zip(ids, people, strict=True):
+        if not np.isfinite(own).all():
+            s, unit = np.argwhere(~np.isfinite(own))[0]
+            raise ValueError(
+                f"psis_loo: log-likelihoods must be finite; that of participant '{one}', unit {unit}, is "
+                f"{own[s, unit]} in draw {s}. A small lapse, fixed={{'lapse': 0.01}}, keeps choices possible."
+            )
+    return people
+
+
+# ---- leaving out blocks or people: cross-validation --------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """How well choices are predicted that were not used for estimation."""
+
+    model: str
+    over: str
+    """``blocks`` or ``participants``: what was left out."""
+    folds: pd.DataFrame
+    """A row for each participant and fold in which something of theirs was left out: participant, fold,
+    n_choices (left out), log_likelihood (of these, nats), standard_error (of its numerical integration; 0 if
+    there was none), message ('' where all is well)."""
+
+    @property
+    def scores(self) -> pd.Series:
+        """Log-likelihood of all that was left out of each participant, for ``compare_scores``; NaN where a fold
+        failed."""
+        ids = list(dict.fromkeys(self.folds["participant"]))
+        who = np.array([ids.index(one) for one in self.folds["participant"]], int)
+        totals = np.bincount(who, weights=self.folds["log_likelihood"].to_numpy(dtype=float), minlength=len(ids))
+        return pd.Series(totals, index=pd.Index(ids, name="participant"), name="elpd")
+
+
+def cross_validate(
+    make_objective: Callable[[Sequence[Participant]], Objective],
+    participants: Sequence[Participant],
+    fit: Callable[[Objective], Fit],
+    folds: str | int = "blocks",
+    *,
+    model: str = "",
+    draws: int | None = None,
+    laplace: Callable[[Objective], Fit] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> CrossValidation:
+    """Estimate on some of the data, and score the rest.
+
+    ``folds="blocks"`` leaves out one block of each participant at a time: new blocks of the same people. (Trials
+    of one block cannot be parted: what is remembered on one was stored on another.) ``folds=k`` leaves out a
+    k-th of the participants at a time: new people, of whom the group is known, so that ``fit`` must estimate a
+    group.
+
+    Args:
+        make_objective: from participants; such as ``lambda people: Likelihood(agent, people, space)``.
+        participants: their choices.
+        fit: the estimator; such as ``fit_map``, or for participants ``fit_empirical_bayes``.
+        folds: ``"blocks"``, or a number from 2 to that of the participants.
+        model: its name.
+        draws: blocks: average the likelihood over so many draws from the posterior of z; by default the estimate
+            alone is used. Participants: average over so many draws from the group; by default 1024.
+        laplace: participants: in place of draws, Laplace's approximation of the average, by this estimator of
+        the
+            modes (``fit_map``), whose priors are then the group.
+        seed: of folds and draws.
+        progress: called with the number of folds done, and of all.
+
+    Raises:
+        ValueError: a participant has fewer than two blocks with choices, ``folds`` is out of range, or over
+            participants the fit has no group, or one that depends on covariates.
+    """
+    people = list(participants)
+    if folds == "blocks":
+        jobs = _block_folds(people)
+    elif isinstance(folds, int) and not isinstance(folds, bool) and 2 <= folds <= len(people):
+        order = np.random.default_rng(seed).permutation(len(people))
+        jobs = [_without(people, set(left.tolist())) for left in np.array_split(order, folds)]
+    else:
+        raise ValueError(
+            f"cross_validate: folds must be 'blocks', or a number from 2 to that of the participants "
+            f"({len(people)}); got {folds!r}."
+        )
+    rows = []
+    for number, (training, left) in enumerate(jobs):
+        estimate, scored = fit(make_objective(training)), make_objective(left)
+        if folds == "blocks":
+            score, error, message = _score_blocks(estimate, scored, draws, (seed, number))
+        elif laplace is not None:
+            score, error, message = _score_by_laplace(*_group(estimate), scored, laplace)
+        else:
+            score, error = marginal_likelihood(scored, *_group(estimate), draws=draws or 1024, seed=(seed, number))
+            message = np.where(np.isnan(score), "the likelihood is not a number for some people of the group", "")
+        columns = {"participant": scored.ids, "fold": number, "n_choices": scored.n_choices}
+        columns |= {"log_likelihood": score, "standard_error": error, "message": message}
+        rows.append(pd.DataFrame(columns))
+        if progress is not None:
+            progress(number + 1, len(jobs))
+    return CrossValidation(
+        model, "blocks" if folds == "blocks" else "participants", pd.concat(rows, ignore_index=True)
+    )
+
+
+def marginal_likelihood(
+    objective: Objective,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    *,
+    draws: int = 1024,
+    seed: int | Sequence[int] = 0,
+    at_once: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """log ∫ p(D|z) N(z; mean, sd²) dz of each participant, by averaging over quasi-random draws (scrambled
+    Sobol).
+
+    Args:
+        objective: of P participants.
+        mean: (k,), of z in the group.
+        sd: (k,).
+        draws: so many, or up to twice as many: eight scramblings of a power of 2 points.
+        seed: of the scramblings.
+        at_once: draws in one call of the objective.
+
+    Returns:
+        (P,) in nats, and (P,) its standard error, from the scramblings' differences; NaN where a log-likelihood
+        is.
+    """
+    from scipy.stats import norm, qmc
+
+    mean, sd = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
+    people, scramblings = len(objective.ids), 8
+    if not len(mean):
+        with torch.no_grad():
+            return objective.log_likelihood(torch.zeros(1, people, 0).double())[0].numpy(), np.zeros(people)
+    power = max(0, int(np.ceil(np.log2(draws / scramblings))))
+    found = []
+    for rng in np.random.default_rng(seed).spawn(scramblings):
+        points = qmc.Sobol(len(mean), rng=rng).random_base2(power) if power else rng.random((1, len(mean)))
+        z = mean + sd * norm.ppf(np.clip(points, 1e-12, 1 - 1e-12))
+        found.append(logsumexp(_at(objective, z, at_once), axis=0) - np.log(len(z)))
+    each = np.stack(found)
+    total = logsumexp(each, axis=0) - np.log(scramblings)
+    # The error of a logarithm is the relative error of its argument.
+    relative = np.exp(each - np.where(np.isfinite(total), total, np.nan))
+    return total, relative.std(0, ddof=1) / np.sqrt(scramblings)
+
+
+def compare_scores(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Models by how well they predict what was left out.
+
+    Args:
+        scores: by model, each participant's log score (``Loo.scores`` or ``CrossValidation.scores``).
+
+    Returns:
+        A row a model, the best first: participants, elpd (sum, nats), difference (to the best, ≤ 0),
+        difference_se (over participants, paired; NaN with one), best_in (participants for whom the model is the
+        best).
+
+    Raises:
+        ValueError: no model, other participants in one than in another, or a score that is not finite.
+    """
+    if not scores:
+        raise ValueError("compare_scores: needs at least one model; got none.")
+    ids = list(next(iter(scores.values())).index)
+    for name, own in scores.items():
+        odd = sorted(map(str, set(own.index) ^ set(ids)))
+        if odd or not own.index.is_unique:
+            raise ValueError(
+                f"compare_scores: {name!r} must have one score of each participant that the first has; got {odd}."
+            )
+    elpd = np.stack([own.loc[ids].to_numpy(dtype=float) for own in scores.values()])
+    names = list(scores)
+    if not np.isfinite(elpd).all():
+        m, p = np.argwhere(~np.isfinite(elpd))[0]
+        raise ValueError(
+            f"compare_scores: scores must be finite; that of {names[m]!r} for participant '{ids[p]}' is "
+            f"{elpd[m, p]}. Leave them out of all models."
+        )
+    order = np.argsort(-elpd.sum(1), kind="stable")
+    difference = elpd - elpd[order[0]]
+    best_in = np.bincount(elpd.argmax(0), minlength=len(names))
+    return pd.DataFrame(
+        {
+            "model": [names[m] for m in order],
+            "participants": len(ids),
+            "elpd": elpd[order].sum(1),
+            "difference": difference[order].sum(1),
+            "difference_se": [_se_of_sum(difference[m]) for m in order],
+            "best_in": best_in[order],
+        }
+    )
+
+
+def _se_of_sum(values: np.ndarray) -> float:
+    return float(np.sqrt(len(values)) * values.std(ddof=1)) if len(values) > 1 else np.nan
+
+
+def _block_folds(people: list[Participant]) -> list[tuple[list[Participant], list[Participant]]]:
+    """For each fold all participants without their j-th block, and those j-th blocks (of those who have one)."""
+    scored = [[k for k, block in enumerate(person.blocks) if block.observed.any()] for person in people]
+    few = [f"'{person.id}'" for person, own in zip(people, scored, strict=True) if len(own) < 2]
+    if few or not people:
+        raise ValueError(
+            "cross_validate: over blocks, each participant needs at least two with choices; there are fewer of "
+            f"{', '.join(few) or 'nobody at all'}. Leave out participants instead (folds=5), or use psis_loo."
+        )
+    folds = []
+    for j in range(max(len(own) for own in scored)):
+        training, left = [], []
+        for person, own in zip(people, scored, strict=True):
+            out = own[j] if j < len(own) else None
+            training.append(Participant(person.id, tuple(b for k, b in enumerate(person.blocks) if k != out)))
+            if out is not None:
+                left.append(Participant(person.id, (person.blocks[out],)))
+        folds.append((training, left))
+    return folds
+
+
+def _without(people: list[Participant], left: set[int]) -> tuple[list[Participant], list[Participant]]:
+    return [p for k, p in enumerate(people) if k not in left], [p for k, p in enumerate(people) if k in left]
+
+
+def _score_blocks(
+    estimate: Fit, scored: Objective, draws: int | None, seed: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-likelihood of each participant's left-out block, its numerical error, and messages."""
+    failed = np.array([estimate.failures.get(one, "") for one in scored.ids], dtype=object)
+    there = [p for p, one in enumerate(scored.ids) if one in estimate.ids]
+    rows = [estimate.ids.index(scored.ids[p]) for p in there]
+    score, error = np.full((2, len(scored.ids)), np.nan)
+    if there:
+        z = estimate.z[None] if not draws else posterior_draws(estimate, draws, np.random.default_rng(seed))
+        with torch.no_grad():
+            found = scored.only(there).log_likelihood(torch.as_tensor(z[:, rows])).numpy()
+        total = logsumexp(found, axis=0)
+        score[there] = total - np.log(len(z))
+        if draws:
+            error[there] = np.exp(found - total + np.log(draws)).std(0, ddof=1) / np.sqrt(draws)
+        else:
+            error[there] = 0.0
+    return score, error, np.where((failed == "") & np.isnan(score), "the likelihood is not a number", failed)
+
+
+def _group(estimate: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (k,) and spread (k,) of z in the group. ValueError if there is none, or not one for all."""
+    if estimate.group_mean is None or estimate.group_sd is None:
+        raise ValueError(
+            f"cross_validate: over participants, the estimator must estimate a group; {estimate.estimator!r} does "
+            "not. Use fit_empirical_bayes."
+        )
+    if not np.allclose(estimate.group_mean, estimate.group_mean[:1]):
+        raise ValueError(
+            "cross_validate: over participants, the group must be the same for all; its mean depends on "
+            "covariates, which are not known of those left out. Fit without covariates."
+        )
+    return estimate.group_mean[0], estimate.group_sd
+
+
+@dataclass(frozen=True, eq=False)
+class _WithPriors:
+    """An objective whose priors are another space's."""
+
+    objective: Objective
+    space: ParameterSpace
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.objective.ids
+
+    @property
+    def n_choices(self) -> np.ndarray:
+        return self.objective.n_choices
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        return self.objective.log_likelihood(z)
+
+    def pointwise(self, z: Tensor) -> list[np.ndarray]:
+        return self.objective.pointwise(z)
+
+    def only(self, rows: Sequence[int]) -> _WithPriors:
+        return _WithPriors(self.objective.only(rows), self.space)
+
+
+def _score_by_laplace(
+    mean: np.ndarray, sd: np.ndarray, scored: Objective, laplace: Callable[[Objective], Fit]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Laplace's approximation of each participant's marginal likelihood under the group, and messages."""
+    free = [
+        replace(parameter, prior_mean=float(m), prior_sd=float(s))
+        for parameter, m, s in zip(scored.space.free, mean, sd, strict=True)
+    ]
+    found = laplace(_WithPriors(scored, replace(scored.space, free=tuple(free))))
+    evidence = dict(zip(found.ids, found.log_evidence, strict=True))
+    messages = dict(zip(found.ids, found.message, strict=True)) | found.failures
+    score = np.array([evidence.get(one, np.nan) for one in scored.ids])
+    return score, np.zeros(len(score)), np.array([messages.get(one, "") for one in scored.ids], dtype=object)
+
+
+def _at(objective: Objective, z: np.ndarray, at_once: int) -> np.ndarray:
+    """Log-likelihood of each participant at each of n points: z (n, k) → (n, P)."""
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(z), at_once):
+            part = torch.as_tensor(z[start : start + at_once]).unsqueeze(1)
+            found.append(objective.log_likelihood(part.repeat(1, len(objective.ids), 1)).numpy())
+    return np.concatenate(found)

@@ -1,0 +1,462 @@
+"""What came back of what was simulated: parameters, models, and the calibration of posteriors.
+
+Sources: Wilson & Collins (2019), recovery of parameters, confusion and inversion matrices; Wilson (1927),
+intervals of shares; Talts, Betancourt, Simpson, Vehtari & Gelman (2018), simulation-based calibration;
+Säilynoja, Bürkner & Vehtari (2022), simultaneous bands for the distribution of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from .results import Fit
+
+Truth = np.ndarray | pd.DataFrame
+"""Natural values that were simulated: (P, k) in the order of the fit's participants and parameters; or a table
+with the participants' ids as index and parameters as columns, of which those that were fitted are taken."""
+
+
+# ---- parameters --------------------------------------------------------------------------------------
+
+
+def recovery_pairs(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
+    """Each participant's simulated and estimated values.
+
+    Args:
+        true: natural values (see ``Truth``). Where a participant could not be fitted, only a table can be
+        matched. fit: the estimates. level: of the intervals.
+
+    Returns:
+        A row for each participant and parameter: participant, parameter, true, estimate, lower, upper (natural),
+        true_z, estimate_z, covered (1., 0., NaN without interval), converged.
+
+    Raises:
+        ValueError: the values do not match the fit, or lie outside their ranges.
+    """
+    values = _matched(true, fit)
+    true_z = fit.space.unconstrained_array(values)
+    if not np.isfinite(true_z).all():
+        p, k = np.argwhere(~np.isfinite(true_z))[0]
+        raise ValueError(
+            f"Recovery: true values must lie inside their ranges; {fit.space.names[k]} of participant "
+            f"'{fit.ids[p]}' is {values[p, k]}."
+        )
+    lower, upper = fit.interval(level)
+    covered = np.where(np.isfinite(lower + upper), (lower <= values) & (values <= upper), np.nan)
+    columns = {"true": values, "estimate": fit.natural, "lower": lower, "upper": upper}
+    columns |= {"true_z": true_z, "estimate_z": fit.z, "covered": covered}
+    k = len(fit.space)
+    return pd.DataFrame(
+        {"participant": np.repeat(np.array(fit.ids, object), k), "parameter": list(fit.space.names) * len(fit)}
+        | {name: array.ravel() for name, array in columns.items()}
+        | {"converged": np.repeat(fit.converged, k)}
+    )
+
+
+def recovery_table(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
+    """How well parameters came back, on natural values and on z.
+
+    Args:
+        true: natural values (see ``Truth``).
+        fit: the estimates.
+        level: of the intervals of estimates; all other intervals are of 95 %.
+
+    Returns:
+        A row for each parameter and scale (natural, z): n, r (Pearson) with r_low and r_high (by Fisher's z),
+        spearman, bias (estimate − true) with bias_se, rmse, coverage (share of intervals that hold the truth)
+        with coverage_low and coverage_high (Wilson), intervals (how many there were), converged (share).
+        Correlations are NaN of fewer than three people, or of values that do not vary.
+
+    Raises:
+        ValueError: as ``recovery_pairs``.
+    """
+    return _measures(recovery_pairs(true, fit, level))
+
+
+def recovery_across(replicates: Sequence[tuple[Truth, Fit]], level: float = 0.95) -> pd.DataFrame:
+    """The same of several simulated groups: all people together, and how much r differs between groups.
+
+    Args:
+        replicates: (true, fit) of each.
+        level: as ``recovery_table``.
+
+    Returns:
+        As ``recovery_table``, and replicates (how many), r_mean and r_sd (of the groups' own r).
+
+    Raises:
+        ValueError: as ``recovery_pairs``; no replicate; or other parameters in one than in another.
+    """
+    if not replicates:
+        raise ValueError("recovery_across: needs at least one replicate; got none.")
+    names = {fit.space.names for _, fit in replicates}
+    if len(names) > 1:
+        raise ValueError(f"recovery_across: replicates must have the same parameters; got {sorted(names)}.")
+    pairs = [recovery_pairs(true, fit, level) for true, fit in replicates]
+    table = _measures(pd.concat(pairs, ignore_index=True))
+    own = np.stack([_measures(part)["r"].to_numpy() for part in pairs])
+    known = np.isfinite(own)
+    table["replicates"] = len(replicates)
+    table["r_mean"] = [r[there].mean() if there.any() else np.nan for r, there in zip(own.T, known.T, strict=True)]
+    table["r_sd"] = [
+        r[there].std(ddof=1) if there.sum() > 1 else np.nan for r, there in zip(own.T, known.T, strict=True)
+    ]
+    return table
+
+
+def _matched(true: Truth, fit: Fit) -> np.ndarray:
+    """Natural values in the order of the fit, (P, k)."""
+    if isinstance(true, pd.DataFrame):
+        missing = [one for one in fit.ids if one not in true.index]
+        missing += [name for name in fit.space.names if name not in true.columns]
+        if missing:
+            raise ValueError(f"Recovery: there are no true values of {', '.join(map(repr, missing))}.")
+        true = true.loc[list(fit.ids), list(fit.space.names)].to_numpy()
+    values = np.asarray(true, dtype=float)
+    if values.shape != (len(fit), len(fit.space)):
+        remedy = " Give a table with the ids as index, as some could not be fitted." if fit.failures else ""
+        raise ValueError(
+            f"Recovery: true values must be (P, k) = {(len(fit), len(fit.space))} as the fit; got {values.shape}."
+            f"{remedy}"
+        )
+    return values
+
+
+def _measures(pairs: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for parameter, own in pairs.groupby("parameter", sort=False):
+        covered = own["covered"].dropna()
+        low, high = wilson_interval(int(covered.sum()), len(covered))
+        for scale, suffix in (("natural", ""), ("z", "_z")):
+            true, estimate = own[f"true{suffix}"].to_numpy(), own[f"estimate{suffix}"].to_numpy()
+            error = estimate - true
+            r = _correlation(true, estimate)
+            r_low, r_high = _fisher_interval(r, len(own))
+            rows.append(
+                {
+                    "parameter": parameter,
+                    "scale": scale,
+                    "n": len(own),
+                    "r": r,
+                    "r_low": r_low,
+                    "r_high": r_high,
+                    "spearman": _correlation(_ranks(true), _ranks(estimate)),
+                    "bias": error.mean(),
+                    "bias_se": error.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.nan,
+                    "rmse": np.sqrt((error**2).mean()),
+                    "coverage": covered.mean() if len(covered) else np.nan,
+                    "coverage_low": low,
+                    "coverage_high": high,
+                    "intervals": len(covered),
+                    "converged": own["converged"].mean(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r; NaN of fewer than three pairs, and where one of them does not vary beyond rounding."""
+    if len(x) < 3 or not np.isfinite(x + y).all():
+        return np.nan
+    dx, dy = x - x.mean(), y - y.mean()
+    nx, ny = np.linalg.norm(dx), np.linalg.norm(dy)
+    if min(nx / np.linalg.norm(x), ny / np.linalg.norm(y)) < 1e-12 if nx and ny else True:
+        return np.nan
+    return float(np.clip((dx / nx) @ (dy / ny), -1, 1))
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    return pd.Series(x).rank().to_numpy()
+
+
+def _fisher_interval(r: float, n: int) -> tuple[float, float]:
+    if n < 4 or not abs(r) < 1:
+        return (np.nan, np.nan)
+    half = 1.959963984540054 / np.sqrt(n - 3)
+    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share; NaN of nothing."""
+    if not n:
+        return np.nan, np.nan
+    from scipy.stats import norm
+
+    q = norm.ppf(0.5 + level / 2)
+    p = successes / n
+    middle = (p + q**2 / (2 * n)) / (1 + q**2 / n)
+    half = q / (1 + q**2 / n) * np.sqrt(p * (1 - p) / n + q**2 / (4 * n**2))
+    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+
+
+# ---- models ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """How often data of one model (rows) were best explained by another (columns)."""
+
+    models: tuple[str, ...]
+    counts: np.ndarray
+    """(M, M) int: simulated, best."""
+
+    @property
+    def probabilities(self) -> pd.DataFrame:
+        """p(best | simulated), the confusion matrix: rows sum to 1; NaN rows of models that were not simulated."""
+        totals = self.counts.sum(1, keepdims=True)
+        shares = np.divide(self.counts, totals, out=np.full(self.counts.shape, np.nan), where=totals > 0)
+        return self.table(shares)
+
+    def table(self, values: np.ndarray) -> pd.DataFrame:
+        """(M, M) values with the models' names at rows and columns."""
+        rows, columns = pd.Index(self.models, name="simulated"), pd.Index(self.models, name="best")
+        return pd.DataFrame(values, index=rows, columns=columns)
+
+
+def confusion_matrix(
+    simulated: Sequence[str], best: Sequence[str], models: Sequence[str] | None = None
+) -> Confusion:
+    """Count which model explained best what each model simulated.
+
+    Args:
+        simulated: of each data set (a person or a group), the model that it is from.
+        best: of each, the model that explained it best.
+        models: all, in their order; by default in the order in which they occur.
+
+    Raises:
+        ValueError: lengths differ, there are no data, or a model is not in ``models``.
+    """
+    if len(simulated) != len(best) or not len(best):
+        raise ValueError(
+            "confusion_matrix: needs simulated and best of the same data sets; got "
+            f"{len(simulated)} and {len(best)} of them."
+        )
+    order = tuple(dict.fromkeys([*simulated, *best] if models is None else models))
+    unknown = sorted({*simulated, *best} - set(order))
+    if unknown:
+        raise ValueError(f"confusion_matrix: {unknown} are not among the models {list(order)}.")
+    counts = np.zeros((len(order), len(order)), int)
+    place = {name: m for m, name in enumerate(order)}
+    np.add.at(counts, ([place[name] for name in simulated], [place[name] for name in best]), 1)
+    return Confusion(order, counts)
+
+
+def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None) -> pd.DataFrame:
+    """p(simulated | best): how far the winner of a comparison can be trusted (Wilson & Collins, 2019, box 5).
+
+    Args:
+        confusion: the counts.
+        prior: (M,) probability of each model before; equal by default.
+
+    Returns:
+        Rows: simulated, columns: best. Columns sum to 1; NaN columns of models that never were the best.
+
+    Raises:
+        ValueError: a model was not simulated, or the prior does not fit.
+    """
+    size = len(confusion.models)
+    before = np.full(size, 1 / size) if prior is None else np.asarray(prior, dtype=float)
+    if before.shape != (size,) or not (before >= 0).all() or not before.sum() > 0:
+        raise ValueError(f"inversion_matrix: the prior must be {size} numbers ≥ 0, not all 0; got {prior!r}.")
+    silent = [name for name, n in zip(confusion.models, confusion.counts.sum(1), strict=True) if not n]
+    if silent:
+        raise ValueError(
+            f"inversion_matrix: no data were simulated from {silent}; simulate them, or leave them out."
+        )
+    joint = confusion.probabilities.to_numpy() * (before / before.sum())[:, None]
+    totals = joint.sum(0, keepdims=True)
+    return confusion.table(np.divide(joint, totals, out=np.full(joint.shape, np.nan), where=totals > 0))
+
+
+# ---- simulation-based calibration --------------------------------------------------------------------
+
+
+def posterior_draws(fit: Fit, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n draws of z from each participant's posterior, (n, P, k).
+
+    Evenly spaced ones of ``fit.samples``, so that successive ones depend little on each other; without samples,
+    from the normal distribution with the fit's covariance, NaN where there is none.
+
+    Raises:
+        ValueError: there are fewer samples than n.
+    """
+    if fit.samples is not None:
+        if n > len(fit.samples):
+            raise ValueError(f"posterior_draws: the fit has {len(fit.samples)} samples; got n={n}.")
+        return fit.samples[np.linspace(0, len(fit.samples) - 1, n).round().astype(int)]
+    people, k = fit.z.shape
+    factors = np.full((people, k, k), np.nan)
+    for p, covariance in enumerate(fit.covariance):
+        if np.isfinite(covariance).all() and (np.linalg.eigvalsh(covariance) > 0).all():
+            factors[p] = np.linalg.cholesky(covariance)
+    return fit.z + np.einsum("pij,npj->npi", factors, rng.standard_normal((n, people, k)))
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Ranks of the truth among posterior draws: uniform if posteriors are what they claim to be.
+
+    That holds if the truth is drawn from the prior that was fitted with; a group that is estimated from the same
+    people gives ranks that are a little too central.
+    """
+
+    names: tuple[str, ...]
+    """Parameters, (k,)."""
+    ranks: np.ndarray
+    """(N, k) int: 0 ... draws; -1 where there was no posterior."""
+    draws: int
+    """S: draws among which the truth was ranked."""
+
+    def of(self, parameter: str) -> np.ndarray:
+        """Ranks of one parameter, (n,), without those that are missing."""
+        ranks = self.ranks[:, self.names.index(parameter)]
+        return ranks[ranks >= 0]
+
+    def table(self, bins: int | None = None, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+        """Whether ranks are uniform.
+
+        Args:
+            bins: of the chi-square test; by default at most 20, and so that 5 ranks are expected in each.
+            level: of the simultaneous band.
+            seed: of its simulation.
+
+        Returns:
+            A row a parameter: n, missing, mean_rank (over draws: .5 is expected; above, estimates are too low),
+            bins, chi2, chi2_p, ecdf_difference (largest, absolute), ecdf_p, ecdf_inside (whether the
+            distribution of ranks lies within the band). NaN of the tests with fewer than 10 ranks.
+        """
+        return pd.DataFrame([self._row(name, bins, level, seed) for name in self.names])
+
+    def ecdf(
+        self, parameter: str, level: float = 0.95, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of ranks: points z_i (I,) in (0, 1), share below − z_i (I,), lower and upper edge of its band."""
+        ranks = self.of(parameter)
+        points = _points(self.draws)
+        expected = points / (self.draws + 1)
+        share = np.array([(ranks < point).mean() if len(ranks) else np.nan for point in points])
+        lower, upper = ecdf_band(len(ranks), expected, level=level, seed=seed)
+        return expected, share - expected, lower - expected, upper - expected
+
+    def _row(self, name: str, bins: int | None, level: float, seed: int) -> dict[str, object]:
+        from scipy.stats import chisquare
+
+        ranks = self.of(name)
+        n = len(ranks)
+        row: dict[str, object] = {"parameter": name, "n": n, "missing": len(self.ranks) - n}
+        row["mean_rank"] = ranks.mean() / self.draws if n else np.nan
+        tests = ("bins", "chi2", "chi2_p", "ecdf_difference", "ecdf_p", "ecdf_inside")
+        if n < 10:
+            return row | dict.fromkeys(tests, np.nan)
+        counts, expected = rank_histogram(ranks, self.draws, bins)
+        test = chisquare(counts, expected)
+        points = _points(self.draws)
+        z = points / (self.draws + 1)
+        below = np.array([(ranks < point).sum() for point in points])
+        minima = _smallest_tails(n, tuple(z), 10_000, seed)
+        smallest = _tails(n, z)[below, np.arange(len(z))].min()
+        lower, upper = ecdf_band(n, z, level=level, seed=seed)
+        inside = bool(((lower <= below / n) & (below / n <= upper)).all())
+        p = (1 + (minima <= smallest).sum()) / (1 + len(minima))
+        found = (len(counts), test.statistic, test.pvalue, np.abs(below / n - z).max(), p, inside)
+        return row | dict(zip(tests, found, strict=True))
+
+
+def calibration(true_z: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> Calibration:
+    """Rank the truth among posterior draws.
+
+    Args:
+        true_z: (N, k), z that were drawn from the prior.
+        samples: (S, N, k), draws from each posterior, nearly independent.
+        names: of the parameters, (k,).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    true_z, samples = np.asarray(true_z, dtype=float), np.asarray(samples, dtype=float)
+    if true_z.ndim != 2 or samples.shape[1:] != true_z.shape or not len(samples) or true_z.shape[1] != len(names):
+        raise ValueError(
+            f"calibration: needs true values (N, {len(names)}) and samples (S, N, {len(names)}); got "
+            f"{true_z.shape} and {samples.shape}."
+        )
+    known = np.isfinite(samples).all(0) & np.isfinite(true_z)
+    return Calibration(tuple(names), np.where(known, (samples < true_z).sum(0), -1), len(samples))
+
+
+def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: int = 0) -> Calibration:
+    """Rank the truth of all people of several fits among draws from their posteriors.
+
+    Args:
+        replicates: (true, fit) of each, as in ``recovery_across``; the truth was drawn from the prior.
+        draws: S.
+        seed: of the draws from normal posteriors.
+
+    Raises:
+        ValueError: as ``recovery_pairs`` and ``posterior_draws``; no replicate; or parameters that differ.
+    """
+    names = {fit.space.names for _, fit in replicates}
+    if len(names) != 1:
+        raise ValueError(f"calibrate: needs fits with the same parameters; got {sorted(names)}.")
+    rng = np.random.default_rng(seed)
+    true = [fit.space.unconstrained_array(_matched(values, fit)) for values, fit in replicates]
+    samples = [posterior_draws(fit, draws, rng) for _, fit in replicates]
+    return calibration(np.concatenate(true), np.concatenate(samples, axis=1), names.pop())
+
+
+def rank_histogram(ranks: np.ndarray, draws: int, bins: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of ranks 0 ... draws in bins, and what is expected in each: (B,) and (B,)."""
+    bins = max(2, min(20, len(ranks) // 5)) if bins is None else bins
+    edges = np.linspace(0, draws + 1, min(bins, draws + 1) + 1).round().astype(int)
+    counts = np.histogram(ranks, edges - 0.5)[0]
+    return counts, len(ranks) * np.diff(edges) / (draws + 1)
+
+
+def ecdf_band(
+    n: int, points: np.ndarray, *, level: float = 0.95, simulations: int = 10_000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges between which the share of n uniform values up to each point lies, at all points at once.
+
+    Binomial intervals at each point, made wider so that all hold together: Säilynoja et al. (2022), algorithm 1.
+
+    Args:
+        n: how many values.
+        points: z_i (I,), ascending, within (0, 1).
+        level: probability that the share lies within the edges at all points.
+        simulations: of n uniform values, to find how much wider.
+        seed: of the simulations.
+
+    Returns:
+        (I,) and (I,), shares.
+    """
+    from scipy.stats import binom
+
+    gamma = np.quantile(_smallest_tails(n, tuple(points), simulations, seed), 1 - level)
+    lower, upper = binom.ppf(gamma / 2, n, points), binom.ppf(1 - gamma / 2, n, points)
+    return lower / max(n, 1), upper / max(n, 1)
+
+
+def _points(draws: int) -> np.ndarray:
+    """Ranks at which the distribution is looked at: all of them, or a hundred; without the last, where it is 1."""
+    inner = np.arange(1, draws + 1)
+    return inner if draws <= 100 else np.unique(np.linspace(1, draws, 100).round().astype(int))
+
+
+@lru_cache(maxsize=16)
+def _smallest_tails(n: int, points: tuple[float, ...], simulations: int, seed: int) -> np.ndarray:
+    """Of each simulation of n uniform values, the smallest two-sided tail probability over the points."""
+    z = np.array(points)
+    cells = np.diff(np.concatenate([[0.0], z, [1.0]]))
+    below = np.random.default_rng(seed).multinomial(n, cells, simulations)[:, :-1].cumsum(1)
+    return _tails(n, z)[below, np.arange(len(z))].min(1)
+
+
+def _tails(n: int, z: np.ndarray) -> np.ndarray:
+    """2 min(p(X ≤ x), p(X ≥ x)) of X ~ Binomial(n, z_i): (n + 1, I)."""
+    from scipy.stats import binom
+
+    x = np.arange(n + 1)[:, None]
+    return 2 * np.minimum(binom.cdf(x, n, z), binom.sf(x - 1, n, z))
