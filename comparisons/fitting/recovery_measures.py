@@ -116,7 +116,7 @@ def _matched(true: Truth, fit: Fit) -> np.ndarray:
         if missing:
             raise ValueError(f"Recovery: there are no true values of {', '.join(map(repr, missing))}.")
         true = true.loc[list(fit.ids), list(fit.space.names)].to_numpy()
-    values = np.asarray(true, dtype=float)
+    values = np.array(true, dtype=float)  # a copy: values of a table cannot be written, which torch warns of
     if values.shape != (len(fit), len(fit.space)):
         remedy = " Give a table with the ids as index, as some could not be fitted." if fit.failures else ""
         raise ValueError(

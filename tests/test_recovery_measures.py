@@ -1,0 +1,279 @@
+"""Measures of recovery against numbers by hand, and against simulations whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from eplstm.comparisons.fitting.parameters import ParameterSpace
+from eplstm.comparisons.fitting.recovery_measures import (
+    Calibration,
+    calibrate,
+    calibration,
+    confusion_matrix,
+    ecdf_band,
+    inversion_matrix,
+    posterior_draws,
+    rank_histogram,
+    recovery_across,
+    recovery_pairs,
+    recovery_table,
+    wilson_interval,
+)
+from eplstm.comparisons.fitting.results import Fit
+from scipy.stats import binomtest, pearsonr, spearmanr
+
+# The same few sums in another order: float64 rounding and nothing else.
+ATOL = 1e-12
+
+SPACE = ParameterSpace.of("inverse_temperature", "gate_bias")
+
+
+def a_fit(z, sd=0.5, space=SPACE, **changes):
+    z = np.asarray(z, float)
+    people, k = z.shape
+    fields = {
+        "model": "m",
+        "estimator": "map",
+        "space": space,
+        "ids": tuple(f"p{p}" for p in range(people)),
+        "z": z,
+        "covariance": np.tile(sd**2 * np.eye(k), (people, 1, 1)),
+        "log_likelihood": np.zeros(people),
+        "log_prior": np.zeros(people),
+        "n_choices": np.full(people, 100),
+        "converged": np.ones(people, bool),
+        "message": ("",) * people,
+    }
+    return Fit(**{**fields, **changes})
+
+
+@pytest.fixture
+def recovered(rng):
+    """30 people, and estimates that miss by a normal error of .5."""
+    true_z = rng.standard_normal((30, 2))
+    return SPACE.natural_array(true_z), true_z, a_fit(true_z + 0.5 * rng.standard_normal((30, 2)) + 0.1)
+
+
+# ---- parameters --------------------------------------------------------------------------------------
+
+
+def test_table_has_the_usual_measures_on_both_scales(recovered):
+    true, true_z, fit = recovered
+    table = recovery_table(true, fit).set_index(["parameter", "scale"])
+    lower, upper = fit.interval()
+    for k, name in enumerate(SPACE.names):
+        for scale, x, y in (("natural", true[:, k], fit.natural[:, k]), ("z", true_z[:, k], fit.z[:, k])):
+            row = table.loc[(name, scale)]
+            test = pearsonr(x, y)
+            assert row["r"] == pytest.approx(test.statistic, abs=ATOL)
+            interval = test.confidence_interval()
+            np.testing.assert_allclose([row["r_low"], row["r_high"]], interval, atol=1e-7)  # z to 7 digits there
+            assert row["spearman"] == pytest.approx(spearmanr(x, y).statistic, abs=ATOL)
+            assert row["bias"] == pytest.approx((y - x).mean(), abs=ATOL)
+            assert row["bias_se"] == pytest.approx((y - x).std(ddof=1) / np.sqrt(30), abs=ATOL)
+            assert row["rmse"] == pytest.approx(np.sqrt(((y - x) ** 2).mean()), abs=ATOL)
+            inside = (lower[:, k] <= true[:, k]) & (true[:, k] <= upper[:, k])
+            assert row["coverage"] == inside.mean() and row["intervals"] == row["n"] == 30
+            assert (row["coverage_low"], row["coverage_high"]) == wilson_interval(int(inside.sum()), 30)
+            assert row["converged"] == 1
+
+
+def test_coverage_is_nominal_where_intervals_are_right(rng):
+    true = rng.standard_normal((2000, 2))
+    fit = a_fit(true + 0.5 * rng.standard_normal((2000, 2)))
+    table = recovery_table(SPACE.natural_array(true), fit)
+    # Three standard errors of a share of 2000.
+    np.testing.assert_allclose(table["coverage"], 0.95, atol=3 * np.sqrt(0.95 * 0.05 / 2000))
+    half = recovery_table(SPACE.natural_array(true), fit, level=0.5)
+    np.testing.assert_allclose(half["coverage"], 0.5, atol=3 * np.sqrt(0.25 / 2000))
+
+
+def test_truth_in_a_table_is_matched_by_id_and_name(recovered):
+    true, _, fit = recovered
+    frame = pd.DataFrame(true, index=list(fit.ids), columns=list(SPACE.names))
+    turned = frame.iloc[::-1, ::-1].assign(lapse=0.1)
+    turned.loc["lost"] = 0.3
+    pd.testing.assert_frame_equal(recovery_table(turned, fit), recovery_table(true, fit))
+    with pytest.raises(ValueError, match="no true values of 'p3'"):
+        recovery_table(frame.drop("p3"), fit)
+
+
+def test_people_without_intervals_are_not_counted_as_missed(recovered):
+    true, _, fit = recovered
+    fit.covariance[:10] = np.nan
+    table = recovery_table(true, fit)
+    assert (table["intervals"] == 20).all() and (table["n"] == 30).all()
+    pairs = recovery_pairs(true, fit)
+    assert pairs["covered"].isna().sum() == 20 and len(pairs) == 60
+    assert pairs["participant"].tolist()[:3] == ["p0", "p0", "p1"]
+
+
+def test_degenerate_groups_have_no_correlation(recovered):
+    true, _, fit = recovered
+    one = recovery_table(true[:1], a_fit(fit.z[:1]))
+    assert one["r"].isna().all() and one["bias"].notna().all() and one["bias_se"].isna().all()
+    same = recovery_table(np.tile(true[:1], (30, 1)), fit)
+    assert same["r"].isna().all() and same["spearman"].isna().all() and same["rmse"].notna().all()
+    zero = recovery_table(np.tile([[1.0, 0.0]], (30, 1)), fit)
+    assert zero["r"].isna().all()
+
+
+def test_truth_that_does_not_fit_is_named(recovered):
+    true, _, fit = recovered
+    with pytest.raises(ValueError, match=r"must be \(P, k\) = \(30, 2\) as the fit; got \(29, 2\)\.$"):
+        recovery_table(true[1:], fit)
+    fit.failures["p99"] = "no finite start"
+    with pytest.raises(ValueError, match="Give a table with the ids"):
+        recovery_table(np.vstack([true, true[:1]]), fit)
+    true[4, 0] = -1
+    with pytest.raises(ValueError, match=r"inverse_temperature of participant 'p4' is -1\.0"):
+        recovery_table(true, fit)
+
+
+def test_replicates_are_pooled_and_their_spread_is_shown(rng):
+    replicates = []
+    for _ in range(4):
+        true = rng.standard_normal((12, 2))
+        replicates.append((SPACE.natural_array(true), a_fit(true + 0.5 * rng.standard_normal((12, 2)))))
+    table = recovery_across(replicates)
+    own = [recovery_table(*one)["r"] for one in replicates]
+    np.testing.assert_allclose(table["r_mean"], np.mean(own, 0), atol=ATOL)
+    np.testing.assert_allclose(table["r_sd"], np.std(own, 0, ddof=1), atol=ATOL)
+    assert (table["n"] == 48).all() and (table["replicates"] == 4).all()
+    shares = [recovery_table(*one)["coverage"] for one in replicates]
+    np.testing.assert_allclose(table["coverage"], np.mean(shares, 0), atol=ATOL)
+    assert recovery_across(replicates[:1])["r_sd"].isna().all()
+    with pytest.raises(ValueError, match="at least one replicate"):
+        recovery_across([])
+    other = ParameterSpace.of("lapse")
+    with pytest.raises(ValueError, match="the same parameters"):
+        recovery_across([*replicates, (np.full((1, 1), 0.1), a_fit([[0.0]], space=other))])
+
+
+def test_wilson_interval_is_that_of_scipy():
+    for k, n in ((0, 5), (5, 5), (17, 20), (950, 1000)):
+        expected = binomtest(k, n).proportion_ci(0.95, "wilson")
+        np.testing.assert_allclose(wilson_interval(k, n), expected, atol=1e-12)
+    assert np.isnan(wilson_interval(0, 0)).all()
+
+
+# ---- models ------------------------------------------------------------------------------------------
+
+
+def test_confusion_and_inversion_are_bayes_rule():
+    simulated = ["a"] * 10 + ["b"] * 20
+    best = ["a"] * 9 + ["b"] * 1 + ["a"] * 10 + ["b"] * 10
+    confusion = confusion_matrix(simulated, best)
+    assert confusion.models == ("a", "b") and confusion.counts.tolist() == [[9, 1], [10, 10]]
+    np.testing.assert_allclose(confusion.probabilities, [[0.9, 0.1], [0.5, 0.5]], atol=ATOL)
+    # Not from the counts: models are equally likely before, however often each was simulated.
+    inversion = inversion_matrix(confusion)
+    np.testing.assert_allclose(inversion, [[0.9 / 1.4, 0.1 / 0.6], [0.5 / 1.4, 0.5 / 0.6]], atol=ATOL)
+    assert inversion.index.name == "simulated" and list(inversion.columns) == ["a", "b"]
+    by_prior = inversion_matrix(confusion, [1, 2])
+    np.testing.assert_allclose(by_prior, confusion.counts / confusion.counts.sum(0), atol=ATOL)
+
+
+def test_models_that_never_won_or_were_never_simulated():
+    confusion = confusion_matrix(["a", "b"], ["a", "a"], ["a", "b"])
+    inversion = inversion_matrix(confusion)
+    np.testing.assert_allclose(inversion["a"], [0.5, 0.5])
+    assert inversion["b"].isna().all()
+    silent = confusion_matrix(["a"], ["c"], ["a", "b", "c"])
+    assert silent.probabilities.loc["b"].isna().all() and silent.probabilities.loc["a", "c"] == 1
+    with pytest.raises(ValueError, match=r"no data were simulated from \['b', 'c'\]"):
+        inversion_matrix(silent)
+    with pytest.raises(ValueError, match="prior must be 2 numbers"):
+        inversion_matrix(confusion, [1.0])
+    with pytest.raises(ValueError, match=r"\['c'\] are not among the models"):
+        confusion_matrix(["a"], ["c"], ["a", "b"])
+    with pytest.raises(ValueError, match="got 2 and 1 of them"):
+        confusion_matrix(["a", "b"], ["a"])
+
+
+# ---- calibration -------------------------------------------------------------------------------------
+
+
+def a_posterior(rng, n, draws, too_narrow=1.0, shift=0.0):
+    """Truth ~ N(0, 1), one observation of it with noise 1: the posterior is N(y / 2, 1 / 2)."""
+    true = rng.standard_normal((n, 1))
+    y = true + rng.standard_normal((n, 1))
+    samples = y / 2 + shift + np.sqrt(0.5) * too_narrow * rng.standard_normal((draws, n, 1))
+    return calibration(true, samples, ["z"])
+
+
+def test_right_posteriors_have_uniform_ranks(rng):
+    result = a_posterior(rng, 500, 99)
+    row = result.table().iloc[0]
+    assert row["ecdf_inside"] and row["ecdf_p"] > 0.05 and row["chi2_p"] > 0.05
+    assert row["mean_rank"] == pytest.approx(0.5, abs=0.05) and row["n"] == 500 and row["missing"] == 0
+    assert result.ranks.min() >= 0 and result.ranks.max() <= 99
+
+
+@pytest.mark.parametrize(("wrong", "mean_rank"), [({"too_narrow": 0.6}, 0.5), ({"shift": -0.3}, 0.65)])
+def test_wrong_posteriors_are_found(rng, wrong, mean_rank):
+    row = a_posterior(rng, 500, 99, **wrong).table().iloc[0]
+    assert not row["ecdf_inside"] and row["ecdf_p"] < 0.001 and row["chi2_p"] < 0.001
+    assert row["mean_rank"] == pytest.approx(mean_rank, abs=0.06)
+
+
+def test_band_holds_all_points_at_once_as_often_as_it_says():
+    points = np.arange(1, 50) / 50
+    lower, upper = ecdf_band(80, points, level=0.9)
+    values = np.random.default_rng(1).random((4000, 80))
+    share = (values[..., None] < points).mean(1)
+    inside = ((lower <= share) & (share <= upper)).all(1).mean()
+    # Shares of 80 are steps: the band holds at least as often, and little more. Four standard errors below: .019.
+    assert 0.9 - 0.019 < inside < 0.95
+    assert (lower < points).all() and (points < upper).all()
+
+
+def test_ecdf_is_that_of_the_ranks():
+    result = Calibration(("a", "b"), np.array([[0, -1], [1, 0], [3, 1], [3, 2]]), draws=3)
+    points, difference, lower, upper = result.ecdf("a")
+    np.testing.assert_allclose(points, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(difference, [0, 0, -0.25])
+    assert (lower < 0).all() and (upper > 0).all()
+    assert result.of("b").tolist() == [0, 1, 2]
+    table = result.table()
+    assert table["missing"].tolist() == [0, 1] and table["chi2_p"].isna().all()
+    counts, expected = rank_histogram(np.array([0, 1, 3, 3]), 3, bins=4)
+    assert counts.tolist() == [1, 1, 0, 2] and expected.tolist() == [1, 1, 1, 1]
+    counts, expected = rank_histogram(np.arange(10), 9, bins=4)
+    assert counts.tolist() == expected.tolist() and expected.sum() == 10
+
+
+def test_many_draws_are_looked_at_in_a_hundred_places(rng):
+    points, difference, *_ = a_posterior(rng, 60, 999).ecdf("z")
+    assert len(points) == len(difference) == 100 and points[0] == 0.001
+
+
+def test_posterior_draws_have_the_moments_of_the_fit(rng):
+    covariance = np.array([[[0.5, 0.3], [0.3, 0.4]], [[np.nan] * 2] * 2, [[1.0, 0], [0, -1]]])
+    fit = a_fit([[1.0, -1.0], [0.0, 0.0], [0.0, 0.0]], covariance=covariance)
+    draws = posterior_draws(fit, 20_000, rng)
+    assert draws.shape == (20_000, 3, 2) and np.isnan(draws[:, 1:]).all()
+    # Some four standard errors of means and covariances.
+    np.testing.assert_allclose(draws[:, 0].mean(0), [1, -1], atol=0.02)
+    np.testing.assert_allclose(np.cov(draws[:, 0].T), covariance[0], atol=0.02)
+    sampled = a_fit(np.zeros((1, 2)), samples=np.arange(20.0).reshape(10, 1, 2))
+    assert posterior_draws(sampled, 4, rng)[:, 0, 0].tolist() == [0, 6, 12, 18]
+    with pytest.raises(ValueError, match="has 10 samples; got n=11"):
+        posterior_draws(sampled, 11, rng)
+
+
+def test_fits_are_calibrated_together(rng):
+    replicates = []
+    for _ in range(3):
+        true = rng.standard_normal((100, 2))
+        y = true + rng.standard_normal((100, 2))
+        replicates.append((SPACE.natural_array(true), a_fit(y / 2, sd=np.sqrt(0.5))))
+    replicates[0][1].covariance[0] = np.nan
+    result = calibrate(replicates, draws=49, seed=1)
+    assert result.ranks.shape == (300, 2) and result.names == SPACE.names and result.draws == 49
+    table = result.table()
+    assert table["missing"].tolist() == [1, 1] and table["ecdf_inside"].all()
+    np.testing.assert_array_equal(result.ranks, calibrate(replicates, draws=49, seed=1).ranks)
+    with pytest.raises(ValueError, match="needs fits with the same parameters; got"):
+        calibrate([])
+    with pytest.raises(ValueError, match="needs true values"):
+        calibration(np.zeros((3, 1)), np.zeros((5, 4, 1)), ["z"])
