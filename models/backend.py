@@ -497,7 +497,8 @@ class RecurrentComposition(pnl.AutodiffComposition):
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
-        nesting().supply_defaults(self)
+        if self._session is None:
+            nesting().supply_defaults(self)
         if self._reports and self._session is not None:
             self._show_inputs(kwargs["inputs"], kwargs["context"])
         return super().execute(*args, **kwargs)
@@ -692,6 +693,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         wrapper = self.parameters.pytorch_representation._get(context)
         self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
         self._choose_path(context)
+        nesting().supply_defaults(self)
         self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
         self._steps = Steps(wrapper.optimizer)
         self._begin(wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)

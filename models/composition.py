@@ -743,7 +743,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, it must be told the last choice of a person with perseveration."""
-        if self.is_nested and not args and "inputs" not in kwargs:
+        if not args and "inputs" not in kwargs and self.is_nested:
             self._in_graph.check_last_choice(kwargs.get("context"))
         return super().execute(*args, **kwargs)
 

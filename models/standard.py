@@ -218,11 +218,19 @@ class StandardGraph:
         matrices = {key: wrapper.projections_map[p].matrix for key, p in self.model._learned.items()}
         self._parameters = matrices
         self._arrays = {key: matrix.detach().numpy() for key, matrix in matrices.items()}  # the same numbers
-        self._gradients = {key: torch.zeros_like(matrix) for key, matrix in matrices.items()}
+        self._gradients = {name: self._room_for_gradients(name) for name in (*GATE_WEIGHTS, *READOUTS)}
         self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
         wrapper.optimizer.zero_grad()
         self._person = self.model._in_graph.of(context)
         self._memories = _Memories(self.model, inputs, context) if self.model._has_memory else None
+
+    def _room_for_gradients(self, name: str) -> tuple[np.ndarray, list[tuple[Tensor, Tensor]]]:
+        """(blocks, sender, receiver), for the gradients of all blocks of a weight; and the parameters, each with
+        its part of it."""
+        blocks = GATE_ORDER if name in GATE_WEIGHTS else (name.split("_")[0],)
+        room = np.zeros((len(blocks), *self._arrays[name, blocks[0]].shape))
+        parts = zip(blocks, torch.from_numpy(room).unbind(), strict=True)
+        return room, [(self._parameters[name, b], part) for b, part in parts if (name, b) in self._parameters]
 
     def execute(
         self,
@@ -279,20 +287,13 @@ class StandardGraph:
         g = gradients(
             self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values())
         )
-        size = self.model.config.hidden_size
-        columns = {block: slice(k * size, (k + 1) * size) for k, block in enumerate(GATE_ORDER)}
-        biases = {"input_bias": g.bias, "hidden_bias": g.bias}
-        for (name, block), parameter in self._parameters.items():
-            if not parameter.requires_grad:
-                continue
-            found = biases.get(name) if name in biases else getattr(g, name)
-            if found is None:
-                parameter.grad = None
-                continue
-            gradient = found[0]
-            buffer = self._gradients[name, block]
-            buffer.numpy()[...] = gradient[:, columns[block]] if block in columns else gradient
-            parameter.grad = buffer
+        for name, (buffer, by_parameter) in self._gradients.items():
+            found = g.bias if name in ("input_bias", "hidden_bias") else getattr(g, name)
+            if found is not None:
+                buffer[...] = found[0].reshape(-1, len(buffer), buffer.shape[-1]).swapaxes(0, 1)
+            for parameter, gradient in by_parameter:
+                if parameter.requires_grad:  # PsyNeuLink freezes projections after ``begin``
+                    parameter.grad = None if found is None else gradient
 
 
 class _Memories:
