@@ -317,8 +317,8 @@ class _Group:
         likelihood = self.likelihood
         neutral = {"inverse_temperature": 1.0, "lapse": 0.0, "perseveration": 0.0, "gate_bias": 0.0}
         neutral |= {"forgetting": 0.0, "encoding_probability": 1.0, "sharpness": likelihood.agent.config.sharpness}
-        fixed = {name: torch.full(z.shape[:2], value).double() for name, value in neutral.items()}
-        fixed |= {name: torch.full(z.shape[:2], value).double() for name, value in likelihood.space.fixed.items()}
+        given = neutral | dict(likelihood.space.fixed)
+        fixed = {name: torch.full(z.shape[:2], value, dtype=torch.float64) for name, value in given.items()}
         fixed.pop("context_weight", None)  # the keys have it
         return fixed | likelihood.space.natural(z)
 
