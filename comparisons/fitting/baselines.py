@@ -101,14 +101,14 @@ class BiasOnly:
     def log_likelihood(self, z: Tensor) -> Tensor:
         """z (R, P, k) float64 → (R, P), differentiable."""
         scored = self._scored
-        values = {name: value.unsqueeze(-1) for name, value in self._values(z).items()}
+        values = {name: value.unsqueeze(-1) for name, value in self._values(z, 3).items()}
         return torch.where(scored.there, self._log_p(values, scored), 0.0).sum(-1)
 
     def pointwise(self, z: Tensor) -> list[np.ndarray]:
         """z (P, k) → for each participant the log-likelihood of each trial with choices, in order."""
         scored = self._scored
         with torch.no_grad():
-            values = {name: value.unsqueeze(-1) for name, value in self._values(z).items()}
+            values = {name: value.unsqueeze(-1) for name, value in self._values(z, 2).items()}
             log_p = self._log_p(values, scored).numpy()
         return [
             np.bincount(trial, weights=row[: len(trial)]) for trial, row in zip(scored.trial, log_p, strict=True)
@@ -127,7 +127,7 @@ class BiasOnly:
         Returns:
             For each participant and block (n, T, 2), lapses included.
         """
-        values = self._values(torch.as_tensor(z, dtype=torch.float64))
+        values = self._values(torch.as_tensor(z, dtype=torch.float64), 2)
         return [
             [self._policy(block, {name: value[p] for name, value in values.items()}) for block in person.blocks]
             for p, person in enumerate(self._participants)
@@ -139,8 +139,14 @@ class BiasOnly:
         """E_t, (n, T)."""
         return np.zeros(trials.targets.shape)
 
-    def _values(self, z: Tensor) -> dict[str, Tensor]:
-        """z (..., k) → natural values, each (...); those that are neither free nor fixed are left out."""
+    def _values(self, z: Tensor, axes: int) -> dict[str, Tensor]:
+        """z (..., P, k) → natural values, each (..., P); those that are neither free nor fixed are left out."""
+        expected = (len(self._participants), len(self._space))
+        if z.ndim != axes or tuple(z.shape[-2:]) != expected:
+            form = "(R, P, k)" if axes == 3 else "(P, k)"
+            raise ValueError(
+                f"{type(self).__name__}: z must be {form} with (P, k) = {expected}; got {tuple(z.shape)}."
+            )
         fixed = {name: z.new_full(z.shape[:-1], value) for name, value in self._space.fixed.items()}
         return {**fixed, **self._space.natural(z)}
 

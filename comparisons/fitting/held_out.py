@@ -1,7 +1,7 @@
 """How well choices are predicted that were left out: single trials (PSIS-LOO), blocks, or people.
 
 Sources: Vehtari, Gelman & Gabry (2017) and Vehtari, Simpson, Gelman, Yao & Gabry (2024), PSIS-LOO and its limit
-of k-hat; Owen (1997), scrambled quasi-random draws.
+of k-hat; Cranley & Patterson (1976), quasi-random draws with random shifts.
 """
 
 from __future__ import annotations
@@ -258,39 +258,38 @@ def marginal_likelihood(
     seed: int | Sequence[int] = 0,
     at_once: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log ∫ p(D|z) N(z; mean, sd²) dz of each participant, by averaging over quasi-random draws (scrambled
-    Sobol).
+    """log ∫ p(D|z) N(z; mean, sd²) dz of each participant, by averaging over quasi-random draws.
 
     Args:
         objective: of P participants.
         mean: (k,), of z in the group.
         sd: (k,).
-        draws: so many, or up to twice as many: eight scramblings of a power of 2 points.
-        seed: of the scramblings.
+        draws: so many, or up to twice as many: eight copies, shifted at random, of a power of 2 Sobol points.
+        seed: of the shifts.
         at_once: draws in one call of the objective.
 
     Returns:
-        (P,) in nats, and (P,) its standard error, from the scramblings' differences; NaN where a log-likelihood
-        is.
+        (P,) in nats, and (P,) its standard error, from the copies' differences; NaN where a log-likelihood is.
     """
     from scipy.stats import norm, qmc
 
     mean, sd = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
-    people, scramblings = len(objective.ids), 8
     if not len(mean):
+        people = len(objective.ids)
         with torch.no_grad():
             return objective.log_likelihood(torch.zeros(1, people, 0).double())[0].numpy(), np.zeros(people)
-    power = max(0, int(np.ceil(np.log2(draws / scramblings))))
+    rng, shifts = np.random.default_rng(seed), 8
+    grid = qmc.Sobol(len(mean), scramble=False).random_base2(max(0, int(np.ceil(np.log2(draws / shifts)))))
     found = []
-    for rng in np.random.default_rng(seed).spawn(scramblings):
-        points = qmc.Sobol(len(mean), rng=rng).random_base2(power) if power else rng.random((1, len(mean)))
+    for _ in range(shifts):
+        points = (grid + rng.random(len(mean))) % 1
         z = mean + sd * norm.ppf(np.clip(points, 1e-12, 1 - 1e-12))
         found.append(logsumexp(_at(objective, z, at_once), axis=0) - np.log(len(z)))
     each = np.stack(found)
-    total = logsumexp(each, axis=0) - np.log(scramblings)
+    total = logsumexp(each, axis=0) - np.log(shifts)
     # The error of a logarithm is the relative error of its argument.
     relative = np.exp(each - np.where(np.isfinite(total), total, np.nan))
-    return total, relative.std(0, ddof=1) / np.sqrt(scramblings)
+    return total, relative.std(0, ddof=1) / np.sqrt(shifts)
 
 
 def compare_scores(scores: Mapping[str, pd.Series]) -> pd.DataFrame:

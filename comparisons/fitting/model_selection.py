@@ -236,7 +236,7 @@ class ModelSelection:
     responsibilities: np.ndarray
     """(P, M): probability that a participant has a model; rows sum to 1."""
     exceedance: np.ndarray
-    """(M,): probability that a model has the largest share."""
+    """(M,): probability that a model has the largest share, if shares differ; too sure where evidence is weak."""
     omnibus_risk: float
     """Probability that all shares are equal, against that they differ (equally likely before)."""
 
@@ -274,8 +274,12 @@ def random_effects_selection(
     """Random-effects selection: each participant has one of the models; in which shares do they occur?
 
     The shares r ~ Dirichlet(prior, ..., prior) and the participants' models are inferred by variational Bayes
-    (Stephan et al., 2009, eqs. 11 to 14). Exceedance probabilities are integrals, not draws. Everything is
-    deterministic.
+    (Stephan et al., 2009). Exceedance probabilities are integrals, not draws; everything is deterministic.
+
+    Report ``protected_exceedance``. Where single people's evidence is weak, the variational posterior of the
+    shares is too narrow, and ``exceedance`` too sure: of 20 people and two models, with evidence that differs by
+    some .4 nats at random, it was .998 where exact integration gives .78. Protected, the two agreed to .04 (.65
+    and .65 in that case).
 
     Args:
         log_evidence: (P, M), nats; such as from ``evidence_matrix``, whose names are then used.

@@ -75,7 +75,7 @@ def recovery_table(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
     Raises:
         ValueError: as ``recovery_pairs``.
     """
-    return _measures(recovery_pairs(true, fit, level))
+    return measures_of_pairs(recovery_pairs(true, fit, level))
 
 
 def recovery_across(replicates: Sequence[tuple[Truth, Fit]], level: float = 0.95) -> pd.DataFrame:
@@ -97,8 +97,8 @@ def recovery_across(replicates: Sequence[tuple[Truth, Fit]], level: float = 0.95
     if len(names) > 1:
         raise ValueError(f"recovery_across: replicates must have the same parameters; got {sorted(names)}.")
     pairs = [recovery_pairs(true, fit, level) for true, fit in replicates]
-    table = _measures(pd.concat(pairs, ignore_index=True))
-    own = np.stack([_measures(part)["r"].to_numpy() for part in pairs])
+    table = measures_of_pairs(pd.concat(pairs, ignore_index=True))
+    own = np.stack([measures_of_pairs(part)["r"].to_numpy() for part in pairs])
     known = np.isfinite(own)
     table["replicates"] = len(replicates)
     table["r_mean"] = [r[there].mean() if there.any() else np.nan for r, there in zip(own.T, known.T, strict=True)]
@@ -126,7 +126,8 @@ def _matched(true: Truth, fit: Fit) -> np.ndarray:
     return values
 
 
-def _measures(pairs: pd.DataFrame) -> pd.DataFrame:
+def measures_of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """``recovery_table`` of the rows of ``recovery_pairs``, such as those of several groups."""
     rows = []
     for parameter, own in pairs.groupby("parameter", sort=False):
         covered = own["covered"].dropna()
