@@ -83,7 +83,7 @@ PARAMETERS: dict[str, FreeParameter] = {
         FreeParameter(
             "inverse_temperature",
             "How strictly choices follow the read-out: 1 as the trained network, below 1 more at random.",
-            "β", "log", 0.0, 0.75, lower=0.0,
+            "β", "log", -1.0, 0.75, lower=0.0,
         ),
         FreeParameter(
             "lapse",
@@ -103,12 +103,12 @@ PARAMETERS: dict[str, FreeParameter] = {
         FreeParameter(
             "sharpness",
             "How much better a matching entry is retrieved than others; small: a blur of all entries.",
-            "β_m", "log", 0.0, 1.0, lower=0.0,
+            "β_m", "log", -0.7, 0.7, lower=0.0,
         ),
         FreeParameter(
             "forgetting",
             "By how much the weight of an entry falls with each entry stored later.",
-            "λ", "log", -2.0, 1.0, lower=0.0,
+            "λ", "log", -1.5, 1.0, lower=0.0,
         ),
         FreeParameter(
             "encoding_probability",
@@ -122,7 +122,8 @@ PARAMETERS: dict[str, FreeParameter] = {
         ),
     )
 }  # fmt: skip
-"""Those of ``Person``, with weakly informative priors (this package's own)."""
+"""Those of ``Person``, with weakly informative priors, this package's own: for agents that remember, with the sizes
+of ``ContextualChoice`` and the kernel l2. (Sharpness is per unit of distance; contexts are some 8 apart.)"""
 
 HAZARD_PARAMETERS: dict[str, FreeParameter] = {
     p.name: p

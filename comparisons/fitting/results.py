@@ -1,16 +1,24 @@
-"""What an estimation gives for each participant: one form, whatever the estimator."""
+"""What an estimation gives for each participant: one form, whatever the estimator; on disk and in pieces, too."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
-from .parameters import ParameterSpace
+from .parameters import FreeParameter, ParameterSpace
+from .plain_data import DamagedData, from_bytes, to_bytes
 
-Z_95 = 1.959963984540054
-"""Half the width of a 95 % interval of a normal distribution, in standard deviations."""
+FIT_FILE, TABLE_FILE = "fit.npz", "estimates.csv"
+FORMAT, VERSION = "eplstm-fit", 1
+BY_PERSON = ("z", "covariance", "log_likelihood", "log_prior", "n_choices", "converged", "group_mean")
+"""Fields with an item for each participant."""
 
 
 @dataclass(eq=False)
@@ -78,10 +86,18 @@ class Fit:
             tail = 100 * (1 - level) / 2
             ends = np.percentile(self.samples, [tail, 100 - tail], axis=0)
             return self.space.natural_array(ends[0]), self.space.natural_array(ends[1])
-        from scipy.stats import norm
-
         half = norm.ppf(0.5 + level / 2) * np.sqrt(np.einsum("pkk->pk", self.covariance))
         return self.space.natural_array(self.z - half), self.space.natural_array(self.z + half)
+
+    def draws(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """z drawn from the posteriors, (n, P, k): of the draws there are, else of N(z, Σ); NaN where Σ is."""
+        if self.samples is not None:
+            return self.samples[rng.integers(0, len(self.samples), n)]
+        normal = rng.standard_normal((n, *self.z.shape))
+        roots = np.full(self.covariance.shape, np.nan)
+        known = np.isfinite(self.covariance).all((1, 2))
+        roots[known] = np.linalg.cholesky(self.covariance[known])
+        return self.z + np.einsum("pij,npj->npi", roots, normal)
 
     def table(self) -> pd.DataFrame:
         """Tidy: a row for each participant and parameter, with estimate and 95 % interval."""
@@ -103,3 +119,74 @@ class Fit:
         ]
         columns = ["participant", "parameter", "estimate", "lower", "upper", "z", "z_sd", "converged"]
         return pd.DataFrame(rows, columns=columns)
+
+    # ---- on disk and in pieces
+
+    def to_plain(self) -> dict[str, Any]:
+        """All of it as plain data (see ``plain_data``)."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "space"}
+        space = {"free": [asdict(p) for p in self.space.free], "fixed": dict(self.space.fixed)}
+        return {"format": FORMAT, "version": VERSION, "space": space, **plain}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Fit:
+        """The inverse of ``to_plain``. ValueError if it is not such data."""
+        if plain.get("format") != FORMAT or plain.get("version") != VERSION:
+            found = f"{plain.get('format')} {plain.get('version')}"
+            raise ValueError(f"Fit: needs data of the format {FORMAT} {VERSION}; got {found}.")
+        space = ParameterSpace(tuple(FreeParameter(**p) for p in plain["space"]["free"]), plain["space"]["fixed"])
+        rest = {name: value for name, value in plain.items() if name not in ("format", "version", "space")}
+        rest |= {name: tuple(rest[name]) for name in ("ids", "message")}
+        return cls(space=space, **rest)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``fit.npz``, which ``load`` reads, and ``estimates.csv``, which people and other programs read."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (
+            (FIT_FILE, to_bytes(self.to_plain())),
+            (TABLE_FILE, self.table().to_csv(index=False)),
+        ):
+            new = folder / f"{name}.new"
+            new.write_bytes(content if isinstance(content, bytes) else content.encode())
+            os.replace(new, folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Fit:
+        """What ``save`` wrote. FileNotFoundError if there is none, ValueError if it is damaged."""
+        path = Path(folder) / FIT_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no {path}: give the folder of a fit (eplstm fit --out FOLDER).")
+        try:
+            return cls.from_plain(from_bytes(path.read_bytes()))
+        except DamagedData as error:
+            raise ValueError(f"{path} cannot be read ({error}); fit again.") from error
+
+    @staticmethod
+    def join(fits: Sequence[Fit]) -> Fit:
+        """One fit of all participants of several that were fitted in pieces. ValueError if they are of other models."""
+        if not fits:
+            raise ValueError("Fit.join: needs at least one fit; got none.")
+        first = fits[0]
+        for fit in fits[1:]:
+            if (fit.model, fit.estimator, fit.space) != (first.model, first.estimator, first.space):
+                raise ValueError(
+                    f"Fit.join: {fit.model!r} and {first.model!r} were not fitted with the same parameters."
+                )
+        ids = tuple(id for fit in fits for id in fit.ids)
+        if len(set(ids)) < len(ids):
+            twice = next(id for id in ids if ids.count(id) > 1)
+            raise ValueError(f"Fit.join: participant {twice!r} is in several of the fits.")
+        joined = {}
+        for name in BY_PERSON:
+            parts = [getattr(fit, name) for fit in fits]
+            joined[name] = None if any(part is None for part in parts) else np.concatenate(parts)
+        return replace(
+            first,
+            ids=ids,
+            message=tuple(text for fit in fits for text in fit.message),
+            diagnostics=pd.concat([fit.diagnostics for fit in fits], ignore_index=True),
+            failures={id: why for fit in fits for id, why in fit.failures.items()},
+            **joined,
+        )
