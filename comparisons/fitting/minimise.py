@@ -2,8 +2,8 @@
 
 Every problem has its own iterate, inverse Hessian and line search, and moves on as soon as its own trial step is
 good; those that are done are not evaluated again. BFGS as in Nocedal & Wright (2006, ch. 6), the line search for
-the weak Wolfe conditions by bracketing and bisection as in Lewis & Overton (2013), which needs no finite values beyond
-the current point: where the function is infinite or NaN, the step is halved.
+the weak Wolfe conditions by bracketing and bisection as in Lewis & Overton (2013), which needs no finite values
+beyond the current point: where the function is infinite or NaN, the step is halved.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ PARAMETERS: dict[str, FreeParameter] = {
         ),
     )
 }  # fmt: skip
-"""Those of ``Person``, with weakly informative priors, this package's own: for agents that remember, with the sizes
-of ``ContextualChoice`` and the kernel l2. (Sharpness is per unit of distance; contexts are some 8 apart.)"""
+"""Those of ``Person``, with weakly informative priors, this package's own: for agents that remember, with the
+sizes of ``ContextualChoice`` and the kernel l2. (Sharpness is per unit of distance; contexts are some 8 apart.)"""
 
 HAZARD_PARAMETERS: dict[str, FreeParameter] = {
     p.name: p

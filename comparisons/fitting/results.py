@@ -89,16 +89,6 @@ class Fit:
         half = norm.ppf(0.5 + level / 2) * np.sqrt(np.einsum("pkk->pk", self.covariance))
         return self.space.natural_array(self.z - half), self.space.natural_array(self.z + half)
 
-    def draws(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """z drawn from the posteriors, (n, P, k): of the draws there are, else of N(z, Σ); NaN where Σ is."""
-        if self.samples is not None:
-            return self.samples[rng.integers(0, len(self.samples), n)]
-        normal = rng.standard_normal((n, *self.z.shape))
-        roots = np.full(self.covariance.shape, np.nan)
-        known = np.isfinite(self.covariance).all((1, 2))
-        roots[known] = np.linalg.cholesky(self.covariance[known])
-        return self.z + np.einsum("pij,npj->npi", roots, normal)
-
     def table(self) -> pd.DataFrame:
         """Tidy: a row for each participant and parameter, with estimate and 95 % interval."""
         lower, upper = self.interval()
@@ -165,7 +155,7 @@ class Fit:
 
     @staticmethod
     def join(fits: Sequence[Fit]) -> Fit:
-        """One fit of all participants of several that were fitted in pieces. ValueError if they are of other models."""
+        """One fit of all participants of several, fitted in pieces. ValueError if they are not of one model."""
         if not fits:
             raise ValueError("Fit.join: needs at least one fit; got none.")
         first = fits[0]
