@@ -89,6 +89,16 @@ class Fit:
         half = norm.ppf(0.5 + level / 2) * np.sqrt(np.einsum("pkk->pk", self.covariance))
         return self.space.natural_array(self.z - half), self.space.natural_array(self.z + half)
 
+    def draws(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """z drawn from the posteriors, (n, P, k): of the draws there are, else of N(z, Σ); NaN where Σ is."""
+        if self.samples is not None:
+            return self.samples[rng.integers(0, len(self.samples), n)]
+        normal = rng.standard_normal((n, *self.z.shape))
+        roots = np.full(self.covariance.shape, np.nan)
+        known = np.isfinite(self.covariance).all((1, 2))
+        roots[known] = np.linalg.cholesky(self.covariance[known])
+        return self.z + np.einsum("pij,npj->npi", roots, normal)
+
     def table(self) -> pd.DataFrame:
         """Tidy: a row for each participant and parameter, with estimate and 95 % interval."""
         lower, upper = self.interval()
