@@ -255,9 +255,10 @@ def ones_of(person):
     return sum(int((block.choices == 1).sum()) for block in person.blocks)
 
 
-def mode_of_coin(objective):
+def mode_of_coin(objective, prior=None):
     """MAP of the log odds, one person after the other, with Laplace's covariance."""
-    mean, sd = objective.space.prior_mean[0], objective.space.prior_sd[0]
+    mean, sd = (objective.space.prior_mean, objective.space.prior_sd) if prior is None else prior
+    mean, sd = mean[0], sd[0]
     found = []
     for p in range(len(objective.ids)):
         one = objective.only([p])

@@ -11,7 +11,6 @@ from eplstm.comparisons.fitting.recovery_measures import (
     confusion_matrix,
     ecdf_band,
     inversion_matrix,
-    posterior_draws,
     rank_histogram,
     recovery_across,
     recovery_pairs,
@@ -245,20 +244,6 @@ def test_ecdf_is_that_of_the_ranks():
 def test_many_draws_are_looked_at_in_a_hundred_places(rng):
     points, difference, *_ = a_posterior(rng, 60, 999).ecdf("z")
     assert len(points) == len(difference) == 100 and points[0] == 0.001
-
-
-def test_posterior_draws_have_the_moments_of_the_fit(rng):
-    covariance = np.array([[[0.5, 0.3], [0.3, 0.4]], [[np.nan] * 2] * 2, [[1.0, 0], [0, -1]]])
-    fit = a_fit([[1.0, -1.0], [0.0, 0.0], [0.0, 0.0]], covariance=covariance)
-    draws = posterior_draws(fit, 20_000, rng)
-    assert draws.shape == (20_000, 3, 2) and np.isnan(draws[:, 1:]).all()
-    # Some four standard errors of means and covariances.
-    np.testing.assert_allclose(draws[:, 0].mean(0), [1, -1], atol=0.02)
-    np.testing.assert_allclose(np.cov(draws[:, 0].T), covariance[0], atol=0.02)
-    sampled = a_fit(np.zeros((1, 2)), samples=np.arange(20.0).reshape(10, 1, 2))
-    assert posterior_draws(sampled, 4, rng)[:, 0, 0].tolist() == [0, 6, 12, 18]
-    with pytest.raises(ValueError, match="has 10 samples; got n=11"):
-        posterior_draws(sampled, 11, rng)
 
 
 def test_fits_are_calibrated_together(rng):

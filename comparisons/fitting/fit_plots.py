@@ -35,8 +35,8 @@ from ..plots import (
 )
 from .model_selection import ModelSelection
 from .parameters import KNOWN, FreeParameter
-from .recovery_measures import Calibration, measures_of_pairs, rank_histogram
-from .results import Z_95, Fit
+from .recovery_measures import Z_95, Calibration, measures_of_pairs, rank_histogram
+from .results import Fit
 
 NAMED = 25
 """With more participants than these, their ids are not written at the axis."""

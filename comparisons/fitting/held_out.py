@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import logsumexp
-from torch import Tensor
 
 from .data import Participant
 from .objective import Objective
-from .parameters import ParameterSpace
-from .recovery_measures import posterior_draws
 from .results import Fit
 
 # ---- leaving out one trial: PSIS-LOO -----------------------------------------------------------------
@@ -189,7 +186,7 @@ def cross_validate(
     *,
     model: str = "",
     draws: int | None = None,
-    laplace: Callable[[Objective], Fit] | None = None,
+    laplace: Callable[..., Fit] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrossValidation:
@@ -210,7 +207,7 @@ def cross_validate(
             alone is used. Participants: average over so many draws from the group; by default 1024.
         laplace: participants: in place of draws, Laplace's approximation of the average, by this estimator of
         the
-            modes (``fit_map``), whose priors are then the group.
+            modes: ``fit_map``, or what is called as ``laplace(objective, prior=(mean, sd))``.
         seed: of folds and draws.
         progress: called with the number of folds done, and of all.
 
@@ -376,7 +373,7 @@ def _score_blocks(
     rows = [estimate.ids.index(scored.ids[p]) for p in there]
     score, error = np.full((2, len(scored.ids)), np.nan)
     if there:
-        z = estimate.z[None] if not draws else posterior_draws(estimate, draws, np.random.default_rng(seed))
+        z = estimate.z[None] if not draws else estimate.draws(draws, np.random.default_rng(seed))
         with torch.no_grad():
             found = scored.only(there).log_likelihood(torch.as_tensor(z[:, rows])).numpy()
         total = logsumexp(found, axis=0)
@@ -403,40 +400,11 @@ def _group(estimate: Fit) -> tuple[np.ndarray, np.ndarray]:
     return estimate.group_mean[0], estimate.group_sd
 
 
-@dataclass(frozen=True, eq=False)
-class _WithPriors:
-    """An objective whose priors are another space's."""
-
-    objective: Objective
-    space: ParameterSpace
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return self.objective.ids
-
-    @property
-    def n_choices(self) -> np.ndarray:
-        return self.objective.n_choices
-
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        return self.objective.log_likelihood(z)
-
-    def pointwise(self, z: Tensor) -> list[np.ndarray]:
-        return self.objective.pointwise(z)
-
-    def only(self, rows: Sequence[int]) -> _WithPriors:
-        return _WithPriors(self.objective.only(rows), self.space)
-
-
 def _score_by_laplace(
-    mean: np.ndarray, sd: np.ndarray, scored: Objective, laplace: Callable[[Objective], Fit]
+    mean: np.ndarray, sd: np.ndarray, scored: Objective, laplace: Callable[..., Fit]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Laplace's approximation of each participant's marginal likelihood under the group, and messages."""
-    free = [
-        replace(parameter, prior_mean=float(m), prior_sd=float(s))
-        for parameter, m, s in zip(scored.space.free, mean, sd, strict=True)
-    ]
-    found = laplace(_WithPriors(scored, replace(scored.space, free=tuple(free))))
+    """Laplace's approximation of each participant's marginal likelihood under the group, zeros, and messages."""
+    found = laplace(scored, prior=(mean, sd))
     evidence = dict(zip(found.ids, found.log_evidence, strict=True))
     messages = dict(zip(found.ids, found.message, strict=True)) | found.failures
     score = np.array([evidence.get(one, np.nan) for one in scored.ids])

@@ -16,6 +16,9 @@ import pandas as pd
 
 from .results import Fit
 
+Z_95 = 1.959963984540054
+"""Half the width of a 95 % interval of a normal distribution, in standard deviations."""
+
 Truth = np.ndarray | pd.DataFrame
 """Natural values that were simulated: (P, k) in the order of the fit's participants and parameters; or a table
 with the participants' ids as index and parameters as columns, of which those that were fitted are taken."""
@@ -177,7 +180,7 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def _fisher_interval(r: float, n: int) -> tuple[float, float]:
     if n < 4 or not abs(r) < 1:
         return (np.nan, np.nan)
-    half = 1.959963984540054 / np.sqrt(n - 3)
+    half = Z_95 / np.sqrt(n - 3)
     return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
 
 
@@ -274,27 +277,6 @@ def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None)
 
 
 # ---- simulation-based calibration --------------------------------------------------------------------
-
-
-def posterior_draws(fit: Fit, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n draws of z from each participant's posterior, (n, P, k).
-
-    Evenly spaced ones of ``fit.samples``, so that successive ones depend little on each other; without samples,
-    from the normal distribution with the fit's covariance, NaN where there is none.
-
-    Raises:
-        ValueError: there are fewer samples than n.
-    """
-    if fit.samples is not None:
-        if n > len(fit.samples):
-            raise ValueError(f"posterior_draws: the fit has {len(fit.samples)} samples; got n={n}.")
-        return fit.samples[np.linspace(0, len(fit.samples) - 1, n).round().astype(int)]
-    people, k = fit.z.shape
-    factors = np.full((people, k, k), np.nan)
-    for p, covariance in enumerate(fit.covariance):
-        if np.isfinite(covariance).all() and (np.linalg.eigvalsh(covariance) > 0).all():
-            factors[p] = np.linalg.cholesky(covariance)
-    return fit.z + np.einsum("pij,npj->npi", factors, rng.standard_normal((n, people, k)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,17 +376,17 @@ def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: in
     Args:
         replicates: (true, fit) of each, as in ``recovery_across``; the truth was drawn from the prior.
         draws: S.
-        seed: of the draws from normal posteriors.
+        seed: of the draws.
 
     Raises:
-        ValueError: as ``recovery_pairs`` and ``posterior_draws``; no replicate; or parameters that differ.
+        ValueError: as ``recovery_pairs``; no replicate; or parameters that differ.
     """
     names = {fit.space.names for _, fit in replicates}
     if len(names) != 1:
         raise ValueError(f"calibrate: needs fits with the same parameters; got {sorted(names)}.")
     rng = np.random.default_rng(seed)
     true = [fit.space.unconstrained_array(_matched(values, fit)) for values, fit in replicates]
-    samples = [posterior_draws(fit, draws, rng) for _, fit in replicates]
+    samples = [fit.draws(draws, rng) for _, fit in replicates]
     return calibration(np.concatenate(true), np.concatenate(samples, axis=1), names.pop())
 
 
