@@ -1,4 +1,4 @@
-"""The command line: ``eplstm demo``, ``eplstm train``, ``eplstm compare`` and ``eplstm benchmark``."""
+"""The command line: ``eplstm demo``, ``train``, ``compare``, ``benchmark``, and what ``fitting/commands.py`` has."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from rich.table import Table
 from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
 from .benchmark_cases import BenchmarkSettings
+from .fitting import commands as fitting
 from .runs import Interrupted, ModelKind, fresh_accuracy, train_run
 from .settings import RunSettings
 
@@ -39,6 +40,8 @@ USERS_ERRORS = (
     NotADirectoryError,
     PermissionError,
     CheckpointError,
+    ConnectionError,
+    ImportError,
 )
 """What a user can put right: these are told in a line; anything else is a defect, and shows its traceback."""
 
@@ -145,6 +148,11 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[fitting.Simulate, tyro.conf.subcommand("simulate")]
+    | Annotated[fitting.FitData, tyro.conf.subcommand("fit")]
+    | Annotated[fitting.CompareModels, tyro.conf.subcommand("compare-models")]
+    | Annotated[fitting.Predict, tyro.conf.subcommand("predict")]
+    | Annotated[fitting.Recover, tyro.conf.subcommand("recover")]
 )
 
 
@@ -155,23 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True, highlight=False)
     torch.set_num_threads(1)  # the models are small: more threads only get in each other's way
     try:
-        if isinstance(command, Demo):
-            return demo(command, console)
-        if isinstance(command, Train):
-            return train(command, console)
-        if isinstance(command, Benchmark):
-            return benchmark(command, console)
-        return compare(command, console)
+        return FUNCTIONS[type(command)](command, console)
     except USERS_ERRORS as error:
         errors.print(f"[red]Error: {escape(str(error))}[/red]", soft_wrap=True)
         return 2
     except Interrupted as stop:
         errors.print(f"[yellow]{escape(str(stop))}[/yellow]", soft_wrap=True)
         return 130
-    except KeyboardInterrupt:
-        errors.print(
-            "[yellow]Interrupted. Finished blocks are kept; give the same command again to go on.[/yellow]"
-        )
+    except KeyboardInterrupt as stop:
+        told = str(stop) or "Interrupted. What was finished is kept; give the same command again to go on."
+        errors.print(f"[yellow]{escape(told)}[/yellow]", soft_wrap=True)
         return 130
 
 
@@ -307,6 +308,19 @@ def benchmark(command: Benchmark, console: Console) -> int:
     if found.results:
         console.print(f"Written: {', '.join(escape(str(path)) for path in found.write(command.out))}")
     return 130 if found.interrupted else int(bool(found.failures))
+
+
+FUNCTIONS: dict[type, Callable[..., int]] = {
+    Demo: demo,
+    Train: train,
+    Compare: compare,
+    Benchmark: benchmark,
+    fitting.Simulate: fitting.simulate,
+    fitting.FitData: fitting.fit,
+    fitting.CompareModels: fitting.compare_models,
+    fitting.Predict: fitting.predict,
+    fitting.Recover: fitting.recover,
+}
 
 
 @contextmanager

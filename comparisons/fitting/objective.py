@@ -50,3 +50,7 @@ class Objective(Protocol):
     def only(self, rows: Sequence[int]) -> Objective:
         """The same for some of the participants, in this order."""
         ...
+
+    def policies(self, z: Tensor | np.ndarray) -> list[list[np.ndarray]]:
+        """z (P, k) → probabilities of choices, p_t (n, T, A), of each participant and block."""
+        ...

@@ -1,0 +1,488 @@
+"""The commands for fitting: ``eplstm simulate``, ``fit``, ``compare-models``, ``predict`` and ``recover``.
+
+Each is a dataclass whose fields are its options, and a function that does it; ``cli.py`` calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from ...models import load_model
+from ..runs import find_checkpoint, train_run, write_text
+from ..settings import RunSettings
+from . import fit_report
+from .data import Participant
+from .designs import Design
+from .likelihood import TrainedAgent
+from .observation import FreeResponse, StepChoices
+from .parameters import ParameterSpace
+from .pieces import Cluster, Cores, Done, InProcess, Piece, Slurm, progress_bar, run_pieces
+from .predictive import PredictiveCheck, predictive_check
+from .reading import read_trials
+from .results import Fit
+from .simulation import policies_of, simulate_people
+from .studies import (
+    cross_validate_people,
+    fit_people,
+    held_out,
+    joined,
+    model_pieces,
+    parameter_pieces,
+    people_pieces,
+    recover_model,
+    recover_parameters,
+)
+from .variants import RECOMMENDED, Observation, Variant, variants
+from .writing import write_trials
+
+AGENT = Path("results/agent")
+AGENT_SETTINGS = RunSettings(
+    blocks=60, key="context", retrieval="average", environments=32, learning_rate=2e-3
+)  # fmt: skip
+"""An agent that remembers (see the README), and whose retrieval is differentiable."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all of these commands take."""
+
+    agent: Path = AGENT
+    """Folder of a trained agent (eplstm train --retrieval average --out FOLDER). The default is trained by the
+    first command that needs it, in about a minute."""
+    parameters: tuple[str, ...] = RECOMMENDED
+    """Those that are estimated, and in which people differ; the README has a table of all."""
+    fixed: tuple[str, ...] = ()
+    """Natural values of others, as name=value."""
+    response: Literal["steps", "free"] = "steps"
+    """A choice at each probed step, or one free response a trial, with its time."""
+    seed: int = 0
+    """Of all draws."""
+    overwrite: bool = False
+    """Start anew in place of what is there."""
+
+    def space(self) -> ParameterSpace:
+        """The parameters; ValueError if a name or a value does not fit."""
+        values = {}
+        for text in self.fixed:
+            name, equals, value = text.partition("=")
+            try:
+                values[name.strip()] = float(value)
+            except ValueError:
+                raise ValueError(f"--fixed takes name=value, such as lapse=0.02; got {text!r}.") from None
+            if not equals:
+                raise ValueError(f"--fixed takes name=value, such as lapse=0.02; got {text!r}.")
+        return ParameterSpace.of(*self.parameters, fixed=values)
+
+    def observation(self) -> Observation:
+        """What is observed."""
+        return FreeResponse() if self.response == "free" else StepChoices()
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the work runs; the results are the same everywhere."""
+
+    cores: int = 1
+    """Processes on this machine; 0: one for each core."""
+    cluster: str = ""
+    """Address of a Dask scheduler, or "slurm" for jobs of their own; needs eplstm[cluster]."""
+    jobs: int = 10
+    """Of SLURM."""
+    queue: str = ""
+    """Of SLURM: the partition."""
+    walltime: str = "01:00:00"
+    """Of SLURM: of each job."""
+    memory: str = "4GB"
+    """Of SLURM: of each job."""
+
+    def place(self) -> Any:
+        """The place, for ``run_pieces``."""
+        if self.cluster == "slurm":
+            return Cluster(Slurm(self.jobs, self.walltime, self.memory, queue=self.queue or None))
+        if self.cluster:
+            return Cluster(self.cluster)
+        return InProcess() if self.cores == 1 else Cores(self.cores or None)
+
+
+@dataclass(frozen=True)
+class Simulate(Common):
+    """Make a table of choices of people with known parameters, in any design.
+
+    Beside OUT: the stimuli (.npz), and the true values (.truth.csv).
+    """
+
+    out: Path = Path("results/simulated.csv")
+    """The table, .csv or .parquet."""
+    participants: int = 24
+    """People, whose parameters are drawn from the priors."""
+    model: Literal["likelihood", "composition", "reference"] = "likelihood"
+    """What computes their policies: all three give the same."""
+    variant: str = "full"
+    """How they choose: see compare-models."""
+    design: tyro.conf.OmitArgPrefixes[Design] = field(default_factory=Design)
+    """What they see."""
+
+
+@dataclass(frozen=True)
+class FitData(Common, Where):
+    """Estimate each person's parameters from a table of choices, and write tables, figures and a report.
+
+    Give the same command again to go on with an interrupted run.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional] = Path("results/simulated.csv")
+    """The table of choices: .csv or .parquet; stimuli in its columns, or in an .npz of the same name beside it."""
+    out: Path = Path("results/fit")
+    """Folder of the results."""
+    variant: str = "full"
+    """What is fitted: see compare-models."""
+    estimator: Literal["map", "empirical_bayes", "bayes"] = "map"
+    """MAP with Laplace uncertainty; empirical Bayes over the group; full Bayes (needs eplstm[bayes])."""
+    restarts: int = 4
+    """Of each person's search."""
+    covariates: Path | None = None
+    """Table with the column participant, and others (age, condition) that the group's means may depend on."""
+    truth: Path | None = None
+    """Table of true values, of simulated people, to compare with."""
+
+
+@dataclass(frozen=True)
+class CompareModels(Common, Where):
+    """Say which variant of the model explains a table of choices, for each person and for the group."""
+
+    data: Annotated[Path, tyro.conf.Positional] = Path("results/simulated.csv")
+    """The table of choices."""
+    out: Path = Path("results/models")
+    """Folder of the results."""
+    variants: tuple[str, ...] = ()
+    """Names; by default all: "full", "no forgetting", "no memory", "whole-input key", "context key", "bias only",
+    "evidence only"."""
+    restarts: int = 4
+    """Of each person's search."""
+    cross_validation: Literal["none", "blocks"] = "blocks"
+    """Predict each block of a person from the others, too; needs two blocks or more."""
+
+
+@dataclass(frozen=True)
+class Predict(Common):
+    """Let the fitted people choose anew on the same stimuli, and see whether they do what the people did."""
+
+    fit: Annotated[Path, tyro.conf.Positional] = Path("results/fit")
+    """Folder of a fit."""
+    data: Path = Path("results/simulated.csv")
+    """The table that was fitted."""
+    out: Path = Path("results/prediction")
+    """Folder of the results."""
+    variant: str = "full"
+    """The one that was fitted."""
+    draws: int = 100
+    """Simulated groups."""
+
+
+@dataclass(frozen=True)
+class Recover(Common, Where):
+    """Find out what a design can tell before data are collected: simulate people, fit them, and compare.
+
+    Parameters (r, bias, RMSE, coverage, by number of trials), models (confusion and inversion), calibration of
+    the intervals, and predictive checks, in one report. Finished pieces are kept: the same command goes on.
+    """
+
+    out: Path = Path("results/recovery")
+    """Folder of the results."""
+    what: tuple[Literal["parameters", "models", "calibration", "predictions"], ...] = (
+        "parameters",
+        "models",
+        "calibration",
+        "predictions",
+    )
+    """Some of it only. Calibration is of the same people as parameters."""
+    participants: int = 24
+    """People in a group."""
+    groups: int = 4
+    """Groups of each kind."""
+    blocks_of: tuple[int, ...] = (3, 12)
+    """Numbers of blocks a person, each a design of its own: recovery by number of trials."""
+    variants: tuple[str, ...] = ()
+    """For the recovery of models; by default all."""
+    restarts: int = 4
+    """Of each person's search."""
+    design: tyro.conf.OmitArgPrefixes[Design] = field(default_factory=Design)
+    """What they see; models are recovered with this number of blocks."""
+
+
+# ---- shared parts ------------------------------------------------------------------------------------
+
+
+def trained_agent(command: Common, console: Console) -> TrainedAgent:
+    """The agent of a folder; the default one is trained if it is not there."""
+    if command.agent == AGENT and not AGENT.exists():
+        total = AGENT_SETTINGS.blocks * AGENT_SETTINGS.contexts * 2
+        console.print(f"Training the agent that people share (once): {AGENT}")
+        with progress_bar(console, "Training") as bar:
+            train_run(AGENT, "composition", AGENT_SETTINGS, after_trial=lambda done: bar(done, total, 0))
+    model = load_model(find_checkpoint(command.agent), "reference")
+    size = model.config.input_size
+    return TrainedAgent.of(model, context_columns=(size // 2, size))
+
+
+def chosen(command: Common, names: Sequence[str]) -> list[Variant]:
+    """Variants by name, with the parameters of the command. ValueError if there is no such name."""
+    space = command.space()
+    known = variants(*space.names)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"There is no variant {unknown[0]!r}; there are {', '.join(map(repr, known))}.")
+    picked = [known[name] for name in names or known]
+    return [v if v.baseline else v.with_space(replace(v.space, fixed=space.fixed)) for v in picked]
+
+
+def run(
+    console: Console, what: str, function: Callable[..., Any], pieces: list[Piece], command: Any, store: Path
+) -> Done:
+    """Run pieces with a progress bar; what failed is said."""
+    with progress_bar(console, what) as bar:
+        done = run_pieces(
+            function, pieces, store=store, where=command.place(), progress=bar, overwrite=command.overwrite
+        )
+    if done.failures or done.damaged:
+        console.print(f"[yellow]{escape(done.summary())}[/yellow]")
+    return done
+
+
+def read(command: Any, agent: TrainedAgent, console: Console) -> list[Participant]:
+    """The data, with what was used of them told."""
+    table = read_trials(command.data, config=agent.config)
+    console.print(escape(str(table.report)))
+    return list(table)
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if a report is there and is not to be replaced."""
+    if (folder / fit_report.REPORT).exists() and not overwrite:
+        raise FileExistsError(f"{folder} holds a report; choose another folder with --out, or give --overwrite.")
+
+
+@contextmanager
+def told(console: Console, folder: Path) -> Iterator[None]:
+    """Say where the report is, once it is."""
+    yield
+    console.print(f"Report: {escape(str(folder / fit_report.REPORT))}")
+
+
+# ---- the commands ------------------------------------------------------------------------------------
+
+
+def simulate(command: Simulate, console: Console) -> int:
+    """``eplstm simulate``."""
+    agent = trained_agent(command, console)
+    (variant,) = chosen(command, [command.variant])
+    z = variant.space.draw(command.participants, np.random.default_rng((command.seed, 1)))
+    policies = variant.policies(agent)
+    if command.model != "likelihood":
+        if command.variant != "full":
+            raise ValueError(f"--model {command.model} has the full variant alone, not {command.variant!r}.")
+        model: Any = load_model(find_checkpoint(command.agent), command.model)
+        policies = policies_of(model if command.model == "composition" else model.double())
+    people = simulate_people(
+        agent, command.design, variant.space, z, command.seed, observation=command.observation(), policies=policies
+    )
+    truth = command.out.with_suffix(".truth.csv")
+    if truth.exists() and not command.overwrite:
+        raise FileExistsError(f"{truth} is there; choose another name with --out, or give --overwrite.")
+    write_trials(command.out, people, command.out.with_suffix(".npz"), overwrite=command.overwrite)
+    write_text(truth, truth_table([p.id for p in people], variant.space, z).to_csv(index=False))
+    choices = sum(person.n_choices for person in people)
+    console.print(f"{len(people)} people, {choices} choices: {escape(str(command.out))}")
+    console.print(f"True values: {escape(str(truth))}")
+    return 0
+
+
+def truth_table(ids: Sequence[str], space: ParameterSpace, z: np.ndarray) -> pd.DataFrame:
+    """True values, tidy: participant, parameter, value."""
+    natural = space.natural_array(z)
+    rows = [(id, name, natural[p, k]) for p, id in enumerate(ids) for k, name in enumerate(space.names)]
+    return pd.DataFrame(rows, columns=["participant", "parameter", "value"])
+
+
+def fit(command: FitData, console: Console) -> int:
+    """``eplstm fit``."""
+    check_folder(command.out, command.overwrite)
+    agent = trained_agent(command, console)
+    (variant,) = chosen(command, [command.variant])
+    people = read(command, agent, console)
+    observation = command.observation()
+    covariates = None if command.covariates is None else read_covariates(command.covariates)
+    if command.estimator == "map":
+        if covariates is not None:
+            raise ValueError("--covariates needs an estimate of the group: --estimator empirical_bayes or bayes.")
+        variant.objective(agent, people, observation)  # refuses what does not fit, before any piece runs
+        pieces = people_pieces(agent, [variant], people, observation, command.restarts, command.seed)
+        done = run(console, "Fitting", fit_people, pieces, command, command.out / "pieces")
+        found = joined([variant], done.results).get(variant.name)
+        if found is None:
+            raise ValueError(f"No participant could be fitted. {done.summary()}")
+    else:
+        objective = variant.objective(agent, people, observation)
+        with progress_bar(console, "Fitting") as bar:
+            found = estimate_group(command, variant, objective, covariates, lambda n, total: bar(n, total, 0))
+    for id, why in found.failures.items():
+        console.print(f"[yellow]{escape(id)} could not be fitted: {escape(why)}[/yellow]")
+    truth = None if command.truth is None else pd.read_csv(command.truth, dtype={"participant": str})
+    with told(console, command.out):
+        fit_report.write_fit(command.out, found, variant, truth=truth, settings=command)
+    unsure = int((~found.converged).sum())
+    note = f"; {unsure} did not converge: see the report." if unsure else "."
+    console.print(f"{len(found)} people fitted{note}")
+    return 0
+
+
+def estimate_group(
+    command: FitData, variant: Variant, objective: Any, covariates: pd.DataFrame | None, progress: Any
+) -> Fit:
+    """Empirical or full Bayes."""
+    shared = {"model": variant.name, "covariates": covariates, "seed": command.seed, "progress": progress}
+    if command.estimator == "empirical_bayes":
+        from .group import fit_empirical_bayes
+
+        return fit_empirical_bayes(objective, restarts=command.restarts, **shared)
+    from .bayes import fit_bayes
+
+    return fit_bayes(objective, **shared)
+
+
+def read_covariates(path: Path) -> pd.DataFrame:
+    """A table with the column participant, which becomes the index. ValueError if it is not there."""
+    table = pd.read_csv(path, dtype={"participant": str})
+    if "participant" not in table:
+        raise ValueError(f"{path} needs the column participant; it has {', '.join(table.columns)}.")
+    return table.set_index("participant")
+
+
+def compare_models(command: CompareModels, console: Console) -> int:
+    """``eplstm compare-models``."""
+    check_folder(command.out, command.overwrite)
+    agent = trained_agent(command, console)
+    picked = chosen(command, command.variants)
+    if len(picked) < 2:
+        raise ValueError(f"compare-models needs two variants or more; got {[v.name for v in picked]}.")
+    people = read(command, agent, console)
+    observation = command.observation()
+    for variant in picked:
+        variant.objective(agent, people, observation)  # refuses what does not fit, before any piece runs
+    pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
+    done = run(console, "Fitting", fit_people, pieces, command, command.out / "pieces")
+    fits = joined(picked, done.results)
+    left_out = None
+    if command.cross_validation == "blocks":
+        pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
+        left = run(console, "Cross-validation", cross_validate_people, pieces, command, command.out / "held_out")
+        left_out = held_out(picked, left.results)
+    with told(console, command.out):
+        best = fit_report.write_comparison(command.out, list(fits.values()), picked, left_out, settings=command)
+    console.print(best)
+    return 0
+
+
+def predict(command: Predict, console: Console) -> int:
+    """``eplstm predict``."""
+    check_folder(command.out, command.overwrite)
+    agent = trained_agent(command, console)
+    fitted = Fit.load(command.fit)
+    (variant,) = chosen(command, [fitted.model])
+    variant = variant.with_space(fitted.space)
+    people = read(command, agent, console)
+    with progress_bar(console, "Simulating") as bar:
+        check = predictive_check(
+            fitted,
+            variant,
+            agent,
+            people,
+            draws=command.draws,
+            seed=command.seed,
+            observation=command.observation(),
+            progress=lambda n, total: bar(n, total, 0),
+        )
+    with told(console, command.out):
+        fit_report.write_prediction(command.out, check, settings=command)
+    return 0
+
+
+def recover(command: Recover, console: Console) -> int:
+    """``eplstm recover``."""
+    check_folder(command.out, command.overwrite)
+    agent = trained_agent(command, console)
+    (full,) = chosen(command, ["full"])
+    designs = [replace(command.design, blocks=blocks) for blocks in command.blocks_of]
+    found = fit_report.RecoveryResults(full, designs)
+    if {"parameters", "calibration", "predictions"} & set(command.what):
+        pieces = parameter_pieces(
+            agent,
+            full,
+            designs,
+            command.participants,
+            command.groups,
+            command.restarts,
+            command.seed,
+            command.observation(),
+        )
+        done = run(console, "Parameters", recover_parameters, pieces, command, command.out / "parameters")
+        found.failures |= done.failures
+        found.take_parameters(done.results)
+    if "models" in command.what:
+        picked = chosen(command, command.variants)
+        pieces = model_pieces(
+            agent,
+            picked,
+            command.design,
+            command.participants,
+            command.groups,
+            command.restarts,
+            command.seed,
+            command.observation(),
+        )
+        done = run(console, "Models", recover_model, pieces, command, command.out / "models")
+        found.failures |= done.failures
+        found.models, found.names = done.results, [v.name for v in picked]
+    if "predictions" in command.what and found.parameters:
+        found.check = predict_group(command, agent, full, designs[0], found, console)
+    with told(console, command.out):
+        fit_report.write_recovery(command.out, found, what=command.what, settings=command)
+    return 0
+
+
+def predict_group(
+    command: Recover,
+    agent: TrainedAgent,
+    variant: Variant,
+    design: Design,
+    found: fit_report.RecoveryResults,
+    console: Console,
+) -> PredictiveCheck:
+    """A predictive check of the first group: people of the model itself, whom it must explain."""
+    true, fitted = found.parameters[design.trials][0]
+    assert isinstance(true, pd.DataFrame)
+    z = variant.space.unconstrained_array(true.to_numpy())
+    pieces = parameter_pieces(agent, variant, [design], command.participants, 1, seed=command.seed)
+    people = variant.simulate(
+        agent, design, z, pieces[0].arguments["seed"], observation=command.observation(), ids=list(true.index)
+    )
+    with progress_bar(console, "Predictions") as bar:
+        return predictive_check(
+            fitted,
+            variant,
+            agent,
+            people,
+            seed=command.seed,
+            observation=command.observation(),
+            progress=lambda n, total: bar(n, total, 0),
+        )

@@ -1,0 +1,388 @@
+"""Reports of the fitting commands: one HTML page with figures, and tidy tables beside it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..report import canvas_of, figure_html, html_page, html_table, plain, versions
+from ..runs import write_text
+from . import fit_plots as plots
+from .designs import Design
+from .held_out import CrossValidation, compare_scores
+from .model_selection import compare_groups, compare_people, evidence_matrix, random_effects_selection
+from .predictive import PredictiveCheck
+from .recovery_measures import (
+    Calibration,
+    Confusion,
+    Truth,
+    calibrate,
+    confusion_matrix,
+    inversion_matrix,
+    recovery_across,
+    recovery_pairs,
+    recovery_table,
+)
+from .results import Fit
+from .studies import best_models, best_of_groups, of_design
+from .variants import Variant
+
+FIGURES, REPORT = "figures", "report.html"
+PANEL = 2.9
+"""Inches of a panel."""
+
+
+class Page:
+    """A report that is written piece by piece.
+
+    Args:
+        folder: where; made if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.parts = folder, []
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+
+    def text(self, text: str, bad: bool = False) -> None:
+        """A paragraph."""
+        self.parts.append(f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>")
+
+    def heading(self, title: str) -> None:
+        """A heading."""
+        self.parts.append(f"<h2>{html.escape(title)}</h2>")
+
+    def table(self, name: str, frame: pd.DataFrame, shown: pd.DataFrame | None = None, digits: int = 2) -> None:
+        """A table, whole as CSV beside the page, and shown rounded."""
+        write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
+        shown = frame if shown is None else shown
+        rows = [[_rounded(value, digits) for value in row] for row in shown.itertuples(index=False)]
+        self.parts.append(html_table([str(c).replace("_", " ") for c in shown.columns], rows, bad="no"))
+        self.parts.append(f'<p>All of it: <a href="{name}.csv">{name}.csv</a></p>')
+
+    def figure(self, name: str, title: str, caption: str, panels: int, draw: Any, height: float = PANEL) -> None:
+        """A figure of panels side by side; ``draw`` is given their axes, and draws."""
+        with canvas_of(self.folder, name, max(PANEL * 1.15 * panels, 4.2), height) as canvas:
+            draw(np.atleast_1d(canvas.subplots(1, panels)))
+        self.parts.append(figure_html(f"{FIGURES}/{name}.png", title, caption))
+
+    def write(self, title: str, settings: Any) -> None:
+        """Write the page, with settings and versions at its end."""
+        self.heading("Settings")
+        rows = [(name, _setting(value)) for name, value in plain(asdict(settings)).items()]
+        self.parts.append(html_table(("setting", "value"), rows))
+        self.heading("Versions")
+        self.parts.append(html_table(("package", "version"), list(versions().items())))
+        write_text(self.folder / REPORT, html_page(title, self.parts))
+
+
+def _rounded(value: Any, digits: int) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return str(value)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_setting(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# ---- fit ---------------------------------------------------------------------------------------------
+
+
+def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame | None, settings: Any) -> None:
+    """Estimates with intervals, the group, how searches ended, and (of simulated people) what came back.
+
+    Args:
+        folder: where.
+        fit: the estimates.
+        variant: what was fitted.
+        truth: participant, parameter, value; or None.
+        settings: a dataclass, shown at the end.
+    """
+    page, k = Page(folder), len(fit.space)
+    fit.save(folder)
+    page.text(
+        f"{len(fit)} participants, {int(fit.n_choices.sum())} scored choices; model: {variant.name}. "
+        f"{variant.meaning} Estimator: {fit.estimator.replace('_', ' ')}."
+    )
+    _page_of_convergence(page, fit)
+    page.figure(
+        "estimates",
+        "Estimates",
+        "Each participant's estimate with its 95 % interval, sorted by the estimate. Where intervals are as wide as "
+        "the spread of the estimates, the design cannot tell people apart.",
+        k,
+        lambda axes: plots.plot_estimates(fit, axes=axes),
+        height=max(PANEL, 0.11 * len(fit) + 1.4),
+    )
+    page.table("estimates", fit.table())
+    page.figure(
+        "group",
+        "The group",
+        "How estimates are distributed over participants, and the prior (or the estimated group).",
+        k,
+        lambda axes: plots.plot_group(fit, axes=axes),
+    )
+    if fit.group is not None:
+        page.table("group", fit.group)
+    if k > 1 and np.isfinite(fit.covariance).all((1, 2)).any():
+        page.figure(
+            "trade_off",
+            "How parameters trade off",
+            "Correlations within the posteriors, averaged over participants: near 1 or −1, two parameters can stand "
+            "for each other, and only their combination is known.",
+            1,
+            lambda axes: plots.plot_parameter_correlation(fit, ax=axes[0]),
+            height=PANEL + 0.8,
+        )
+    if truth is not None:
+        true = truth.pivot(index="participant", columns="parameter", values="value")
+        _page_of_recovery(page, "recovery", [(true, fit)])
+    page.heading("Diagnostics")
+    page.table("diagnostics", fit.diagnostics, digits=6)
+    page.write(f"Fit: {variant.name}", settings)
+
+
+def _page_of_convergence(page: Page, fit: Fit) -> None:
+    page.heading("Convergence")
+    unsure = [
+        (id, text) for id, good, text in zip(fit.ids, fit.converged, fit.message, strict=True) if not good or text
+    ]
+    for id, why in fit.failures.items():
+        page.text(f"{id} could not be fitted: {why}.", bad=True)
+    for id, text in unsure:
+        page.text(f"{id}: {text}", bad=True)
+    if not unsure and not fit.failures:
+        page.text("All participants' estimates converged, and searches from different starts agree.")
+
+
+def _page_of_recovery(page: Page, name: str, replicates: Sequence[tuple[Truth, Fit]]) -> pd.DataFrame:
+    """Scatter and table of what came back."""
+    pairs = pd.concat([recovery_pairs(true, fit) for true, fit in replicates], ignore_index=True)
+    page.figure(
+        name,
+        "Recovery",
+        "Estimates against the truth, with 95 % intervals and the line where both are equal. Coverage is the share "
+        "of intervals that hold the truth.",
+        len(replicates[0][1].space),
+        lambda axes: plots.plot_recovery(pairs, axes=axes),
+    )
+    table = recovery_table(*replicates[0]) if len(replicates) == 1 else recovery_across(replicates)
+    shown = ["parameter", "n", "r", "r_low", "r_high", "bias", "rmse", "coverage", "coverage_low", "coverage_high"]
+    page.table(name, table, table.loc[table["scale"] == "z", shown])
+    page.text("Bias and RMSE are of z, the unconstrained values (natural ones are in the CSV).")
+    return table
+
+
+# ---- models ------------------------------------------------------------------------------------------
+
+
+def write_comparison(
+    folder: Path,
+    fits: Sequence[Fit],
+    variants: Sequence[Variant],
+    held_out: Mapping[str, CrossValidation] | None,
+    *,
+    settings: Any,
+) -> str:
+    """Which model explains the choices, for each person and for the group; the verdict in a sentence."""
+    page = Page(folder)
+    common = [id for id in fits[0].ids if all(id in fit.ids for fit in fits)]
+    evidence = evidence_matrix(fits, participants=common)
+    known = evidence.loc[np.isfinite(evidence.to_numpy()).all(1), :]
+    left = sorted(set().union(*(fit.failures for fit in fits)) | (set(evidence.index) - set(known.index)))
+    if left:
+        page.text(f"Left out, since some model could not be fitted to them: {', '.join(left)}.", bad=True)
+    if known.empty:
+        raise ValueError(
+            "compare-models: no participant could be fitted by all models; the report of a fit says why."
+        )
+    page.parts.append(html_table(("model", "meaning"), [(v.name, v.meaning) for v in variants]))
+    groups = compare_groups(fits, list(known.index))
+    selection = random_effects_selection(known)
+    best = selection.models[int(np.argmax(selection.frequency))]
+    p = selection.protected_exceedance[selection.models.index(best)]
+    verdict = (
+        f"Of {len(known)} participants most are explained best by '{best}': expected share "
+        f"{selection.frequency.max():.2f}, protected exceedance probability {p:.3f}."
+    )
+    page.text(verdict)
+    page.figure(
+        "shares",
+        "Shares of the models",
+        "Random-effects selection (Stephan et al., 2009; Rigoux et al., 2014) on Laplace's log evidence: the "
+        "expected share of people for whom each model holds.",
+        1,
+        lambda axes: plots.plot_model_frequencies(selection, ax=axes[0]),
+        height=0.45 * len(fits) + 1.6,
+    )
+    page.table("shares", selection.table(), digits=3)
+    page.figure(
+        "evidence",
+        "Evidence, person by person",
+        "How much less a participant's choices speak for a model than for the group's best; a dot a participant.",
+        1,
+        lambda axes: plots.plot_evidence_differences(known, ax=axes[0]),
+        height=0.45 * len(fits) + 1.6,
+    )
+    page.heading("The group as one")
+    page.text("Sums over participants. At few choices a person, BIC takes models that are too simple.")
+    page.table("groups", groups)
+    if held_out:
+        page.heading("Predicting what was left out")
+        page.text("Log-likelihood of each block of a person, estimated from their other blocks, summed.")
+        page.table(
+            "held_out", compare_scores({name: cv.scores.loc[list(known.index)] for name, cv in held_out.items()})
+        )
+    page.heading("Person by person")
+    page.table("people", compare_people(fits, list(known.index)))
+    page.write("Comparison of models", settings)
+    return verdict
+
+
+# ---- prediction --------------------------------------------------------------------------------------
+
+
+def write_prediction(folder: Path, check: PredictiveCheck, *, settings: Any) -> None:
+    """What the fitted people do when they choose anew."""
+    page = Page(folder)
+    _page_of_prediction(page, check)
+    page.write(f"Predictive check: {check.model}", settings)
+
+
+def _page_of_prediction(page: Page, check: PredictiveCheck) -> None:
+    page.figure(
+        "prediction",
+        "Predictive check",
+        "Share of right choices by encounter and step: people with standard errors, and where 95 % of simulated "
+        "groups lie, whose parameters are drawn from the posteriors and who choose anew. Points outside the band are "
+        "what the model does not explain.",
+        1,
+        lambda axes: plots.plot_predictive_check(check.encounters, check.people, check.predicted, ax=axes[0]),
+        height=3.8,
+    )
+    page.table("prediction", check.table())
+
+
+# ---- recovery ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class RecoveryResults:
+    """What ``eplstm recover`` has found."""
+
+    variant: Variant
+    designs: Sequence[Design]
+    parameters: dict[int, list[tuple[Truth, Fit]]] = field(default_factory=dict)
+    """By number of trials: truth and fit of each group."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Pieces that failed, and why."""
+    models: Mapping[str, Any] | None = None
+    """Pieces of ``recover_model``."""
+    names: Sequence[str] = ()
+    """Of the models."""
+    check: PredictiveCheck | None = None
+
+    def take_parameters(self, results: Mapping[str, Any]) -> None:
+        """Of pieces of ``recover_parameters``."""
+        for design in self.designs:
+            found = of_design(design, results)
+            if found:
+                self.parameters[design.trials] = found
+
+
+def write_recovery(folder: Path, found: RecoveryResults, *, what: Sequence[str], settings: Any) -> None:
+    """What the design can tell: parameters, models, calibration, prediction."""
+    page = Page(folder)
+    for name, why in found.failures.items():
+        page.text(f"{name}: failed ({why}).", bad=True)
+    if "parameters" in what and found.parameters:
+        _recovery_of_parameters(page, found)
+    if "calibration" in what and found.parameters:
+        for trials, replicates in found.parameters.items():
+            _calibration(page, trials, calibrate(replicates))
+    if found.models:
+        _recovery_of_models(page, found)
+    if found.check is not None:
+        page.heading("Prediction, of one group")
+        _page_of_prediction(page, found.check)
+    page.write(f"Recovery: {found.variant.name}", settings)
+
+
+def _recovery_of_parameters(page: Page, found: RecoveryResults) -> None:
+    tables = []
+    for trials, replicates in found.parameters.items():
+        page.heading(f"Parameters, {trials} trials")
+        table = _page_of_recovery(page, f"recovery_{trials}_trials", replicates)
+        tables.append(table.assign(n_trials=trials))
+        unsure = sum(int((~fit.converged).sum()) for _, fit in replicates)
+        lost = sum(len(fit.failures) for _, fit in replicates)
+        if unsure or lost:
+            page.text(f"{unsure} estimates did not converge, and {lost} people could not be fitted.", bad=True)
+    every = pd.concat(tables, ignore_index=True)
+    write_text(page.folder / "recovery.csv", every.to_csv(index=False))
+    if len(tables) > 1:
+        for measure, title in (("r", "Correlation"), ("coverage", "Coverage")):
+            page.figure(
+                f"{measure}_by_trials",
+                f"{title} by number of trials",
+                "Between true and estimated z." if measure == "r" else "Of the nominal 95 % intervals.",
+                1,
+                lambda axes, m=measure: plots.plot_recovery_by_trials(every, measure=m, ax=axes[0]),
+                height=3.4,
+            )
+
+
+def _calibration(page: Page, trials: int, found: Calibration) -> None:
+    page.heading(f"Calibration, {trials} trials")
+    name, k = f"calibration_{trials}_trials", len(found.names)
+    with canvas_of(page.folder, name, PANEL * 1.15 * k, 2 * PANEL) as canvas:
+        plots.plot_calibration(found, axes=canvas.subplots(2, k, squeeze=False))
+    caption = (
+        "Ranks of the truth among draws from the posterior (Talts et al., 2018): level if intervals are what they "
+        "claim to be; a hill where they are too wide, a bowl where they are too narrow."
+    )
+    page.parts.append(figure_html(f"{FIGURES}/{name}.png", "Ranks", caption))
+    page.table(name, found.table(), digits=3)
+
+
+def _recovery_of_models(page: Page, found: RecoveryResults) -> None:
+    assert found.models is not None
+    page.heading("Models")
+    for what, pick in (("person", best_models), ("group", best_of_groups)):
+        confusion: Confusion = confusion_matrix(*pick(found.models), models=list(found.names))
+        shares, inverse = confusion.probabilities, inversion_matrix(confusion)
+        for name, matrix, counts, title, caption in (
+            (
+                f"confusion_{what}",
+                shares,
+                confusion.counts,
+                "Confusion: p(best | simulated)",
+                f"Which model has the largest log evidence, by the model that each {what}'s choices are from.",
+            ),
+            (
+                f"inversion_{what}",
+                inverse,
+                None,
+                "Inversion: p(simulated | best)",
+                f"How far the winner can be trusted, {what} by {what}, if all models are equally likely before.",
+            ),
+        ):
+            page.figure(
+                name,
+                title.split(":")[0] + f", by {what}",
+                caption,
+                1,
+                lambda axes, m=matrix, c=counts, t=title: plots.plot_matrix(m, counts=c, title=t, ax=axes[0]),
+                height=0.6 * len(found.names) + 2.2,
+            )
+            write_text(page.folder / f"{name}.csv", matrix.to_csv())
