@@ -21,7 +21,7 @@ from torch import Tensor
 from .backend import RecurrentWrapper
 from .fast import Sequence, SequenceWeights, run_sequence
 from .memory import EntryRing
-from .retrieval import retrieve_many, stretches_between
+from .retrieval import matches, stretches_between, taken
 from .standard import READOUTS
 from .weights import GATE_ORDER
 
@@ -44,6 +44,8 @@ class NestedAgent:
         if model._has_memory:
             self.memory = model.episodic_memory.function
             self._settings = self.memory.retrieval_settings(context)
+            self._appends = self.memory._setting("duplicate_entries_allowed", context) is True
+            self._rings: list[EntryRing] = []
 
     def execute(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> NestedTrials:
         """Run B trials of T steps, each in an environment of its own.
@@ -68,6 +70,19 @@ class NestedAgent:
         )
         trials.retrieved = None if memory is None else torch.cat(memory.retrieved, dim=1)
         return trials
+
+    def rings(self, environments: int) -> list[EntryRing]:
+        """The entries of the first so many environments."""
+        while len(self._rings) < environments:
+            self._rings.append(self.memory.ring(self.context, len(self._rings)))
+        return self._rings[:environments]
+
+    def store(self, entry: list[np.ndarray], environment: int) -> None:
+        """Store one entry, key (K,) and value (H,)."""
+        if self._appends:
+            self._rings[environment].append(entry)
+        else:
+            self.memory.store_entry(entry, self.context, environment=environment)
 
     def _weights(self) -> SequenceWeights:
         """The parameters of PsyNeuLink's projections, those to the gates side by side."""
@@ -95,7 +110,7 @@ class _TrialMemory:
         self.switch = inputs[model.retrieve_node]
         self.encodes = inputs[model.encode_node].detach()[..., 0].numpy() > 0.5
         self.stretches = stretches_between(self.encodes, self.switch.detach()[..., 0].numpy() != 0)
-        self.rings = [agent.memory.ring(agent.context, environment) for environment in range(len(self.keys))]
+        self.rings = agent.rings(len(self.keys))
         self.retrieved: list[Tensor] = []
 
     def retrieve(self, steps: slice) -> Tensor:
@@ -106,15 +121,17 @@ class _TrialMemory:
 
     def _match(self, queries: Tensor, ring: EntryRing) -> Tensor:
         """Entries, key and value side by side: (1, steps, K) → (1, steps, K + H)."""
-        entries = torch.from_numpy(np.concatenate([ring.used(field) for field in (0, 1)], axis=1))[None]
-        keys = entries[..., : queries.shape[-1]]  # copies: the ring's are stored over before gradients need them
-        return retrieve_many(self.agent._settings, queries, keys, entries, ring.oldest)
+        fields = [ring.used(field)[None] for field in (0, 1)]
+        if self.agent._settings.retrieval == "average":  # copies: stored over before gradients need them
+            fields = [field.copy() for field in fields]
+        keys, values = (torch.from_numpy(field) for field in fields)
+        found = matches(self.agent._settings, queries, keys, ring.oldest)
+        return torch.cat([taken(found, field) for field in (keys, values)], -1)
 
     def encode(self, steps: slice, cells: Tensor) -> None:
         """Store the entries of these steps, given c_t (1, B, steps, H)."""
         for b, t in np.argwhere(self.encodes[:, steps]).tolist():
-            entry = [self.keys[b, steps][t].detach().numpy(), cells[0, b, t].numpy()]
-            self.agent.memory.store_entry(entry, self.agent.context, environment=b)
+            self.agent.store([self.keys[b, steps][t].detach().numpy(), cells[0, b, t].numpy()], b)
 
 
 class NestedTrials:

@@ -319,7 +319,7 @@ def execute_around(
         before: {mechanism, likewise: (B, size)}: values before the first step; zeros for the rest.
     """
     batch, length = next(iter(inputs.values())).shape[:2]
-    steps = 1 if _has_state(wrapper.composition) else length
+    steps = 1 if wrapper.has_state else length
     inside = {node for nested in wrapper.nested for node in nested.wrapper.nodes_map}
     values = {
         each: [torch.zeros(batch, steps, np.size(item), dtype=torch.float64) for item in node.defaults.value]
@@ -377,7 +377,7 @@ def inputs_for_run(composition: Composition, inputs: Mapping[Any, np.ndarray]) -
     return given
 
 
-def _has_state(composition: Composition) -> bool:
+def has_state(composition: Composition) -> bool:
     """Whether a node of a composition, apart from those nested in it, depends on earlier steps."""
     nodes = [node for node in composition.nodes if not isinstance(node, Composition)]
     return bool(backend.recurrent_projections(composition)) or any(
