@@ -1,4 +1,4 @@
-"""The command line: ``eplstm demo``, ``train``, ``compare``, ``benchmark``, and what ``fitting/commands.py`` has."""
+"""The command line: ``eplstm demo``, ``train``, ``compare``, ``benchmark``, and those of ``fitting.commands``."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame |
     page.figure(
         "estimates",
         "Estimates",
-        "Each participant's estimate with its 95 % interval, sorted by the estimate. Where intervals are as wide as "
-        "the spread of the estimates, the design cannot tell people apart.",
+        "Each participant's estimate with its 95 % interval, sorted by the estimate. Where intervals are as wide "
+        "as the spread of the estimates, the design cannot tell people apart.",
         k,
         lambda axes: plots.plot_estimates(fit, axes=axes),
         height=max(PANEL, 0.11 * len(fit) + 1.4),
@@ -138,8 +138,8 @@ def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame |
         page.figure(
             "trade_off",
             "How parameters trade off",
-            "Correlations within the posteriors, averaged over participants: near 1 or −1, two parameters can stand "
-            "for each other, and only their combination is known.",
+            "Correlations within the posteriors, averaged over participants: near 1 or −1, two parameters can "
+            "stand for each other, and only their combination is known.",
             1,
             lambda axes: plots.plot_parameter_correlation(fit, ax=axes[0]),
             height=PANEL + 0.8,
@@ -171,8 +171,8 @@ def _page_of_recovery(page: Page, name: str, replicates: Sequence[tuple[Truth, F
     page.figure(
         name,
         "Recovery",
-        "Estimates against the truth, with 95 % intervals and the line where both are equal. Coverage is the share "
-        "of intervals that hold the truth.",
+        "Estimates against the truth, with 95 % intervals and the line where both are equal. Coverage is the "
+        "share of intervals that hold the truth.",
         len(replicates[0][1].space),
         lambda axes: plots.plot_recovery(pairs, axes=axes),
     )
@@ -264,8 +264,8 @@ def _page_of_prediction(page: Page, check: PredictiveCheck) -> None:
         "prediction",
         "Predictive check",
         "Share of right choices by encounter and step: people with standard errors, and where 95 % of simulated "
-        "groups lie, whose parameters are drawn from the posteriors and who choose anew. Points outside the band are "
-        "what the model does not explain.",
+        "groups lie, whose parameters are drawn from the posteriors and who choose anew. Points outside the band "
+        "are what the model does not explain.",
         1,
         lambda axes: plots.plot_predictive_check(check.encounters, check.people, check.predicted, ax=axes[0]),
         height=3.8,
