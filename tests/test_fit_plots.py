@@ -83,10 +83,10 @@ def test_estimates_show_everybody_sorted(people, tmp_path):
         drawn = points(ax)
         np.testing.assert_allclose(drawn[np.argsort(drawn[:, 1]), 0], np.sort(fit.natural[:, k]))
         segments = np.array(ax.collections[0].get_segments())
-        np.testing.assert_allclose(np.sort(segments[:, 0, 0]), np.sort(lower[:, k]))
-        np.testing.assert_allclose(np.sort(segments[:, 1, 0]), np.sort(upper[:, k]))
-        names = [label.get_text() for label in ax.get_yticklabels()]
         order = np.argsort(fit.natural[:, k])
+        np.testing.assert_allclose(segments[:, 0], np.stack([lower[order, k], np.arange(people)], axis=1))
+        np.testing.assert_allclose(segments[:, 1], np.stack([upper[order, k], np.arange(people)], axis=1))
+        names = [label.get_text() for label in ax.get_yticklabels()]
         assert names == ([] if people > plots.NAMED else [fit.ids[p] for p in order])
     assert panels[0].get_xscale() == "log" and panels[1].get_xscale() == "linear"
     assert panels[0].get_xlabel() == "$β$" and panels[1].get_title() == "Gate bias"
@@ -228,6 +228,9 @@ def test_evidence_differences_are_against_the_best(ax, tmp_path):
     assert not [label.get_text() for label in one.get_yticklabels()]
     with pytest.raises(ValueError, match="'d' is not among the models"):
         plots.plot_evidence_differences(evidence, reference="d")
+    evidence.loc[3, "b"] = np.nan
+    with pytest.raises(ValueError, match="participant '3' under 'b' is nan"):
+        plots.plot_evidence_differences(evidence)
 
 
 # ---- predictions and calibration ---------------------------------------------------------------------

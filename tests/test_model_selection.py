@@ -60,6 +60,8 @@ def test_criteria_are_their_formulas():
     table = criteria(a_fit(names=("response_bias", "lapse")))
     assert table["aic"].tolist() == [104.0, 124.0]
     np.testing.assert_allclose(table["bic"], [100 + 2 * np.log(100), 120 + 2 * np.log(120)], atol=ATOL)
+    one = criteria(a_fit())
+    np.testing.assert_allclose(one["bic"], [100 + np.log(100), 120 + np.log(120)], atol=ATOL)
     # log p(D|z) + log p(z) + k/2 log 2π + ½ log det Σ
     expected = np.array([-50, -60]) - 1 + np.log(2 * np.pi) + 0.5 * np.log(0.25**2)
     np.testing.assert_allclose(table["log_evidence"], expected, atol=ATOL)

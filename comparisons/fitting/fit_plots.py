@@ -356,16 +356,21 @@ def plot_evidence_differences(
         ax: where to draw.
 
     Raises:
-        ValueError: the reference is not among the models.
+        ValueError: the reference is not among the models, or evidence is not finite.
     """
-    totals = evidence.to_numpy(dtype=float).sum(0)
-    names = [str(name) for name in evidence.columns]
+    values = evidence.to_numpy(dtype=float)
+    totals, names = values.sum(0), [str(name) for name in evidence.columns]
+    if not np.isfinite(values).all():
+        p, m = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(
+            f"plot_evidence_differences: evidence must be finite; that of participant '{evidence.index[p]}' under "
+            f"{names[m]!r} is {values[p, m]}. Leave the participant out."
+        )
     if reference is not None and reference not in names:
         raise ValueError(f"plot_evidence_differences: {reference!r} is not among the models {names}.")
-    base = names.index(reference) if reference is not None else int(np.nanargmax(totals))
+    base = names.index(reference) if reference is not None else int(np.argmax(totals))
     others = [m for m in np.argsort(-totals, kind="stable") if m != base]
     ax = _axes(ax, (6.0, 1.5 + 0.55 * max(len(others), 1)))
-    values = evidence.to_numpy(dtype=float)
     ax.axvspan(-3, 3, color=GREY, alpha=0.12, linewidth=0)
     ax.axvline(0, color=BLACK, linewidth=1)
     for row, m in enumerate(others):
@@ -651,13 +656,10 @@ def _signed(value: float) -> str:
 def _swarm(values: np.ndarray) -> np.ndarray:
     """Heights that keep points of nearly the same value apart, within ± .3; deterministic."""
     heights = np.zeros(len(values))
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
-        return heights
-    width = max(float(np.ptp(values[known])) / 45, 1e-12)
-    cells = np.floor((values[known] - values[known].min()) / width).astype(int)
+    width = max(float(np.ptp(values)) / 45, 1e-12)
+    cells = np.floor((values - values.min()) / width).astype(int)
     for cell in np.unique(cells):
-        inside = known[cells == cell]
+        inside = np.flatnonzero(cells == cell)
         place = np.arange(len(inside)) - (len(inside) - 1) / 2
         heights[inside] = place * min(0.11, 0.6 / max(len(inside) - 1, 1))
     return heights
