@@ -68,8 +68,9 @@ class Fit:
         k = len(self.space)
         if not k:
             return self.log_likelihood.copy()
-        sign, log_det = np.linalg.slogdet(self.covariance)
-        log_det = np.where(sign > 0, log_det, np.nan)
+        known = self._known
+        log_det = np.full(len(self), np.nan)
+        log_det[known] = np.linalg.slogdet(self.covariance[known])[1]
         return self.log_likelihood + self.log_prior + 0.5 * k * np.log(2 * np.pi) + 0.5 * log_det
 
     @property
@@ -89,13 +90,20 @@ class Fit:
         half = norm.ppf(0.5 + level / 2) * np.sqrt(np.einsum("pkk->pk", self.covariance))
         return self.space.natural_array(self.z - half), self.space.natural_array(self.z + half)
 
+    @property
+    def _known(self) -> np.ndarray:
+        """(P,) bool: who has a covariance that is one."""
+        finite = np.isfinite(self.covariance).all((1, 2))
+        eigenvalues = np.linalg.eigvalsh(np.where(finite[:, None, None], self.covariance, 0.0))
+        return finite & (eigenvalues > 0).all(1)
+
     def draws(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """z drawn from the posteriors, (n, P, k): of the draws there are, else of N(z, Σ); NaN where Σ is."""
         if self.samples is not None:
             return self.samples[rng.integers(0, len(self.samples), n)]
         normal = rng.standard_normal((n, *self.z.shape))
         roots = np.full(self.covariance.shape, np.nan)
-        known = np.isfinite(self.covariance).all((1, 2))
+        known = self._known
         roots[known] = np.linalg.cholesky(self.covariance[known])
         return self.z + np.einsum("pij,npj->npi", roots, normal)
 
