@@ -37,8 +37,8 @@ def fit_empirical_bayes(
     covariates: pd.DataFrame | None = None,
     restarts: int = 4,
     seed: int = 0,
-    max_iterations: int = 100,
-    tolerance: float = 1e-3,
+    max_iterations: int = 300,
+    tolerance: float = 1e-4,
     progress: Progress | None = None,
 ) -> Fit:
     """The group, and each participant's mode and uncertainty under it.
