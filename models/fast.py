@@ -191,31 +191,32 @@ class Trace:
     shape: tuple[int, int, int]
     """P, B, T."""
 
-    def _by_trial(self, array: np.ndarray) -> np.ndarray:
+    def by_trial(self, array: np.ndarray) -> np.ndarray:
+        """From the axes of the recurrence to (P, B, T, ...)."""
         agents, batch, length = self.shape
         return array.reshape(length, agents, batch, -1).transpose(1, 2, 0, 3)
 
     @property
     def hidden(self) -> np.ndarray:
         """(P, B, T, H): h_t."""
-        return self._by_trial(self.recurrence.hiddens[1:])
+        return self.by_trial(self.recurrence.hiddens[1:])
 
     @property
     def cell(self) -> np.ndarray:
         """(P, B, T, H): c_t."""
-        return self._by_trial(self.recurrence.cells[1:])
+        return self.by_trial(self.recurrence.cells[1:])
 
     @property
     def gates(self) -> np.ndarray:
         """(P, B, T, 5, H): f, i, o, r and the candidate."""
-        gates = self._by_trial(self.recurrence.gates)
+        gates = self.by_trial(self.recurrence.gates)
         return gates.reshape(*gates.shape[:-1], 5, -1)
 
     @property
     def memory(self) -> np.ndarray:
         """(P, B, T, H): m_t."""
         memory = self.recurrence.memory
-        return np.zeros_like(self.hidden) if memory is None else self._by_trial(memory)
+        return np.zeros_like(self.hidden) if memory is None else self.by_trial(memory)
 
 
 def run_trials(
@@ -278,7 +279,7 @@ def run_trials(
 
 @dataclass(eq=False)
 class Gradients:
-    """As ``Weights``; None for weights on which the loss does not depend."""
+    """As ``Weights``, and those of the recurrence; None for that on which the loss does not depend."""
 
     input_weight: np.ndarray | None = None
     bias: np.ndarray | None = None
@@ -287,6 +288,7 @@ class Gradients:
     actor_bias: np.ndarray | None = None
     critic_weight: np.ndarray | None = None
     critic_bias: np.ndarray | None = None
+    back: RecurrenceGradients | None = None
 
 
 def gradients(
@@ -340,13 +342,13 @@ def gradients(
         d_value = rows(d_value)
         to_hidden += d_value * weights.critic_weight.swapaxes(-1, -2)
         found.critic_weight, found.critic_bias = outer(hidden, d_value), d_value.sum(1, keepdims=True)
-    back = recur_back(
+    found.back = recur_back(
         trace.recurrence,
         weights.hidden_weight[0] if one else weights.hidden_weight,
         time_first(to_hidden),
         None if d_cell is None else time_first(rows(d_cell)),
     )
-    d_drive = by_agent(back.drive)
+    d_drive = by_agent(found.back.drive)
     found.input_weight = outer(trace.x, d_drive)
     found.bias = d_drive.sum(1, keepdims=True)
     found.hidden_weight = outer(by_agent(trace.recurrence.hiddens[:-1]), d_drive)
@@ -354,26 +356,6 @@ def gradients(
 
 
 # ---- the same as a function for autograd, for graphs that have more around it ------------------------------
-
-
-@dataclass(eq=False)
-class SequenceWeights:
-    """As ``Weights``, in tensors."""
-
-    input_weight: Tensor
-    """(P, D, 5H)"""
-    bias: Tensor
-    """(P, 1, 5H): the sum of the two biases."""
-    hidden_weight: Tensor
-    """(P, H, 5H)"""
-    actor_weight: Tensor
-    """(P, H, A)"""
-    actor_bias: Tensor
-    """(P, 1, A)"""
-    critic_weight: Tensor
-    """(P, H, 1)"""
-    critic_bias: Tensor
-    """(P, 1, 1)"""
 
 
 @dataclass(eq=False)
@@ -394,106 +376,76 @@ class Sequence:
     """(P, B, T): v_t."""
 
 
-Retrieve = Callable[[slice], Tensor]
-"""Steps → the retrieved values (P, B, steps, H) before the tanh; zeros where nothing is retrieved."""
-
-Encode = Callable[[slice, Tensor], None]
-"""Steps and their c_t (P, B, steps, H): stores the entries of those steps that are encoded."""
-
-
 def run_sequence(
-    weights: SequenceWeights,
+    weights: Weights,
+    parameters: list[Tensor],
+    of_parameters: Callable[[Gradients], list[Tensor | None]],
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
-    retrieve: Retrieve | None = None,
-    encode: Encode | None = None,
+    retrieve: Callable[[slice], Tensor] | None = None,
+    encode: Callable[[slice, np.ndarray], None] | None = None,
     stretches: list[slice] | None = None,
 ) -> Sequence:
-    """Run B trials of P agents.
+    """``run_trials``, with gradients for whatever the inputs come from.
 
     Args:
         weights: of the P agents.
+        parameters: what the weights are made of.
+        of_parameters: their gradients → those of the parameters.
         x: (P, B, T, D), the inputs.
         h0, c0: (P, B, H), the states before the first step.
-        retrieve: reads the memory; None: r_t = 0 and m_t = 0, a plain LSTM.
-        encode: stores entries, after each stretch.
-        stretches: steps that are run at once, in order; by default all (see ``stretches_between``).
+        retrieve: steps → what the memory gives, (P, B, steps, H), before the tanh; None: a plain LSTM.
+        encode, stretches: as of ``run_trials``.
     """
-    drive = _time_first(x, weights.input_weight, weights.bias)
-    size = weights.hidden_weight.shape[1]
-    h, c = h0, c0
-    parts = []
-    for steps in stretches or [slice(0, x.shape[2])]:
-        memory = None if retrieve is None else torch.tanh(retrieve(steps))
-        m = None if memory is None else memory.permute(2, 0, 1, 3)
-        cells, hiddens, gates = _Recurrence.apply(drive[steps], weights.hidden_weight, m, h, c)
-        h, c = hiddens[-1], cells[-1]
-        if memory is None:
-            memory = torch.zeros_like(cells).permute(1, 2, 0, 3)
-        elif encode is not None:
-            encode(steps, cells.detach().permute(1, 2, 0, 3))
-        parts.append((cells, hiddens, gates, memory))
-    cells, hiddens, gates = (_joined([part[i] for part in parts], 0) for i in range(3))
-    memory = _joined([part[3] for part in parts], 2)
-    length, agents, batch = cells.shape[:3]
-    hidden = hiddens.permute(1, 2, 0, 3)
-    flat = hidden.reshape(agents, batch * length, size)
-    policy = torch.softmax(torch.baddbmm(weights.actor_bias, flat, weights.actor_weight), -1)
-    value = torch.baddbmm(weights.critic_bias, flat, weights.critic_weight)
-    return Sequence(
-        gates=gates.view(length, agents, batch, 5, size).permute(1, 2, 0, 3, 4),
-        memory=memory,
-        cell=cells.permute(1, 2, 0, 3),
-        hidden=hidden,
-        policy=policy.view(agents, batch, length, -1),
-        value=value.view(agents, batch, length),
-    )
+    parts: list[Tensor] = []
+
+    def read(steps: slice) -> np.ndarray:
+        parts.append(retrieve(steps))  # type: ignore[misc]
+        return parts[-1].detach().numpy()
+
+    start = h0.detach().numpy(), c0.detach().numpy()
+    memory = None if retrieve is None else read
+    trace = run_trials(weights, x.detach().numpy(), *start, memory, encode, stretches)
+    retrieved = torch.cat(parts, 2) if parts else None
+    run = (weights, trace, of_parameters)
+    hidden, cell, m, policy, value = _Derivatives.apply(run, x, h0, c0, retrieved, *parameters)
+    return Sequence(torch.from_numpy(trace.gates), m, cell, hidden, policy, value)
 
 
-def _time_first(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The inputs' part of the drive, x (P, B, T, D) → (T, P, B, 5H)."""
-    agents, batch, length, columns = x.shape
-    drive = torch.baddbmm(bias, x.reshape(agents, batch * length, columns), weight)
-    return drive.view(agents, batch, length, -1).permute(2, 0, 1, 3)
-
-
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
-
-
-class _Recurrence(torch.autograd.Function):
-    """``recur`` and ``recur_back``."""
+class _Derivatives(torch.autograd.Function):
+    """What ``run_trials`` gave, with its derivatives, which ``gradients`` computes."""
 
     @staticmethod
-    def forward(ctx, drive: Tensor, weight: Tensor, memory: Tensor | None, h0: Tensor, c0: Tensor):  # type: ignore[override]
-        """drive (T, P, B, 5H), weight (P, H, 5H), memory (T, P, B, H), h0 and c0 (P, B, H)."""
-        arrays = [None if v is None else v.detach().numpy() for v in (drive, weight, memory, h0, c0)]
-        d, w, m, h, c = arrays
-        assert d is not None and w is not None and h is not None and c is not None
-        ctx.past, ctx.weight = recur(d, w, h, c, None if m is None else m.__getitem__), w
-        past = ctx.past
-        gates = torch.from_numpy(past.gates)
-        ctx.mark_non_differentiable(gates)
-        return torch.from_numpy(past.cells[1:]), torch.from_numpy(past.hiddens[1:]), gates
+    def forward(ctx, run: tuple, x: Tensor, h0: Tensor, c0: Tensor, retrieved: Tensor | None, *parameters: Tensor):  # type: ignore[override]
+        ctx.run = run
+        ctx.set_materialize_grads(False)
+        trace = run[1]
+        values = (trace.hidden, trace.cell, trace.memory, trace.policy, trace.value)
+        return tuple(torch.from_numpy(v) for v in values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_cells: Tensor, d_hiddens: Tensor, _d_gates: Tensor):  # type: ignore[override]
-        past, weight = ctx.past, ctx.weight
-        back = recur_back(past, weight, d_hiddens.numpy(), d_cells.numpy())
-        d_weight = d_memory = None
-        if ctx.needs_input_grad[1]:
-            before, after = (v.swapaxes(0, 1) for v in (past.hiddens[:-1], back.drive))
-            before, after = (v.reshape(len(weight), -1, v.shape[-1]) for v in (before, after))
-            d_weight = torch.from_numpy(before.swapaxes(1, 2) @ after)
-        if ctx.needs_input_grad[2]:
-            size = weight.shape[1]
-            d_memory = torch.from_numpy(back.cells * past.gates[..., 3 * size : 4 * size])
-        return (
-            torch.from_numpy(back.drive),
-            d_weight,
-            d_memory,
-            torch.from_numpy(back.h0),
-            torch.from_numpy(back.c0),
-        )
+    def backward(ctx, *slopes: Tensor | None):  # type: ignore[override]
+        weights, trace, of_parameters = ctx.run
+        d_hidden, d_cell, d_memory, d_policy, d_value = (None if d is None else d.numpy() for d in slopes)
+        g = gradients(weights, trace, d_policy, d_value, d_hidden, d_cell)
+        d_x = d_h0 = d_c0 = None
+        if g.back is not None:
+            d_x, d_h0, d_c0, through_cell = _of_inputs(weights, trace, g.back)
+            d_memory = through_cell if d_memory is None else through_cell + d_memory
+        if d_memory is not None:
+            d_memory = (1.0 - trace.memory**2) * d_memory
+        found = [None if d is None else torch.from_numpy(d) for d in (d_x, d_h0, d_c0, d_memory)]
+        if not ctx.needs_input_grad[4]:
+            found[3] = None
+        return None, *found, *of_parameters(g)
+
+
+def _of_inputs(weights: Weights, trace: Trace, back: RecurrenceGradients) -> tuple[np.ndarray, ...]:
+    """Derivatives of the loss by x (P, B, T, D), h0 and c0 (P, B, H), and by m_t (P, B, T, H) through the cell."""
+    agents, batch, _ = trace.shape
+    d_drive, d_cells = (trace.by_trial(d) for d in (back.drive, back.cells))
+    d_x = np.matmul(d_drive, weights.input_weight.swapaxes(-1, -2)[:, None])
+    d_h0, d_c0 = (d.reshape(agents, batch, -1) for d in (back.h0, back.c0))
+    return d_x, d_h0, d_c0, d_cells * trace.gates[..., 3, :]

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from .backend import RecurrentWrapper
-from .fast import Sequence, SequenceWeights, run_sequence
+from .fast import Gradients, Sequence, run_sequence
 from .memory import EntryRing
 from .retrieval import matches, stretches_between, taken
-from .standard import READOUTS
+from .standard import LearnedMatrices
 from .weights import GATE_ORDER
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class NestedAgent:
 
     def __init__(self, model: EpisodicLSTMComposition, wrapper: RecurrentWrapper, context: Any) -> None:
         self.model, self.context = model, context
-        self._parameters = {key: wrapper.projections_map[p].matrix for key, p in model._learned.items()}
+        self._matrices = LearnedMatrices(model, wrapper)
         if model._has_memory:
             self.memory = model.episodic_memory.function
             self._settings = self.memory.retrieval_settings(context)
@@ -58,11 +58,12 @@ class NestedAgent:
         x = inputs[model.input_node]
         zeros = x.new_zeros(len(x), model.config.hidden_size)
         h0, c0 = before.get(model.hidden, zeros), before.get(model.cell, zeros)
-        weights, trials = self._weights(), NestedTrials(model, inputs)
+        trials = NestedTrials(self, inputs, (h0, c0))
         memory = _TrialMemory(self, inputs) if model._has_memory else None
-        trials.before, trials.weights = (h0, c0), weights
         trials.sequence = run_sequence(
-            weights,
+            self._matrices.joined(),
+            list(self._matrices.parameters.values()),
+            self._of_parameters,
             x[None],
             h0[None],
             c0[None],
@@ -84,20 +85,14 @@ class NestedAgent:
         else:
             self.memory.store_entry(entry, self.context, environment=environment)
 
-    def _weights(self) -> SequenceWeights:
-        """The parameters of PsyNeuLink's projections, those to the gates side by side."""
+    def _of_parameters(self, g: Gradients) -> list[Tensor | None]:
+        return list(self._matrices.split(g, self._matrices.room()).values())
 
-        def gates(name: str) -> Tensor:
-            blocks = [self._parameters.get((name, block)) for block in GATE_ORDER]
-            none = torch.zeros_like(blocks[0])  # type: ignore[arg-type]  # the reinstatement gate of a plain LSTM
-            return torch.cat([none if block is None else block for block in blocks], dim=1)[None]
-
-        return SequenceWeights(
-            input_weight=gates("input_weight"),
-            bias=gates("input_bias") + gates("hidden_bias"),
-            hidden_weight=gates("hidden_weight"),
-            **{name: self._parameters[name, name.split("_")[0]][None] for name in READOUTS},
-        )
+    def to_gates(self, name: str) -> Tensor:
+        """PsyNeuLink's parameters of a weight, side by side: (sender, 5H)."""
+        blocks = [self._matrices.parameters.get((name, block)) for block in GATE_ORDER]
+        none = torch.zeros_like(blocks[0])  # type: ignore[arg-type]  # the reinstatement gate of a plain LSTM
+        return torch.cat([none if block is None else block for block in blocks], dim=1)
 
 
 class _TrialMemory:
@@ -128,24 +123,22 @@ class _TrialMemory:
         found = matches(self.agent._settings, queries, keys, ring.oldest)
         return torch.cat([taken(found, field) for field in (keys, values)], -1)
 
-    def encode(self, steps: slice, cells: Tensor) -> None:
+    def encode(self, steps: slice, cells: np.ndarray) -> None:
         """Store the entries of these steps, given c_t (1, B, steps, H)."""
         for b, t in np.argwhere(self.encodes[:, steps]).tolist():
-            self.agent.store([self.keys[b, steps][t].detach().numpy(), cells[0, b, t].numpy()], b)
+            self.agent.store([self.keys[b, steps][t].detach().numpy(), cells[0, b, t]], b)
 
 
 class NestedTrials:
     """What happened in a minibatch: the value of each node, computed when it is asked for."""
 
-    before: tuple[Tensor, Tensor]
-    """h0, c0: (B, H)."""
-    weights: SequenceWeights
     sequence: Sequence
     retrieved: Tensor | None
     """(B, T, K + H): key and value of what the memory gave, before ``retrieve`` and the tanh."""
 
-    def __init__(self, model: EpisodicLSTMComposition, inputs: Mapping[Any, Tensor]) -> None:
-        self.model, self.inputs = model, inputs
+    def __init__(self, agent: NestedAgent, inputs: Mapping[Any, Tensor], before: tuple[Tensor, Tensor]) -> None:
+        """The agent, its inputs (B, T, size), and h0 and c0 (B, H)."""
+        self.agent, self.model, self.inputs, self.before = agent, agent.model, inputs, before
         self._gates: dict[str, Tensor] | None = None
 
     def items(self, node: Any) -> list[Tensor]:
@@ -185,9 +178,10 @@ class NestedTrials:
 
     def _all_gates(self) -> dict[str, Tensor]:
         if self._gates is None:
-            w, x = self.weights, self.inputs[self.model.input_node]
+            x, weights = self.inputs[self.model.input_node], self.agent.to_gates
             h = self._step_before(self.before[0], self.sequence.hidden[0])
-            drive = x @ w.input_weight[0] + h @ w.hidden_weight[0] + w.bias[0]
+            drive = x @ weights("input_weight") + weights("input_bias")
+            drive = drive + h @ weights("hidden_weight") + weights("hidden_bias")
             parts = dict(zip(GATE_ORDER, drive.chunk(len(GATE_ORDER), -1), strict=True))
             self._gates = {
                 block: torch.tanh(z) if block == "candidate" else torch.sigmoid(z) for block, z in parts.items()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .backend import RecurrentWrapper, get_matrix, graph_signature
-from .fast import Trace, Weights, gradients, run_trials
+from .fast import Gradients, Trace, Weights, gradients, run_trials
 from .losses import Slopes
 from .memory import EntryRing
 from .person import Person
@@ -215,22 +215,11 @@ class StandardGraph:
             inputs: {mechanism: (n, T, size)}, of all trials.
             context: the execution context whose entries are read and stored.
         """
-        matrices = {key: wrapper.projections_map[p].matrix for key, p in self.model._learned.items()}
-        self._parameters = matrices
-        self._arrays = {key: matrix.detach().numpy() for key, matrix in matrices.items()}  # the same numbers
-        self._gradients = {name: self._room_for_gradients(name) for name in (*GATE_WEIGHTS, *READOUTS)}
-        self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
+        self._matrices = LearnedMatrices(self.model, wrapper)
+        self._room = self._matrices.room()
         wrapper.optimizer.zero_grad()
         self._person = self.model._in_graph.of(context)
         self._memories = _Memories(self.model, inputs, context) if self.model._has_memory else None
-
-    def _room_for_gradients(self, name: str) -> tuple[np.ndarray, list[tuple[Tensor, Tensor]]]:
-        """(blocks, sender, receiver), for the gradients of all blocks of a weight; and the parameters, each with
-        its part of it."""
-        blocks = GATE_ORDER if name in GATE_WEIGHTS else (name.split("_")[0],)
-        room = np.zeros((len(blocks), *self._arrays[name, blocks[0]].shape))
-        parts = zip(blocks, torch.from_numpy(room).unbind(), strict=True)
-        return room, [(self._parameters[name, b], part) for b, part in parts if (name, b) in self._parameters]
 
     def execute(
         self,
@@ -252,7 +241,7 @@ class StandardGraph:
         """
         model, memories = self.model, self._memories
         x = inputs[model.input_node].numpy()
-        self._weights = self._joined_weights()
+        self._weights = self._matrices.joined(self._person.gate_bias)
         trace = run_trials(
             self._weights,
             x[None],
@@ -264,17 +253,47 @@ class StandardGraph:
             model, wrapper, inputs, before, trace, None if memories is None else memories.retrieved
         )
 
-    def _joined_weights(self) -> Weights:
-        """The matrices of PsyNeuLink's projections, those to the gates side by side."""
+    def backward(self, course: StandardCourse, slopes: Slopes) -> None:
+        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
+        g = gradients(
+            self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values())
+        )
+        for key, gradient in self._matrices.split(g, self._room).items():
+            parameter = self._matrices.parameters[key]
+            if parameter.requires_grad:  # PsyNeuLink freezes projections after ``begin``
+                parameter.grad = gradient
+
+
+Room = dict[str, tuple[np.ndarray, tuple[Tensor, ...]]]
+"""Gradients by weight: (blocks, sender, receiver), and the same numbers as a tensor for each block."""
+
+
+class LearnedMatrices:
+    """The matrices that the model's projections learn, as parameters of PsyNeuLink's and as ``fast.py`` has them.
+
+    Args:
+        model: the composition, its graph as made.
+        wrapper: the PyTorch form whose parameters are used.
+    """
+
+    def __init__(self, model: EpisodicLSTMComposition, wrapper: RecurrentWrapper) -> None:
+        self.parameters = {key: wrapper.projections_map[p].matrix for key, p in model._learned.items()}
+        self._arrays = {
+            key: matrix.detach().numpy() for key, matrix in self.parameters.items()
+        }  # the same numbers
+        self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
+
+    def joined(self, gate_bias: float = 0.0) -> Weights:
+        """Those to the gates side by side; ``gate_bias`` is added to that of the reinstatement gate."""
 
         def gates(name: str) -> np.ndarray:
             none = self._none[name]  # for the reinstatement gate of a plain LSTM
             return np.concatenate([self._arrays.get((name, block), none) for block in GATE_ORDER], axis=1)[None]
 
         bias = gates("input_bias") + gates("hidden_bias")
-        if self._person.gate_bias:
-            size, block = self.model.config.hidden_size, GATE_ORDER.index("reinstatement")
-            bias[..., block * size : (block + 1) * size] += self._person.gate_bias
+        if gate_bias:
+            size, block = bias.shape[-1] // len(GATE_ORDER), GATE_ORDER.index("reinstatement")
+            bias[..., block * size : (block + 1) * size] += gate_bias
         return Weights(
             input_weight=gates("input_weight"),
             bias=bias,
@@ -282,18 +301,29 @@ class StandardGraph:
             **{name: self._arrays[name, name.split("_")[0]][None] for name in READOUTS},
         )
 
-    def backward(self, course: StandardCourse, slopes: Slopes) -> None:
-        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
-        g = gradients(
-            self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values())
-        )
-        for name, (buffer, by_parameter) in self._gradients.items():
-            found = g.bias if name in ("input_bias", "hidden_bias") else getattr(g, name)
-            if found is not None:
-                buffer[...] = found[0].reshape(-1, len(buffer), buffer.shape[-1]).swapaxes(0, 1)
-            for parameter, gradient in by_parameter:
-                if parameter.requires_grad:  # PsyNeuLink freezes projections after ``begin``
-                    parameter.grad = None if found is None else gradient
+    def room(self) -> Room:
+        """Room for gradients."""
+        rooms = {}
+        for name in (*GATE_WEIGHTS, *READOUTS):
+            blocks = self._blocks(name)
+            room = np.empty((len(blocks), *self._arrays[name, blocks[0]].shape))
+            rooms[name] = (room, torch.from_numpy(room).unbind())
+        return rooms
+
+    def split(self, g: Gradients, room: Room) -> dict[tuple[str, str], Tensor | None]:
+        """Gradients by parameter; the room is theirs."""
+        found: dict[tuple[str, str], Tensor | None] = {}
+        for name, (array, parts) in room.items():
+            gradient = g.bias if name in ("input_bias", "hidden_bias") else getattr(g, name)
+            if gradient is not None:
+                array[...] = gradient[0].reshape(-1, len(array), array.shape[-1]).swapaxes(0, 1)
+            for block, part in zip(self._blocks(name), parts, strict=True):
+                found[name, block] = None if gradient is None else part
+        return {key: found[key] for key in self.parameters}
+
+    @staticmethod
+    def _blocks(name: str) -> tuple[str, ...]:
+        return GATE_ORDER if name in GATE_WEIGHTS else (name.split("_")[0],)
 
 
 class _Memories:
