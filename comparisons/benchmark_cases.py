@@ -21,7 +21,15 @@ import torch
 import tyro
 from psyneulink.core.globals.keywords import MIN_INDICATOR, OLDEST
 
-from ..models import Cohort, EpisodicLSTMComposition, EpisodicMemory, ModelConfig, ReferenceEpisodicLSTM, train
+from ..models import (
+    Cohort,
+    EpisodicLSTMComposition,
+    EpisodicMemory,
+    ModelConfig,
+    RecurrentComposition,
+    ReferenceEpisodicLSTM,
+    train,
+)
 from ..tasks import ContextualChoice, Trials
 from .benchmark import Case, Run, fixed, marginal, measure, repeated, whole
 from .benchmark_results import Benchmark, Curve
@@ -210,6 +218,7 @@ def table(settings: BenchmarkSettings) -> list[Case]:
     cases = [
         *training(bench),
         *calls(bench),
+        *nesting(bench),
         *running(bench),
         *growth(bench),
         *environments(bench),
@@ -282,6 +291,13 @@ def calls(bench: Workbench) -> Iterator[Case]:
     yield Case("composition, constructor", group, "call", build, REFERENCE, most=3, warm_up=False)
     yield Case("composition, first learn()", group, "call", first, REFERENCE, most=3, warm_up=False)
     yield Case("composition, later learn()", group, "call", later, REFERENCE)
+
+
+def nesting(bench: Workbench) -> Iterator[Case]:
+    """A trial of an agent with a layer before it and one behind, trained end to end."""
+    yield Case(
+        "nested composition, learn()", "nesting", "trial", partial(train_nested, bench), REFERENCE, warm_up=False
+    )
 
 
 def running(bench: Workbench) -> Iterator[Case]:
@@ -387,6 +403,48 @@ def train_composition(bench: Workbench, fast: bool, length: int | None = None, *
     """``learn()`` by the fast path or node by node, without what a call costs besides: that is its own case."""
     call = bench.trainer(bench.composition(bench.config(**sizes)), fast=fast)
     return marginal(call, bench.work(length), len(bench.trials(length)))
+
+
+def train_nested(bench: Workbench) -> Run:
+    """``learn()`` of layer → agent → layer, as ``train_composition``; the loss, cross-entropy, is of the last."""
+    config = bench.config()
+    agent = bench.new_composition(config)
+
+    def layer(name: str, size: int, **kwargs: Any) -> Any:
+        return pnl.ProcessingMechanism(name=name, default_variable=np.zeros(size), **kwargs)  # pyright: ignore
+
+    sensory = layer("sensory", config.hidden_size, function=pnl.Tanh())
+    response = layer("response", config.n_actions, function=pnl.SoftMax(output=pnl.ALL))
+    stimulus, switches = layer("stimulus", config.input_size), layer("switches", 2)
+    outer = RecurrentComposition(name="outer", optimizer_type="adam")
+    outer.add_nodes([stimulus, switches, sensory, agent, response])
+    rng = np.random.default_rng(bench.settings.seed)
+
+    def project(sender: Any, receiver: Any, matrix: Any, learnable: bool = True) -> None:
+        ends = {"sender": sender, "receiver": receiver}
+        projection = pnl.MappingProjection(**ends, matrix=matrix, learnable=learnable)  # pyright: ignore
+        outer.add_projection(projection)
+
+    for sender, receiver, n, m in (
+        (stimulus, sensory, config.input_size, config.hidden_size),
+        (sensory, agent.input_node, config.hidden_size, config.input_size),
+        (agent.hidden, response, config.hidden_size, config.n_actions),
+    ):
+        project(sender, receiver, rng.standard_normal((n, m)) / np.sqrt(n))
+    project(switches, agent.retrieve_node, [[1.0], [0.0]], learnable=False)
+    project(switches, agent.encode_node, [[0.0], [1.0]], learnable=False)
+
+    def call(trials: Trials) -> None:
+        def loss(which: range, values: Any) -> torch.Tensor:
+            targets = torch.from_numpy(trials.targets[which.start : which.stop])
+            return -torch.log(values[response].gather(-1, targets[..., None])).sum()
+
+        on = np.stack([trials.retrieve, trials.encode], axis=-1).astype(float)
+        outer.learn({stimulus: trials.inputs, switches: on}, loss, learning_rate=5e-4)
+        if agent.detour is not None:
+            raise RuntimeError(f"learn() took the general path ({agent.detour}): that is another case.")
+
+    return marginal(call, bench.work(), len(bench.trials()))
 
 
 def train_in_environments(bench: Workbench, line: str, number: int) -> Run:
