@@ -1,8 +1,11 @@
-"""Maximum a posteriori estimates, person by person, with Laplace's approximation of their uncertainty.
+"""Maximum a posteriori: each participant's most probable parameters under a normal prior of z.
 
-ẑ_p maximises log p(D_p|z) + log N(z; μ, σ²), and the posterior is taken for N(ẑ_p, Σ_p), with Σ_p the inverse of
-the negative Hessian at the mode. Every person's problem stands alone: people are computed side by side only to
-share the cost of calls. Convergence is looked at and reported, never assumed.
+Maximised is log p(choices of p | z_p) + log N(z_p; prior), for all participants and restarts at once, by BFGS with
+exact gradients; around the mode, Laplace's approximation gives covariance and evidence. The prior is in z, so the
+mode is that of z, too, and not the transform of the mode of the natural values.
+
+Whether that went well is said for each participant: the gradient that is left, how many restarts came to the same
+mode, and the curvature there (see ``Fit.message`` and ``Fit.diagnostics``).
 """
 
 from __future__ import annotations
@@ -12,25 +15,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import torch
 
-from .minimise import Minima, minimise
+from .batches import Batches
+from .minimise import Minima, largest
+from .modes import Modes, Problems, eigenvalues, laplace, log_normal, search
 from .objective import Objective
+from .parameters import ParameterSpace
 from .results import Fit
 
-AGREE = 0.1
-"""Restarts whose log posterior is within so many nats of the best have found the same."""
-STEP = 1e-4
-"""Of the central differences of the gradient, in prior standard deviations: their error is about 1e-8 then."""
-HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
+Progress = Callable[[int, int], object]
+"""Called with how many are done, and of how many."""
 
-Progress = Callable[[int, int], None]
-"""Is told how many are done, and of how many."""
-
-
-def log_normal(z: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Log density of independent normal distributions, summed over the last axis."""
-    return (-0.5 * ((z - mean) / sd) ** 2 - np.log(sd) - HALF_LOG_2PI).sum(-1)
+AGREEMENT = 0.1
+"""Nats: restarts whose log posteriors are that close to the best are taken to have found the same mode."""
 
 
 def fit_map(
@@ -42,193 +39,215 @@ def fit_map(
     prior: tuple[np.ndarray, np.ndarray] | None = None,
     start: np.ndarray | None = None,
     max_iterations: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     progress: Progress | None = None,
 ) -> Fit:
-    """The mode of each participant's posterior, and its curvature.
+    """Fit each participant alone.
 
     Args:
-        objective: the log-likelihoods.
-        model: name of the variant, for tables.
-        restarts: searches of each participant: from the prior's mean, and from draws from the prior. The draws of
-            a participant depend on the seed and their id alone.
+        objective: the likelihood of P participants with k free parameters.
+        model: its name.
+        restarts: R, searches per participant: from the prior's mean, and from R − 1 draws of the prior. A
+            participant's draws depend on seed and id alone, so results do not depend on who is fitted beside them.
         seed: of the draws.
-        prior: mean, (k,) or (P, k), and standard deviation, (k,), of z; by default those of the parameters.
-        start: (P, k): where the first search of each participant begins in place of the prior's mean.
+        prior: mean (k,) or (P, k), and standard deviation (k,), of z; by default those of the objective's space.
+        start: (P, k): z to start from, instead of the prior's mean.
         max_iterations: of each search.
-        tolerance: a search ends when no component of the gradient (nats per prior standard deviation) is larger.
-        progress: called with the number of searches done, and of all.
+        tolerance: largest component of the gradient, in nats per prior standard deviation, at which a search is
+            done.
+        progress: called with the number of participants that are done, and P.
 
     Returns:
-        Estimates of all participants who could be fitted; the others are in ``failures``, with the reason.
+        A fit with modes, Laplace covariances, and diagnostics by participant: ``gradient`` (largest component, in
+        nats per prior standard deviation), ``iterations``, ``restarts`` (those whose start had a finite
+        likelihood), ``agree`` (those that ended within 0.1 nat of the best, which counts, too), ``gap`` (nats from
+        the best to the best that disagrees; NaN if all agree), ``condition`` (of the Hessian, in units of the
+        prior), ``prior_sds`` (from the prior's mean to the mode, in the coordinate where that is most).
+        ``converged``: the gradient is below the tolerance, the Hessian is positive definite, and, of two or more
+        restarts, two agree.
+        Participants whose likelihood is finite at no start, or raises an exception, are in ``failures``.
 
     Raises:
-        ValueError: no restart, or a prior or start of another shape.
+        ValueError: a number or a shape makes no sense.
     """
-    if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 1:
-        raise ValueError(f"fit_map: restarts must be a whole number ≥ 1; got {restarts!r}.")
-    space, people = objective.space, len(objective.ids)
-    mean, sd = (space.prior_mean, space.prior_sd) if prior is None else (np.asarray(part, float) for part in prior)
-    mean, sd = np.broadcast_to(mean, (people, len(space))), np.broadcast_to(sd, (len(space),))
-    if start is not None and np.shape(start) != mean.shape:
-        raise ValueError(f"fit_map: start must have the shape (P, k) = {mean.shape}; got {np.shape(start)}.")
-    posterior = _Posterior(objective, mean, sd)
-    first = np.zeros(mean.shape) if start is None else (np.asarray(start, float) - mean) / sd
-    starts = np.stack([_starts(id, seed, restarts, first[p]) for p, id in enumerate(objective.ids)])
-
-    def tell(under_way: np.ndarray) -> None:
-        if progress is not None:
-            progress(int((~under_way).sum()), len(under_way))
-
-    found = minimise(
-        lambda u, rows: posterior(u, rows // restarts),
-        starts.reshape(people * restarts, -1),
+    space, ids = objective.space, tuple(objective.ids)
+    mean, sd = _checked_prior(space, len(ids), prior)
+    _check_settings(restarts, max_iterations, tolerance)
+    starts = _starts(ids, seed, restarts, mean, sd, start)
+    batches = Batches(objective)
+    rows = np.repeat(np.arange(len(ids)), restarts)
+    problems = Problems(batches, rows, mean[rows], np.broadcast_to(sd, (len(rows), len(space))))
+    minima = search(
+        problems,
+        starts.reshape(len(rows), len(space)),
         tolerance=tolerance,
         max_iterations=max_iterations,
-        after_round=tell,
+        after_round=_participants_done(progress, len(ids), restarts),
     )
-    return _fit(model, posterior, found, restarts, tolerance, max_iterations)
+    value = minima.value.reshape(len(ids), restarts)
+    best = np.arange(len(ids)) * restarts + value.argmin(axis=1)
+    usable = np.isfinite(minima.value[best])
+    best = best[usable]
+    modes = laplace(problems.only(best), _rows(minima, best))
+    failures = {
+        ids[p]: batches.failures.get(p, "the log-likelihood is not finite at any start")
+        for p in range(len(ids))
+        if p in batches.failures or not usable[p]
+    }
+    fit = _fit(objective, model, problems.only(best), modes, value[usable], failures, tolerance)
+    if progress is not None:
+        progress(len(ids), len(ids))
+    return fit
 
 
-def _starts(id: str, seed: int, restarts: int, first: np.ndarray) -> np.ndarray:
-    """(restarts, k), in prior standard deviations from the prior's mean."""
-    words = np.frombuffer(hashlib.sha256(id.encode()).digest(), "<u4")
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=words.tolist()))
-    return np.concatenate([first[None], rng.standard_normal((restarts - 1, len(first)))])
+def _checked_prior(
+    space: ParameterSpace, n: int, prior: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means (P, k) and standard deviations (k,)."""
+    given_mean, given_sd = (space.prior_mean, space.prior_sd) if prior is None else prior
+    mean, sd = np.asarray(given_mean, dtype=float), np.asarray(given_sd, dtype=float)
+    if mean.shape not in ((len(space),), (n, len(space))) or sd.shape != (len(space),):
+        raise ValueError(
+            f"fit_map: prior must be a mean of shape {(len(space),)} or {(n, len(space))} and a standard "
+            f"deviation of shape {(len(space),)}; got {mean.shape} and {sd.shape}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(sd).all() and (sd > 0).all()):
+        raise ValueError("fit_map: the prior's means must be finite, and its standard deviations finite and > 0.")
+    return np.broadcast_to(mean, (n, len(space))), sd
 
 
-class _Posterior:
-    """Negative log posteriors of P participants, in u = (z − mean) / sd, without the constant of the prior."""
+def _check_settings(restarts: int, max_iterations: int, tolerance: float) -> None:
+    for name, value in (("restarts", restarts), ("max_iterations", max_iterations)):
+        if value < 1:
+            raise ValueError(f"fit_map: {name} must be at least 1; got {value}.")
+    if not tolerance > 0:
+        raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
 
-    def __init__(self, objective: Objective, mean: np.ndarray, sd: np.ndarray) -> None:
-        self.objective, self.mean, self.sd = objective, mean, sd
-        self.broken: dict[int, str] = {}
-        """Participants whose likelihood raised an error, and which."""
-        self._some, self._who = objective, np.arange(len(mean))
 
-    def __call__(self, u: np.ndarray, who: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values (m,) and gradients (m, k) at points (m, k) of participants (m,), in ascending order."""
-        people, place, counts = np.unique(who, return_inverse=True, return_counts=True)
-        turn = np.arange(len(who)) - (np.cumsum(counts) - counts)[place]
-        at = np.zeros((counts.max(), len(people), u.shape[1]))  # where a participant has fewer points: the mean
-        at[turn, place] = u
-        log_likelihood, slope = self._likelihood(self.mean[people] + self.sd * at, people)
-        value = 0.5 * (u**2).sum(1) - log_likelihood[turn, place]
-        return value, u - self.sd * slope[turn, place]
+def _starts(
+    ids: tuple[str, ...], seed: int, restarts: int, mean: np.ndarray, sd: np.ndarray, start: np.ndarray | None
+) -> np.ndarray:
+    """(P, R, k): z to start from."""
+    first = mean if start is None else np.asarray(start, dtype=float)
+    if first.shape != mean.shape or not np.isfinite(first).all():
+        raise ValueError(f"fit_map: start must be finite values of shape {mean.shape}; got shape {first.shape}.")
+    starts = np.empty((len(ids), restarts, mean.shape[1]))
+    starts[:, 0] = first
+    for p, id in enumerate(ids):
+        starts[p, 1:] = mean[p] + sd * generator(seed, id).standard_normal((restarts - 1, mean.shape[1]))
+    return starts
 
-    def _likelihood(self, z: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log-likelihoods (R, people), gradients (R, people, k); NaN for whom the likelihood raises an error."""
-        usable = ~np.isin(people, list(self.broken))
-        value, slope = np.full(z.shape[:2], np.nan), np.full(z.shape, np.nan)
-        if not usable.any():
-            return value, slope
-        try:
-            value[:, usable], slope[:, usable] = self._evaluate(z[:, usable], people[usable])
-        except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
-            if usable.sum() == 1:
-                self.broken[int(people[usable][0])] = f"{type(error).__name__}: {error}"
-            else:  # one of them: which?
-                for i in np.flatnonzero(usable):
-                    value[:, [i]], slope[:, [i]] = self._likelihood(z[:, [i]], people[[i]])
-        return value, slope
 
-    def _evaluate(self, z: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not np.isin(people, self._who).all() or 2 * len(people) <= len(self._who) or len(people) == 1:
-            self._some, self._who = self.objective.only(people.tolist()), people
-        # An objective of fewer people takes time to make: until half of them are done, it is that of all.
-        where = np.searchsorted(self._who, people)
-        full = np.tile(self.mean[self._who], (len(z), 1, 1))
-        full[:, where] = z
-        point = torch.from_numpy(full).requires_grad_()
-        value = self._some.log_likelihood(point)
-        if not z.shape[2]:
-            return value.detach().numpy()[:, where], np.zeros(z.shape)
-        (slope,) = torch.autograd.grad(value.sum(), point)
-        return value.detach().numpy()[:, where], slope.numpy()[:, where]
+def generator(seed: int, id: str) -> np.random.Generator:
+    """A generator of random numbers of this participant's own."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big")])
 
-    def hessians(self, u: np.ndarray) -> np.ndarray:
-        """(P, k, k): second derivatives at u (P, k), by central differences of the gradient, made symmetric."""
-        people, k = u.shape
-        if not k:
-            return np.empty((people, 0, 0))
-        steps = STEP * np.concatenate([np.eye(k), -np.eye(k)])
-        points = (u[:, None] + steps).reshape(-1, k)
-        _, gradient = self(points, np.repeat(np.arange(people), 2 * k))
-        up, down = gradient.reshape(people, 2, k, k).transpose(1, 0, 2, 3)
-        hessian = (up - down) / (2 * STEP)
-        return 0.5 * (hessian + hessian.transpose(0, 2, 1))
+
+def _participants_done(progress: Progress | None, n: int, restarts: int) -> Callable[[np.ndarray], object] | None:
+    """What turns problems under way into a call of ``progress``."""
+    if progress is None:
+        return None
+    return lambda under_way: progress(n - int(under_way.reshape(n, restarts).any(axis=1).sum()), n)
+
+
+def _rows(minima: Minima, rows: np.ndarray) -> Minima:
+    return Minima(
+        minima.x[rows], minima.value[rows], minima.gradient[rows], minima.iterations[rows], minima.stuck[rows]
+    )
 
 
 def _fit(
-    model: str, posterior: _Posterior, found: Minima, restarts: int, tolerance: float, max_iterations: int
+    objective: Objective,
+    model: str,
+    problems: Problems,
+    modes: Modes,
+    restarts: np.ndarray,
+    failures: dict[str, str],
+    tolerance: float,
 ) -> Fit:
-    """The best of each participant's searches, how it ended, and the curvature there."""
-    objective, mean, sd = posterior.objective, posterior.mean, posterior.sd
-    people, k = mean.shape
-    values = found.value.reshape(people, restarts)
-    best = np.argmin(values, axis=1)
-    row = np.arange(people) * restarts + best
-    u, value, slope = found.x[row], found.value[row], found.slope[row]
-    fitted = np.isfinite(value)
-    hessian = posterior.hessians(np.where(fitted[:, None], u, 0.0))
-    covariance = np.full(hessian.shape, np.nan)
-    condition = np.full(people, np.nan)
-    for p in np.flatnonzero(fitted & np.isfinite(hessian).all((1, 2))):
-        eigenvalues = np.linalg.eigvalsh(hessian[p])
-        if k and eigenvalues[0] > 0:
-            condition[p] = eigenvalues[-1] / eigenvalues[0]
-            covariance[p] = sd[:, None] * np.linalg.inv(hessian[p]) * sd
-    agree = (values <= values.min(1, keepdims=True) + AGREE).sum(1)
-    curved = np.asarray(np.isfinite(covariance).all((1, 2)))
-    messages = [
-        _message(slope[p], int(found.iterations[row[p]]), agree[p], curved[p], restarts, tolerance, max_iterations)
-        for p in range(people)
-    ]
-    kept = np.flatnonzero(fitted)
-    failures = {
-        objective.ids[p]: posterior.broken.get(p, "the likelihood is not finite at any start of a search")
-        for p in np.flatnonzero(~fitted)
+    """What was found for the participants that have not failed; ``restarts``: (n, R), −log posteriors of all."""
+    kept = np.array([objective.ids[p] not in failures for p in problems.participants], dtype=bool)
+    participants = problems.participants[kept]
+    ids = tuple(objective.ids[p] for p in participants)
+    space = objective.space
+    log_prior = log_normal(modes.z, problems.mean, problems.sd)
+    near = restarts <= AGREEMENT - modes.log_posterior[:, None]
+    gap = np.where(near, np.inf, restarts).min(axis=1) + modes.log_posterior
+    diagnostics = {
+        "gradient": modes.slope,
+        "iterations": modes.iterations,
+        "restarts": np.isfinite(restarts).sum(axis=1),
+        "agree": near.sum(axis=1),
+        "gap": np.where(np.isfinite(gap), gap, np.nan),
+        "condition": modes.condition,
+        "prior_sds": largest(problems.in_units(modes.z)),
     }
-    diagnostics = pd.DataFrame(
-        {
-            "participant": [objective.ids[p] for p in kept],
-            "gradient": slope[kept],
-            "iterations": found.iterations[row[kept]],
-            "restarts": restarts,
-            "restarts_that_agree": agree[kept],
-            "condition": condition[kept],
-        }
-    )
-    z = (mean + sd * u)[kept]
-    log_prior = log_normal(z, mean[kept], sd)
-    prior_free = 0.5 * (u[kept] ** 2).sum(1)
+    converged, messages = [], []
+    for n in np.flatnonzero(kept).tolist():
+        row = {name: values[n] for name, values in diagnostics.items()}
+        wrong = [
+            *_search_problems(row["gradient"], row["iterations"], bool(modes.stuck[n]), tolerance),
+            *_restart_problems(row["restarts"], row["agree"], row["gap"]),
+            *_curvature_problems(modes.hessian[n], modes.covariance[n]),
+        ]
+        converged.append(not wrong)
+        messages.append("; ".join([*wrong, *_edges(space, modes.z[n])]))
     return Fit(
         model=model,
         estimator="map",
-        space=objective.space,
-        ids=tuple(objective.ids[p] for p in kept),
-        z=z,
-        covariance=covariance[kept],
-        log_likelihood=prior_free - value[kept],
-        log_prior=log_prior,
-        n_choices=np.asarray(objective.n_choices)[kept],
-        converged=(slope[kept] <= tolerance) & curved[kept],
-        message=tuple(messages[p] for p in kept),
-        diagnostics=diagnostics,
+        space=space,
+        ids=ids,
+        z=modes.z[kept],
+        covariance=modes.covariance[kept],
+        log_likelihood=(modes.log_posterior - log_prior)[kept],
+        log_prior=log_prior[kept],
+        n_choices=np.asarray(objective.n_choices)[participants],
+        converged=np.array(converged, dtype=bool),
+        message=tuple(messages),
+        diagnostics=pd.DataFrame({"participant": ids} | {name: v[kept] for name, v in diagnostics.items()}),
         failures=failures,
     )
 
 
-def _message(
-    slope: float, iterations: int, agree: int, curved: bool, restarts: int, tolerance: float, most: int
-) -> str:
-    """What is not well, and what to do; '' where all is."""
-    told = []
-    if slope > tolerance:
-        end = "after all iterations" if iterations >= most else "where no step leads further"
-        told.append(f"The search ended {end}, with a gradient of {slope:.1e} (tolerance {tolerance:.0e}).")
-    if not curved:
-        told.append("The posterior is not curved in all directions at the mode: no uncertainty; fix a parameter.")
-    if restarts > 1 and agree == 1:
-        told.append(f"Only one of {restarts} searches found this mode: try more restarts.")
-    return " ".join(told)
+def _search_problems(gradient: float, iterations: int, stuck: bool, tolerance: float) -> list[str]:
+    if gradient <= tolerance:
+        return []
+    left = f"a gradient of {gradient:.2g} nats per prior standard deviation is left (tolerance {tolerance:g})"
+    if stuck:
+        return [
+            f"{left}, and no step improves the fit: the likelihood is not smooth there, or not accurate enough; "
+            "use averaging retrieval, or a larger tolerance"
+        ]
+    return [f"stopped after {iterations} iterations, {left}: raise max_iterations"]
+
+
+def _restart_problems(restarts: int, agree: int, gap: float) -> list[str]:
+    if restarts < 2 or agree > 1:
+        return []
+    return [
+        f"one of {restarts} restarts came to this mode, the next is {gap:.2g} nats worse: there may be better "
+        "ones; raise restarts"
+    ]
+
+
+def _curvature_problems(hessian: np.ndarray, covariance: np.ndarray) -> list[str]:
+    if not np.isnan(covariance).any():
+        return []
+    if np.isnan(hessian).any():
+        return ["no covariance: the likelihood is not finite beside the mode; give the parameters tighter priors"]
+    least = eigenvalues(hessian[None]).min()
+    return [
+        f"no covariance: the curvature is not positive definite (least eigenvalue {least:.2g} in units of the "
+        "prior): this is no mode, or a flat one; raise restarts, fix a parameter, or give a tighter prior"
+    ]
+
+
+def _edges(space: ParameterSpace, z: np.ndarray) -> list[str]:
+    """Parameters whose natural value cannot be told from the end of its range."""
+    natural = space.natural_array(z)
+    at = [
+        p.name
+        for p, value in zip(space.free, natural, strict=True)
+        if not np.isfinite(value) or (p.transform != "identity" and value in (p.lower, p.upper))
+    ]
+    return [f"{', '.join(at)}: at the end of the range, as far as numbers go; give a tighter prior"] if at else []

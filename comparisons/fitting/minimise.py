@@ -24,8 +24,10 @@ LONGEST_STEP = 2.0
 """Of any coordinate in one iteration: a far jump on to a plateau is not seen from there."""
 MOST_TRIALS = 30
 """Halvings or doublings of one step before a problem counts as stuck."""
-ROUNDING = 1e-14
-"""Relative accuracy of a value: smaller increases are none."""
+ROUNDING = 1e-13
+"""Relative accuracy of a value: smaller changes are none."""
+MOST_IDLE = 10
+"""Steps in a row without a change of the value before a problem counts as stuck."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def minimise(
     x = np.array(start, dtype=float)
     n, k = x.shape
     value, gradient = _finite(*function(x, np.arange(n)))
-    iterations, stuck = np.zeros(n, int), np.zeros(n, bool)
+    iterations, idle, stuck = np.zeros(n, int), np.zeros(n, int), np.zeros(n, bool)
     search = _Searches(n, k)
     under_way = np.isfinite(value) & (largest(gradient) > tolerance) & (max_iterations > 0)
     search.aim(np.flatnonzero(under_way), gradient)
@@ -85,11 +87,13 @@ def minimise(
         good = search.judge(rows, value[rows], gradient[rows], new_value, new_gradient)
         taken = rows[good]
         search.learn(taken, new[good] - x[taken], new_gradient[good] - gradient[taken], iterations[taken] == 0)
+        better = new_value[good] < value[taken] - ROUNDING * np.abs(value[taken])
+        idle[taken] = np.where(better, 0, idle[taken] + 1)
         x[taken], value[taken], gradient[taken] = new[good], new_value[good], new_gradient[good]
         iterations[taken] += 1
-        stuck[rows] = search.trials[rows] >= MOST_TRIALS
-        under_way[rows] = ~stuck[rows] & (iterations[rows] < max_iterations)
-        under_way[rows] &= largest(gradient[rows]) > tolerance
+        small = largest(gradient[rows]) <= tolerance
+        stuck[rows] = ~small & ((search.trials[rows] >= MOST_TRIALS) | (idle[rows] >= MOST_IDLE))
+        under_way[rows] = ~stuck[rows] & ~small & (iterations[rows] < max_iterations)
         search.aim(taken, gradient)
         if after_round is not None:
             after_round(under_way)
