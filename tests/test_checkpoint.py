@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
+from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, Person, ReferenceEpisodicLSTM, train
 from eplstm.models.checkpoint import CheckpointError, describe_model, load_model, save_model
 from eplstm.tasks import ContextualChoice
 from safetensors import safe_open
@@ -104,6 +104,49 @@ def test_what_is_in_the_files(saved, trained):
         for name, array in expected.items():
             np.testing.assert_array_equal(file.get_tensor(name), array)
             assert description["arrays"][name] == list(array.shape)
+
+
+@pytest.fixture
+def somebody(trained, tmp_path):
+    """A checkpoint of a person who has context columns, which JSON knows no tuples for."""
+    trained.person = Person(lapse=0.1, gate_bias=-2, context_columns=(1, 3), context_weight=0.75)
+    return save_model(trained, tmp_path / "somebody")
+
+
+def test_person_comes_back_in_either_model(somebody, trained):
+    """In a version of its own: earlier readers, who know of no person, would run another one."""
+    assert describe_model(somebody)["format_version"] == 3
+    for kind in ("reference", "composition"):
+        model = load_model(somebody, kind)
+        assert model.person == trained.person
+        np.testing.assert_array_equal(model.memory()[0], trained.memory()[0])
+    assert_same(trained, load_model(somebody))
+    model.person = Person()
+    save_model(model, somebody, overwrite=True)
+    assert describe_model(somebody)["format_version"] == 1
+    assert load_model(somebody).person == Person()
+
+
+def test_person_has_no_place_in_a_cohort(somebody):
+    with pytest.raises(ValueError, match="holds a person, who cannot be part of a cohort"):
+        load_model(somebody, "cohort")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"person": {"lapse": 3}}, "the person does not fit .*lapse must be a finite number"),
+        ({"person": {"forgetting": 0.5}}, "the person does not fit .*need a model that averages"),
+        ({"person": {"mood": 0.5}}, "the person does not fit .*mood"),
+        ({"person": {"context_columns": 3}}, "the person does not fit"),
+        ({"person": None}, "the person does not fit"),
+        ({"format_version": 2}, "format version 2 with a person"),
+    ],
+)
+def test_person_who_does_not_fit(changes, message, somebody):
+    change_description(**changes)(somebody)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(somebody)
 
 
 def test_notes_come_back(trained, tmp_path):
@@ -357,6 +400,7 @@ DAMAGE = {
     "description a list": (change_bytes("model.json", lambda data: b"[]"), "the format is 'list'"),
     "other format": (change_description(format="x"), "the format is 'x' instead of 'eplstm-model'"),
     "newer version": (change_description(format_version=4), "format version 4.*reads versions 1 to 3: install"),
+    "no person": (change_description(format_version=3), "format version 3 without a person"),
     "no version": (change_description(format_version=None), "format version None"),
     "other kind": (change_description(kind="tree"), "kind is 'tree', not one of reference, composition"),
     "other dtype": (change_description(dtype="int8"), "dtype is 'int8', not one of float32, float64"),
