@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from eplstm.comparisons.fitting import modes
 from eplstm.comparisons.fitting.batches import Batches
 from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.minimise import minimise
@@ -92,7 +93,8 @@ def test_conjugate_normal_has_its_exact_posterior_and_evidence(rng):
     np.testing.assert_array_equal(fit.n_choices, [5, 6, 7, 8])
 
 
-def test_logistic_regression_as_scipy_finds_it(rng):
+def test_logistic_regression_as_scipy_finds_it(rng, monkeypatch):
+    monkeypatch.setattr(modes, "WIDENINGS", 0)  # the curvature at the mode itself
     objective = logistic(rng)
     fit = fit_map(objective)
     assert fit.converged.all()
@@ -169,7 +171,7 @@ def test_restarts_begin_with_the_same_draws(rng):
     """More restarts are never worse."""
     objective = TwoModes(ONE, ("a",), (np.array([6.0]),))
     best = [fit_map(objective, restarts=r).log_likelihood[0] for r in (1, 4, 12)]
-    assert best == sorted(best)
+    assert (np.diff(best) > -EXACT).all()
 
 
 class Fussy(Normal):
@@ -394,3 +396,24 @@ def test_batches_are_not_larger_than_their_limit(rng):
     z = rng.normal(size=(300, 2))
     value, _ = Batches(objective)(z, np.arange(300) % 2)
     assert Counting.shapes == [(64, 2), (64, 2), (22, 2)] and np.isfinite(value).all()
+
+
+class Peaked(Normal):
+    """A narrow peak on the top of a normal hill."""
+
+    def one(self, data, z):
+        hill = super().one(data, z)
+        return hill + 0.5 * torch.exp(-(((z - data.mean(0)[0]) / 0.02) ** 2).sum(-1))
+
+
+def test_a_peak_on_a_hill_is_as_wide_as_the_hill(monkeypatch):
+    """The uncertainty is that of the posterior, not of its roughness."""
+    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 10.0))
+    data = (np.full((100, 1), 0.3),)
+    hill = fit_map(Normal(space, ("a",), data), restarts=1)
+    start = np.array([[0.3]])
+    peaked = fit_map(Peaked(space, ("a",), data), restarts=1, start=start)
+    np.testing.assert_allclose(peaked.covariance, hill.covariance, rtol=0.3)
+    monkeypatch.setattr(modes, "WIDENINGS", 0)
+    sharp = fit_map(Peaked(space, ("a",), data), restarts=1, start=start)
+    assert sharp.covariance[0, 0, 0] < 0.1 * hill.covariance[0, 0, 0]

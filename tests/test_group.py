@@ -93,7 +93,7 @@ def test_a_group_of_equals_is_said_to_have_collapsed():
     objective, _ = people(30, 2, sd=(0.0, 1.0))
     objective = Normal(np.column_stack([np.full(30, 0.7), objective.y[:, 1]]), objective.error)
     fit = fit_empirical_bayes(objective, max_iterations=400)
-    assert fit.group_sd[0] < 0.1
+    assert fit.group_sd[0] < 0.2
     assert all("gate_bias went to 0" in text for text in fit.message)
 
 

@@ -21,12 +21,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from .estimation import Progress, fit_map, log_normal
+from .estimation import Progress, fit_map
 from .objective import Objective
+from .parameters import log_normal
 from .results import Fit
 
 INTERCEPT = "intercept"
-COLLAPSED = 0.05
+COLLAPSED = 0.1
 """A group's standard deviation below this share of the prior's is said to have collapsed."""
 
 
@@ -37,8 +38,8 @@ def fit_empirical_bayes(
     covariates: pd.DataFrame | None = None,
     restarts: int = 4,
     seed: int = 0,
-    max_iterations: int = 300,
-    tolerance: float = 1e-4,
+    max_iterations: int = 100,
+    tolerance: float = 1e-3,
     progress: Progress | None = None,
 ) -> Fit:
     """The group, and each participant's mode and uncertainty under it.

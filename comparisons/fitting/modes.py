@@ -18,7 +18,7 @@ HESSIAN_STEP = 1e-4
 """Of the central differences of gradients, in prior standard deviations: rounding and truncation both ~1e-9."""
 WIDTH = 2.0
 """Posterior standard deviations over which curvature is measured: the half width of a 95 % interval."""
-WIDENINGS = 3
+WIDENINGS = 4
 """How often the width is set anew by the curvature that was found over it."""
 LEAST_EIGENVALUE = 1e-10
 """A Hessian is positive definite if its least eigenvalue is above this share of its largest."""
@@ -150,9 +150,9 @@ def widened(problems: Problems, u: np.ndarray, value: np.ndarray, hessian: np.nd
         there, _ = problems.function(probes, np.repeat(which, 2 * k))
         drop = (there.reshape(len(which), 2, k) - value[which, None, None]).mean(1)
         usable = np.isfinite(drop) & (drop > 0)  # beyond a better mode, or outside of what is possible: as it was
-        # by a factor of 4 at most, so that a step across another hill does not decide alone
+        # bounded, so that a single step across another hill does not decide
         found = np.where(usable, 2 * np.where(usable, drop, 1.0) / step**2, roots)
-        roots = np.clip(found, roots / 4, roots * 4)
+        roots = np.clip(found, roots / 16, roots * 4)
     wide = hessian.copy()
     wide[which] = np.einsum("nij,nj,nkj->nik", axes, roots, axes)
     return wide

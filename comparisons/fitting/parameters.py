@@ -240,20 +240,25 @@ class ParameterSpace:
 
     def natural_array(self, z: np.ndarray) -> np.ndarray:
         """z (..., k) → natural values (..., k)."""
-        values = self.natural(torch.as_tensor(np.asarray(z, dtype=float)))
+        values = self.natural(torch.from_numpy(np.array(z, dtype=float)))
         return (
             np.stack([values[name].numpy() for name in self.names], axis=-1) if values else np.empty(np.shape(z))
         )
 
     def unconstrained_array(self, values: np.ndarray) -> np.ndarray:
         """Natural values (..., k) → z (..., k)."""
-        values = np.asarray(values, dtype=float)
+        values = np.array(values, dtype=float)  # a copy: torch warns of arrays that cannot be written
         each = [p.unconstrained(torch.as_tensor(values[..., k])).numpy() for k, p in enumerate(self.free)]
         return np.stack(each, axis=-1) if each else values
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """z of n people drawn from the prior: (n, k)."""
         return self.prior_mean + self.prior_sd * rng.standard_normal((n, len(self)))
+
+
+def log_normal(z: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Log density of independent normal distributions, summed over the last axis."""
+    return (-0.5 * ((z - mean) / sd) ** 2 - np.log(sd) - 0.5 * np.log(2 * np.pi)).sum(-1)
 
 
 def parameter_table(parameters: Iterable[FreeParameter] | None = None) -> str:
