@@ -496,7 +496,7 @@ class _Bank:
         agents, environments = keys.shape[:2]
         self.open(environments, int(encode.sum(-1).max(initial=0)))
         rings = (np.arange(agents)[:, None] * self.environments + np.arange(environments)).ravel()
-        queries = keys.reshape(len(rings), *keys.shape[2:])
+        queries = np.ascontiguousarray(keys).reshape(len(rings), *keys.shape[2:])
         stores, reads = (a.reshape(len(rings), -1) for a in (encode, retrieve))
         shape = (agents, environments)
 

@@ -320,8 +320,8 @@ def gradients(
         return array[0] if one else array.swapaxes(0, 1)
 
     def by_agent(array: np.ndarray) -> np.ndarray:
-        """(T, P, B, size) → (P, T · B, size)"""
-        array = array.reshape(length, agents, batch, -1).swapaxes(0, 1)
+        """(T, P, B, size) → (P, T · B, size), each agent's in one piece: products are faster"""
+        array = np.ascontiguousarray(array.reshape(length, agents, batch, -1).swapaxes(0, 1))
         return array.reshape(agents, length * batch, -1)
 
     def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
