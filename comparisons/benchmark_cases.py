@@ -223,6 +223,7 @@ def table(settings: BenchmarkSettings) -> list[Case]:
         *growth(bench),
         *environments(bench),
         *cohorts(bench),
+        *fitting(bench),
         *memories(bench),
     ]
     return chosen(cases, settings.only)
@@ -390,6 +391,13 @@ def cohorts(bench: Workbench) -> Iterator[Case]:
         yield Case(name, "cohorts", "trial", partial(train_cohort, bench, agents), REFERENCE, curve)
 
 
+def fitting(bench: Workbench) -> Iterator[Case]:
+    """The likelihood of people's choices with its gradient, and a whole fit, by participant of 120 trials."""
+    group, unit = "fitting", "participant"
+    yield Case("log-likelihood and gradient", group, unit, partial(likelihood_of_people, bench), REFERENCE)
+    yield Case("MAP fit, 4 searches", group, unit, partial(map_fit, bench), REFERENCE, most=1, warm_up=False)
+
+
 # ---- how each is set up ------------------------------------------------------------------------------
 
 
@@ -403,6 +411,43 @@ def train_composition(bench: Workbench, fast: bool, length: int | None = None, *
     """``learn()`` by the fast path or node by node, without what a call costs besides: that is its own case."""
     call = bench.trainer(bench.composition(bench.config(**sizes)), fast=fast)
     return marginal(call, bench.work(length), len(bench.trials(length)))
+
+
+FITTED = ("inverse_temperature", "gate_bias", "forgetting", "perseveration")
+"""What people differ in: four parameters."""
+
+
+def people_of(bench: Workbench, number: int) -> tuple[Any, np.ndarray]:
+    """The likelihood of so many people, of 3 blocks of 20 contexts that are shown twice, and their parameters."""
+    from .fitting import Design, Likelihood, ParameterSpace, TrainedAgent, simulate_people
+
+    settings = bench.settings
+    config = replace(bench.config(), retrieval="average", key=(settings.obs_dim, 2 * settings.obs_dim))
+    agent = TrainedAgent(config, ReferenceEpisodicLSTM(config, seed=settings.seed).double().weights())
+    design = Design(3, 20, obs_dim=settings.obs_dim, trial_length=settings.trial_length, t_noise_off=0)
+    space = ParameterSpace.of(*FITTED)
+    z = space.draw(number, np.random.default_rng(settings.seed))
+    people = simulate_people(agent, design, space, z, settings.seed)
+    return Likelihood(agent, people, space), z
+
+
+def likelihood_of_people(bench: Workbench) -> Run:
+    """Of 24 people at 4 settings each, as a fit asks for them."""
+    objective, z = people_of(bench, 24)
+    points = torch.from_numpy(np.tile(z, (4, 1, 1))).requires_grad_()
+
+    def evaluate(_: Any) -> None:
+        torch.autograd.grad(objective.log_likelihood(points).sum(), points)
+
+    return whole(evaluate, None, points.shape[0] * points.shape[1])
+
+
+def map_fit(bench: Workbench) -> Run:
+    """``fit_map`` of 24 people."""
+    from .fitting import fit_map
+
+    objective, z = people_of(bench, 24)
+    return whole(lambda _: fit_map(objective), None, len(z))
 
 
 def train_nested(bench: Workbench) -> Run:
