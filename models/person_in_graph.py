@@ -67,10 +67,10 @@ class PersonInGraph:
             raise TypeError(f"'{model.name}': person must be a Person; got {type(person).__name__}.")
         person.check(model.config)
         self._add_nodes(person)
-        values = model.parameters.person.values
-        for each in {execution_id, None} if execution_id == model.default_execution_id else {execution_id}:
-            self._change(self.of(each), person, each)
-            values[each] = person
+        contexts = {execution_id, None} if execution_id == model.default_execution_id else {execution_id}
+        for each, before in {each: self.of(each) for each in contexts}.items():
+            self._change(before, person, each)
+            model.parameters.person.values[each] = person
 
     # ---- the two nodes
 
@@ -97,6 +97,12 @@ class PersonInGraph:
                 self.last_choice = pnl.ProcessingMechanism(name="last choice", default_variable=[np.zeros(size)])
                 model.add_node(self.last_choice)
                 self._from_last_choice = model._fix(self.last_choice, model.actor, np.zeros((size, size)))
+        # In contexts that are in use; or they would take over what the next person has in that of no context.
+        for execution_id in model.parameters.person.values:
+            other = self.of(execution_id)
+            settings = {place: value for place, value in self.settings(other).items() if place[0] is self.choice}
+            matrices = {p: m for p, m in self.matrices(other).items() if p is self._from_last_choice}
+            self._set(settings, matrices, execution_id)
 
     def check_last_choice(self, context: Any) -> None:
         """Raise ValueError if the composition is nested where perseveration would have nothing to go by."""
@@ -137,19 +143,23 @@ class PersonInGraph:
 
     def _change(self, old: Person, new: Person, execution_id: Any) -> None:
         """Change what differs between two persons: what was set by hand elsewhere stays."""
-        context = Context(execution_id=execution_id)
-        before = self.settings(old)
-        for (mechanism, name), value in self.settings(new).items():
-            if value == before[mechanism, name]:
-                continue
+        settings, matrices = self.settings(old), self.matrices(old)
+        self._set(
+            {place: value for place, value in self.settings(new).items() if value != settings[place]},
+            {p: m for p, m in self.matrices(new).items() if not np.array_equal(m, matrices[p])},
+            execution_id,
+        )
+
+    def _set(
+        self, settings: dict[Setting, float | None], matrices: dict[Any, np.ndarray], execution_id: Any
+    ) -> None:
+        for (mechanism, name), value in settings.items():
             value = getattr(self.model.config, name) if value is None else value
-            getattr(mechanism.function.parameters, name)._set(value, context)
+            getattr(mechanism.function.parameters, name)._set(value, Context(execution_id=execution_id))
             if execution_id in mechanism.parameters.value.values:  # else run() has not been there
                 mechanism._update_parameter_ports(context=Context(execution_id=execution_id))
-        before = self.matrices(old)
-        for projection, matrix in self.matrices(new).items():
-            if not np.array_equal(matrix, before[projection]):
-                set_matrix(projection, matrix, execution_id)
+        for projection, matrix in matrices.items():
+            set_matrix(projection, matrix, execution_id)
 
     def difference(self, context: Any) -> str | None:
         """A place that is not as the person has it, in words; those of the memory are not looked at."""

@@ -93,9 +93,10 @@ def pair(composition):
 
 def fresh(run, **kwargs):
     """A block from an empty memory, and what is stored in the end."""
-    run.__self__.clear_memory()
+    context = {name: kwargs[name] for name in ("context",) if name in kwargs}
+    run.__self__.clear_memory(**context)
     record = run(TRIALS, **{"seed": SEED, **kwargs})
-    return record, run.__self__.memory()
+    return record, run.__self__.memory(**context)
 
 
 def same(one, two, atol=ATOL):
@@ -166,6 +167,7 @@ def test_neutral_again_is_as_if_never_changed():
     composition, reference = models
     nodes, runs = list(composition.nodes), (composition.run_trials, composition.simulate, reference.run_trials)
     before = [fresh(run) for run in runs]
+    elsewhere = fresh(composition.run_trials, context="in use before")
     composition.person = replace(EVERYTHING, lapse=0.0, perseveration=0.0)
     assert list(composition.nodes) == nodes
     composition.person = reference.person = EVERYTHING
@@ -174,6 +176,7 @@ def test_neutral_again_is_as_if_never_changed():
     picture = composition.show_graph(output_fmt="source")
     assert '"actor π" -> "choice p"' in picture
     assert '"last choice" -> "actor π"' in picture
+    same(fresh(composition.run_trials, context="in use before"), elsewhere, atol=0)
     composition.person = reference.person = Person()
     for run, expected in zip(runs, before, strict=True):
         same(fresh(run), expected, atol=0)
