@@ -18,9 +18,9 @@ import pandas as pd
 
 from .batches import Batches
 from .minimise import Minima, largest
-from .modes import Modes, Problems, eigenvalues, laplace, log_normal, search
+from .modes import Modes, Problems, eigenvalues, laplace, search
 from .objective import Objective
-from .parameters import ParameterSpace
+from .parameters import ParameterSpace, log_normal
 from .results import Fit
 
 Progress = Callable[[int, int], object]

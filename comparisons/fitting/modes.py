@@ -24,11 +24,6 @@ LEAST_EIGENVALUE = 1e-10
 """A Hessian is positive definite if its least eigenvalue is above this share of its largest."""
 
 
-def log_normal(z: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Log density of independent normal distributions, summed over the last axis."""
-    return (-0.5 * ((z - mean) / sd) ** 2 - np.log(sd) - 0.5 * np.log(2 * np.pi)).sum(-1)
-
-
 @dataclass(frozen=True, eq=False)
 class Problems:
     """n problems: log p(data of a participant | z) + log N(z; mean, sd²), each to be maximised."""
