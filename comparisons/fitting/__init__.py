@@ -1,5 +1,6 @@
 """Fitting the model to people: data, parameters, likelihood, estimation, comparison, recovery, prediction."""
 
+from .bayes import fit_bayes
 from .data import ObservedBlock, Participant, TrialTable
 from .designs import Design
 from .estimation import fit_map
@@ -36,6 +37,7 @@ __all__ = [
     "TrialTable",
     "Variant",
     "calibrate",
+    "fit_bayes",
     "fit_empirical_bayes",
     "fit_map",
     "parameter_table",

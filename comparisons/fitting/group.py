@@ -197,7 +197,7 @@ def _driver() -> Callable[..., Any]:
 
 def _known(covariance: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Covariances (P, k, k); where there is none, that of the group: nothing is known beyond it."""
-    known = np.isfinite(covariance).all((1, 2))
+    known = np.asarray(np.isfinite(covariance).all((1, 2)))
     return np.where(known[:, None, None], covariance, np.diag(sd**2))
 
 

@@ -93,9 +93,9 @@ class Fit:
     @property
     def _known(self) -> np.ndarray:
         """(P,) bool: who has a covariance that is one."""
-        finite = np.isfinite(self.covariance).all((1, 2))
+        finite = np.asarray(np.isfinite(self.covariance).all((1, 2)))
         eigenvalues = np.linalg.eigvalsh(np.where(finite[:, None, None], self.covariance, 0.0))
-        return finite & (eigenvalues > 0).all(1)
+        return finite & np.asarray((eigenvalues > 0).all(1))
 
     def draws(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """z drawn from the posteriors, (n, P, k): of the draws there are, else of N(z, Σ); NaN where Σ is."""
