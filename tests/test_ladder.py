@@ -162,10 +162,10 @@ def cut_readout_bias(composition):
 class StoresFirst(ReferenceEpisodicLSTM):
     """Stores the state of the step before, and only then retrieves."""
 
-    def step(self, x_t, h, c, *, retrieve, encode):
+    def step(self, x_t, h, c, *, retrieve, encode, **kwargs):
         if encode:
             self.episodic_memory.encode(x_t[self.config.key_columns].detach(), c.detach())
-        return super().step(x_t, h, c, retrieve=retrieve, encode=False)
+        return super().step(x_t, h, c, retrieve=retrieve, encode=False, **kwargs)
 
 
 class DiscountsMore(ReferenceEpisodicLSTM):
