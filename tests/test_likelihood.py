@@ -223,17 +223,188 @@ def test_nothing_depends_on_who_is_beside():
 
 
 def test_portions_change_nothing(monkeypatch):
-    """As few sequences side by side as can be, and as few blocks."""
-    from eplstm.comparisons.fitting import likelihood
+    """As few rows and blocks side by side as can be, and nothing kept."""
+    from eplstm.comparisons.fitting import likelihood, network
 
     z = torch.from_numpy(EVERYTHING.draw(6, np.random.default_rng(3)).reshape(2, 3, -1)).requires_grad_()
     whole = Likelihood(make_agent(), make_people(), EVERYTHING).log_likelihood(z)
-    monkeypatch.setattr(likelihood, "AT_ONCE", 1)
+    monkeypatch.setattr(network, "ROWS", 1)
     monkeypatch.setattr(likelihood, "BLOCKS_AT_ONCE", 1)
-    cut = Likelihood(make_agent(), make_people(), EVERYTHING).log_likelihood(z)
+    monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
+    cut = Likelihood(make_agent(), make_people(), EVERYTHING)
+    assert len(cut._chunks) == 4
+    cut = cut.log_likelihood(z)
     np.testing.assert_allclose(cut.detach(), whole.detach(), atol=1e-11)
     gradients = [torch.autograd.grad(value.sum(), z)[0] for value in (whole, cut)]
     np.testing.assert_allclose(*gradients, atol=1e-10)
+
+
+def test_where_the_model_breaks_for_one_person_the_others_stay():
+    likelihood = Likelihood(make_agent(), make_people(), EVERYTHING)
+    z = torch.from_numpy(EVERYTHING.draw(3, np.random.default_rng(4))[None])
+    broken = z.clone()
+    broken[0, 1, EVERYTHING.names.index("gate_bias")] = torch.nan
+    z, broken = z.requires_grad_(), broken.requires_grad_()
+    values = likelihood.log_likelihood(z), likelihood.log_likelihood(broken)
+    assert values[1][0, 1].isnan()
+    (slopes,) = torch.autograd.grad(values[0].sum(), z)
+    (slopes_broken,) = torch.autograd.grad(values[1].sum(), broken)
+    for a, b in ((values[0].detach(), values[1].detach()), (slopes, slopes_broken)):
+        np.testing.assert_array_equal(a[0, [0, 2]], b[0, [0, 2]])
+
+
+def test_extreme_values_have_finite_gradients():
+    """Far out, where probabilities are 0 or 1 to the last digit."""
+    space = ParameterSpace.of(
+        "inverse_temperature", "lapse", "encoding_probability", "forgetting", "context_weight"
+    )
+    likelihood = Likelihood(make_agent(), make_people(), space)
+    for corner in itertools.product([-40.0, 6.0], repeat=5):
+        z = torch.tensor(corner, dtype=torch.float64).expand(1, 3, 5).clone().requires_grad_()
+        value = likelihood.log_likelihood(z)
+        (slope,) = torch.autograd.grad(value.sum(), z)
+        assert value.isfinite().all() and slope.isfinite().all(), corner
+    space = ParameterSpace.of("inverse_temperature", "encoding_probability")
+    z = torch.tensor([8.0, 50.0], dtype=torch.float64).expand(1, 3, 2).clone().requires_grad_()
+    value = Likelihood(make_agent(), make_people(), space).log_likelihood(z)  # some choices of probability e^-3000
+    (slope,) = torch.autograd.grad(value.sum(), z)
+    assert value.min() < -1000 and value.isfinite().all() and slope.isfinite().all()
+
+
+def test_gradcheck():
+    space = ParameterSpace.of("perseveration", "gate_bias", "forgetting", "encoding_probability")
+    likelihood = Likelihood(make_agent(), make_people()[1:], space)
+    z = torch.from_numpy(space.draw(4, np.random.default_rng(5)).reshape(2, 2, -1)).requires_grad_()
+    assert torch.autograd.gradcheck(likelihood.log_likelihood, z, eps=1e-6, atol=1e-6)
+
+
+# ---- blocks of any form ------------------------------------------------------------------------------
+
+
+def make_any_block(seed, steps=T, trials=6, repeated_keys=False, number=0):
+    """Storing and reading at any steps of any trials: entries are read in the trial that stores them, too."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((trials, steps, D))
+    if repeated_keys:
+        inputs = rng.standard_normal((3, D))[rng.integers(0, 3, (trials, steps))]
+    encode, retrieve = rng.random((trials, steps)) < 0.4, rng.random((trials, steps)) < 0.8
+    choices = rng.integers(-1, A, (trials, steps))
+    targets = np.zeros((trials, steps), int)
+    return ObservedBlock(Trials(inputs, targets, encode, retrieve), choices, number=number)
+
+
+def make_any_people(repeated_keys=False):
+    blocks = [(1, T, 6), (2, T + 3, 5), (3, T, 1), (4, 1, 4)]
+    own = [make_any_block(*form, repeated_keys, number=number) for number, form in enumerate(blocks)]
+    return [Participant("mixed", tuple(own)), Participant("short", (own[2],)), Participant("one", (own[0],))]
+
+
+@pytest.mark.parametrize("repeated_keys", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, memory_capacity=30, kernel="l1"),
+        replace(CONFIG, repeated_key="overwrite", kernel="cosine"),
+        replace(CONFIG, repeated_key="overwrite", memory_capacity=30),
+        replace(CONFIG, memory_capacity=1),
+    ],
+    ids=["l2", "l1", "cosine, overwrite", "overwrite", "room for one"],
+)
+def test_storing_and_reading_at_any_steps(config, repeated_keys):
+    agent, people = make_agent(config), make_any_people(repeated_keys)
+    space = ParameterSpace.of(*NETWORK)
+    likelihood, z = Likelihood(agent, people, space), point(space, NETWORK, 3)
+    person = Person(**NETWORK, context_columns=COLUMNS)
+    policies = [by_reference(agent, p, person) for p in people]
+    for own, expected in zip(likelihood.policies(z[0]), policies, strict=True):
+        for found, policy in zip(own, expected, strict=True):
+            np.testing.assert_allclose(found, policy, rtol=0, atol=ATOL)
+    expected = [log_of_choices(own, p) for own, p in zip(policies, people, strict=True)]
+    np.testing.assert_allclose(likelihood.log_likelihood(z)[0], expected, rtol=0, atol=ATOL)
+    z = torch.from_numpy(space.draw(3, np.random.default_rng(6))[None]).requires_grad_()
+    (gradient,) = torch.autograd.grad(likelihood.log_likelihood(z).sum(), z)
+    for k, name in enumerate(space.names):
+        step = torch.zeros_like(z)
+        step[..., k] = 1e-5
+        with torch.no_grad():
+            slope = (likelihood.log_likelihood(z + step) - likelihood.log_likelihood(z - step)) / 2e-5
+        np.testing.assert_allclose(gradient[..., k], slope, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("ties", ["oldest", "newest"])
+@pytest.mark.parametrize("repeated_key", ["append", "overwrite"])
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_nearest_entries_at_any_steps(ties, repeated_key, weight):
+    """Equal keys are ties; with all weight on the context, so are keys that differ in the observation."""
+    config = replace(CONFIG, retrieval="nearest", ties=ties, repeated_key=repeated_key)
+    agent, people = make_agent(config), make_any_people(repeated_keys=True)
+    for block in people[0].blocks if weight == 1.0 else ():
+        block.trials.inputs[..., 0] += np.arange(block.choices.size).reshape(block.choices.shape)
+    space = ParameterSpace.of("gate_bias", fixed={"context_weight": weight})
+    values = {"gate_bias": 1.0}
+    person = Person(gate_bias=1.0, context_weight=weight, context_columns=COLUMNS)
+    expected = [log_of_choices(by_reference(agent, p, person), p) for p in people]
+    z = point(space, values, 3)
+    np.testing.assert_allclose(Likelihood(agent, people, space).log_likelihood(z)[0], expected, rtol=0, atol=ATOL)
+
+
+def test_steps_that_nobody_asked_for_do_not_count():
+    """Only as many steps as the last choice needs are run; entries are stored all the same."""
+    agent, rng = make_agent(), np.random.default_rng(0)
+    people = []
+    for person in make_people():
+        blocks = []
+        for block in person.blocks:
+            choices = np.full_like(block.choices, -1)
+            choices[np.arange(len(choices)), rng.integers(0, T, len(choices))] = 1
+            choices[1] = -1
+            blocks.append(replace(block, choices=choices))
+        people.append(Participant(person.id, tuple(blocks)))
+    space = ParameterSpace.of(*NETWORK)
+    found = Likelihood(agent, people, space).log_likelihood(point(space, NETWORK, 3))[0]
+    person = Person(**NETWORK, context_columns=COLUMNS)
+    expected = [log_of_choices(by_reference(agent, p, person), p) for p in people]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
+
+
+# ---- units -------------------------------------------------------------------------------------------
+
+
+def test_units_are_trials_and_add_up():
+    agent, people = make_agent(), make_people()
+    choices = people[0].blocks[0].choices.copy()
+    choices[2] = -1
+    first = Participant("p0", (replace(people[0].blocks[0], choices=choices), people[0].blocks[1]))
+    people = [first, *people[1:]]
+    space = ParameterSpace.of("inverse_temperature", "forgetting", "lapse")
+    likelihood = Likelihood(agent, people, space)
+    z = torch.from_numpy(space.draw(3, np.random.default_rng(0)))
+    units = likelihood.pointwise(z)
+    scored = [sum(int(np.any(b.observed, axis=1).sum()) for b in p.blocks) for p in people]
+    assert [len(own) for own in units] == scored == [11, 4, 9]
+    total = likelihood.log_likelihood(z[None])[0]
+    np.testing.assert_allclose([own.sum() for own in units], total, atol=1e-11)
+    # Without perseveration, what a trial contributes does not depend on the choices of the others.
+    for left_out in (3, 8):
+        choices = first.blocks[0].choices.copy()
+        choices[left_out] = -1
+        without = Participant("p0", (replace(first.blocks[0], choices=choices), first.blocks[1]))
+        rest = Likelihood(agent, [without], space).log_likelihood(z[None, :1])[0, 0]
+        unit = units[0][left_out - 1]  # trial 2 is none
+        np.testing.assert_allclose(total[0] - rest, unit, atol=1e-11)
+
+
+def test_units_of_free_responses():
+    person = one_response(make_people()[0])
+    space = ParameterSpace.of("bound", fixed={"bound_noise": 0.2, "non_decision_time": 0.5})
+    for missing, units in (("ignore", 9 + 3 - 2), ("censored", 9 + 3)):
+        likelihood = Likelihood(make_agent(), [person], space, FreeResponse(missing))
+        z = torch.zeros(1, 1, dtype=torch.float64)
+        found = likelihood.pointwise(z)[0]
+        assert len(found) == units
+        np.testing.assert_allclose(found.sum(), likelihood.log_likelihood(z[None])[0, 0], atol=1e-12)
+        assert likelihood.n_choices.tolist() == [person.n_choices]
 
 
 # ---- episodes that were not encoded ------------------------------------------------------------------
@@ -259,6 +430,17 @@ def test_lost_episodes_by_enumeration():
     units = likelihood.pointwise(z[0])[0]
     np.testing.assert_allclose(units.sum(), likelihood.log_likelihood(z)[0, 0], atol=ATOL)
     assert len(units) == 4 + 2  # four first encounters, and two episodes that are returned to
+
+
+def test_policies_of_somebody_who_has_lost_some_episodes():
+    agent, people = make_agent(), make_people()
+    space, rng = ParameterSpace.of(*NETWORK), np.random.default_rng(0)
+    encoded = [[rng.random(len(block.trials)) < 0.5 for block in p.blocks] for p in people]
+    person = Person(**NETWORK, context_columns=COLUMNS)
+    found = Likelihood(agent, people, space).policies(point(space, NETWORK, 3)[0].numpy(), encoded)
+    for p, own, lost in zip(people, found, encoded, strict=True):
+        for policy, expected in zip(own, by_reference(agent, p, person, lost), strict=True):
+            np.testing.assert_allclose(policy, expected, rtol=0, atol=ATOL)
 
 
 def test_certain_and_impossible_encoding():
@@ -401,10 +583,6 @@ def test_refusals():
 
     block = people[0].blocks[0]
     encode = block.trials.encode.copy()
-    encode[0, 1] = True
-    early = Participant("early", (replace(block, trials=replace(block.trials, encode=encode)),))
-    refused("'early', block 0: trial 0 stores at step 1 of 4", lapse, people=[early])
-    encode = block.trials.encode.copy()
     encode[:, -1] = True
     again = Participant("again", (replace(block, trials=replace(block.trials, encode=encode)),))
     refused(
@@ -412,17 +590,9 @@ def test_refusals():
         ParameterSpace.of("encoding_probability"),
         people=[again],
     )
-    Likelihood(agent, [again], lapse).log_likelihood(torch.zeros(1, 1, 1, dtype=torch.float64))
-    overwrites = make_agent(replace(CONFIG, repeated_key="overwrite", key=COLUMNS))
-    refused("a key is stored twice", lapse, agent=overwrites, people=[again])
-    short = replace(
-        block,
-        trials=Trials(**{name: getattr(block.trials, name)[:, :2] for name in ("inputs", "targets", "encode")}),
-        choices=block.choices[:, :2],
-        rt=None,
-        number=1,
-    )
-    refused("'mixed', block 1: its trials have 2 steps", lapse, people=[Participant("mixed", (block, short))])
+    nameless = Participant("nameless", (replace(block, trials=replace(block.trials, context=None)),))
+    refused("'nameless', block 0: .* which context", ParameterSpace.of("encoding_probability"), people=[nameless])
+    assert Likelihood(agent, [again, nameless], lapse).n_choices.tolist() == [again.n_choices] * 2
     with pytest.raises(ValueError, match="z must be float64"):
         Likelihood(agent, people, lapse).log_likelihood(torch.zeros(3, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match="context_columns must lie"):

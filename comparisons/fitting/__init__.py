@@ -1,23 +1,47 @@
-"""Fitting the model to people: data, parameters, likelihood, estimation, comparison, recovery, prediction."""
+"""Fitting the model to people: data, parameters, likelihood, estimation, comparison, recovery, prediction.
 
-from .bayes import fit_bayes
+What needs PyTorch is imported when it is first asked for: data can be read and checked without those seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .data import ObservedBlock, Participant, TrialTable
-from .designs import Design
-from .estimation import fit_map
-from .group import fit_empirical_bayes
-from .likelihood import Likelihood, TrainedAgent
-from .observation import FreeResponse, StepChoices
-from .parameters import FreeParameter, ParameterSpace, parameter_table
-from .predictive import PredictiveCheck, predictive_check
 from .problems import DataError, Problem
 from .reading import read_trials
-from .recovery_measures import calibrate, recovery_across, recovery_pairs, recovery_table
 from .report import DataReport
-from .results import Fit
 from .schema import schema_table
-from .simulation import policies_of, simulate_people
-from .variants import Variant, variants
 from .writing import write_trials
+
+if TYPE_CHECKING:
+    from .bayes import fit_bayes
+    from .designs import Design
+    from .estimation import fit_map
+    from .group import fit_empirical_bayes
+    from .likelihood import Likelihood, TrainedAgent
+    from .observation import FreeResponse, StepChoices
+    from .parameters import FreeParameter, ParameterSpace, parameter_table
+    from .predictive import PredictiveCheck, predictive_check
+    from .recovery_measures import calibrate, recovery_across, recovery_pairs, recovery_table
+    from .results import Fit
+    from .simulation import policies_of, simulate_people
+    from .variant import Variant, variants
+
+_LATER = {
+    "bayes": ("fit_bayes",),
+    "designs": ("Design",),
+    "estimation": ("fit_map",),
+    "group": ("fit_empirical_bayes",),
+    "likelihood": ("Likelihood", "TrainedAgent"),
+    "observation": ("FreeResponse", "StepChoices"),
+    "parameters": ("FreeParameter", "ParameterSpace", "parameter_table"),
+    "predictive": ("PredictiveCheck", "predictive_check"),
+    "recovery_measures": ("calibrate", "recovery_across", "recovery_pairs", "recovery_table"),
+    "results": ("Fit",),
+    "simulation": ("policies_of", "simulate_people"),
+    "variant": ("Variant", "variants"),
+}
+_ROOM_OF = {name: room for room, names in _LATER.items() for name in names}
 
 __all__ = [
     "DataError",
@@ -52,3 +76,9 @@ __all__ = [
     "variants",
     "write_trials",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _ROOM_OF:
+        return getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

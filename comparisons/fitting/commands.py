@@ -42,7 +42,7 @@ from .studies import (
     recover_model,
     recover_parameters,
 )
-from .variants import RECOMMENDED, Observation, Variant, variants
+from .variant import RECOMMENDED, Observation, Variant, variants
 from .writing import write_trials
 
 AGENT = Path("results/agent")

@@ -31,7 +31,7 @@ from .recovery_measures import (
 )
 from .results import Fit
 from .studies import best_models, best_of_groups, of_design
-from .variants import Variant
+from .variant import Variant
 
 FIGURES, REPORT = "figures", "report.html"
 PANEL = 2.9

@@ -1,10 +1,16 @@
 """The exact likelihood of people's choices, given the trained network and each person's parameters.
 
-The equations are those of ``models/person.py``. The network sees what the person saw, trial by trial from
-h = c = 0 (the random starts of training are noise that nobody observes), and the memory begins empty in each
-block; the person's own choices matter through perseveration alone. Where episodes may not have been encoded, the
-likelihood is the sum over both cases for the trials that return to an episode: they store nothing, so that nothing
-else depends on it.
+The equations are those of ``models/person.py``. The network is taught by what the person saw and did (*teacher
+forcing*), and the log-likelihood of all choices is the sum of those of the single ones, each given all before it.
+Every trial starts at h_0 = c_0 = 0 (the random starts of training are noise that nobody observes), the memory is
+empty at the start of a block, and the person's own choices matter through perseveration alone.
+
+Whether an episode was encoded is not observed: with an encoding probability p_e < 1, the trials that return to an
+episode share one z ~ Bernoulli(p_e), and
+
+    L(these trials) = p_e Π L(trial | retrieved) + (1 − p_e) Π L(trial | nothing retrieved),
+
+which is exact, since these trials store nothing: no other trial depends on z.
 
 The gradient comes with the value: problem (r, p) depends on z[r, p] alone, so that one pass backwards gives the
 gradients of all. It can be differentiated once.
@@ -13,29 +19,38 @@ gradients of all. It can be differentiated once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...models.config import ModelConfig
-from ...models.person import Person, returning
+from ...models.person import Person, returning, with_lost_episodes
 from ...models.records import last_choices
 from ...models.weights import check_weights
 from .data import ObservedBlock, Participant
-from .network import AT_ONCE, Network, Rows
-from .observation import FreeResponse, StepChoices
+from .entries import KeyParts
+from .network import Batch, rows_at_once
+from .observation import FreeResponse, StepChoices, by_trial, log_mixture
 from .parameters import PARAMETERS, ParameterSpace
+from .recurrence import Cell
 
-ALL = slice(None)
+Values = Mapping[str, Tensor | float]
+"""Natural values of parameters: numbers, or one for each restart and block, (R, B)."""
+OF_NETWORK = {"gate_bias", "sharpness", "forgetting", "context_weight"}
+"""With none of these free, the network runs once, whatever z."""
 BLOCKS_AT_ONCE = 96
-"""Blocks (times settings) whose storing trials are run side by side."""
+"""Most blocks of a chunk: of more, threads get one each."""
+KEPT_BYTES = 2**28
+"""What is kept of the inputs' part of the gates' drive; beyond, it is computed at each evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +88,10 @@ class Likelihood:
 
     Args:
         agent: the trained network.
-        participants: their blocks, with trials of one length.
+        participants: their trials and choices; blocks may differ in their numbers of trials and steps.
         space: the free parameters, and the values of those that are fixed; all others are the trained agent's.
         observation: what is observed: ``StepChoices()`` (default) or ``FreeResponse()``.
-        threads: that work side by side; by default as many as PyTorch uses.
+        threads: that work side by side, each on other people or settings; by default as many as PyTorch uses.
 
     Raises:
         ValueError: a parameter has no place in the agent or the observation, one that the observation needs is
@@ -97,9 +112,15 @@ class Likelihood:
         if not self.participants:
             raise ValueError("Likelihood: needs at least one participant; got none.")
         self._check_parameters()
+        neutral = {f.name: f.default for f in fields(Person)}
+        self._fixed = {name: value for name, value in space.fixed.items() if value != neutral.get(name)}
+        self.may_lose_episodes = "encoding_probability" in {*space.names, *self._fixed}
+        """Whether there is an encoding probability below 1."""
+        if agent.config.retrieval == "average" and "sharpness" not in space.names:
+            self._fixed.setdefault("sharpness", agent.config.sharpness)
         for participant in self.participants:
-            self._check_participant(participant)
-        self._groups: dict[tuple[int, ...], _Group] = {}
+            for block in participant.blocks:
+                self._check_block(f"Participant '{participant.id}', block {block.number}", block)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -108,7 +129,7 @@ class Likelihood:
 
     @property
     def n_choices(self) -> np.ndarray:
-        """(P,) int: scored choices of each participant."""
+        """(P,) int: choices of each participant; trials without a response are not counted, censored or not."""
         return np.array([participant.n_choices for participant in self.participants])
 
     def only(self, rows: Sequence[int]) -> Likelihood:
@@ -132,80 +153,91 @@ class Likelihood:
                 f"Likelihood: {homeless} have no place in the network with {type(self.observation).__name__}; "
                 "leave them out."
             )
-        typical = dict(
-            zip(self.space.names, self.space.natural_array(self.space.prior_mean + 0.1).tolist(), strict=True)
-        )
-        values = {**self.space.fixed, **typical}
-        self.person(values).check(config)
+        # Any value but the neutral one shows whether a free parameter has a place.
+        some = torch.full((len(self.space),), 0.1, dtype=torch.float64)
+        free = {name: float(value) for name, value in self.space.natural(some).items()}
+        self.person({**self.space.fixed, **free}).check(config)
         if "context_weight" in self.space.names and config.retrieval == "nearest":
             raise ValueError(
-                "Likelihood: context_weight has no gradient with retrieval='nearest'; use an agent with "
-                "retrieval='average', or fix it."
+                "Likelihood: context_weight has no gradient with retrieval='nearest', where the nearest entry "
+                "changes by leaps; use an agent with retrieval='average', or fix it."
             )
 
-    def person(self, values: dict[str, float]) -> Person:
+    def person(self, values: Mapping[str, float]) -> Person:
         """The ``Person`` with these natural values; those of the observation are left out."""
         own = {name: value for name, value in values.items() if name in PARAMETERS}
         return Person(**own, context_columns=self.agent.context_columns)
 
-    def _check_participant(self, participant: Participant) -> None:
+    def _check_block(self, where: str, block: ObservedBlock) -> None:
         config = self.agent.config
-        for block in participant.blocks:
-            where = f"Participant '{participant.id}', block {block.number}"
-            if block.trials.input_size != config.input_size:
-                raise ValueError(
-                    f"{where}: its trials have {block.trials.input_size} input columns, the agent takes "
-                    f"{config.input_size}."
-                )
-            if block.choices.max(initial=-1) >= config.n_actions:
-                raise ValueError(
-                    f"{where}: there is a choice {block.choices.max()}; the agent has the actions 0 to "
-                    f"{config.n_actions - 1}."
-                )
-            if isinstance(self.observation, FreeResponse) and (block.observed.sum(1) > 1).any():
-                trial = block.trial_numbers[block.observed.sum(1) > 1][0]
-                raise ValueError(f"{where}: trial {trial} has several choices; a free response is one a trial.")
-            if self._may_lose_episodes:
-                try:
-                    returning(block.trials)
-                except ValueError as error:
-                    raise ValueError(f"{where}: {error}") from None
-
-    @property
-    def _may_lose_episodes(self) -> bool:
-        names = {*self.space.names, *self.space.fixed}
-        return "encoding_probability" in names and self.space.fixed.get("encoding_probability", 0.5) < 1
+        if block.trials.input_size != config.input_size:
+            raise ValueError(
+                f"{where}: its trials have {block.trials.input_size} input columns, the agent takes "
+                f"{config.input_size}."
+            )
+        if block.choices.max() >= config.n_actions:
+            raise ValueError(
+                f"{where}: there is a choice {block.choices.max()}; the agent has the actions 0 to "
+                f"{config.n_actions - 1}."
+            )
+        try:
+            self.observation.check(block)
+            if self.may_lose_episodes:
+                returning(block.trials)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     # ---- what is computed
 
     def log_likelihood(self, z: Tensor) -> Tensor:
-        """z (R, P, k) → (R, P), differentiable by z once."""
+        """z (R, P, k) → (R, P), differentiable by z once.
+
+        Raises:
+            ValueError: z has another shape or precision.
+        """
         z = self._checked(z, 3)
         if z.requires_grad and torch.is_grad_enabled():
             return _WithGradient.apply(z, self)
-        return self._pass(z.detach(), gradient=False)[0]
+        return self._evaluate(z.detach(), with_gradient=False)[0]
 
     def pointwise(self, z: Tensor) -> list[np.ndarray]:
-        """z (P, k) → log-likelihoods of each participant's trials with choices, in their order: (units,).
+        """z (P, k) → log-likelihoods of the units of each participant: (units,), in the order of their trials.
 
-        Trials that return to one episode, which may not have been encoded, are one unit.
+        A unit is a trial that is scored: for ``StepChoices`` one with a choice, for ``FreeResponse`` one with a
+        response, and if those without are censored, any. Trials that return to one episode, which may not have
+        been encoded, are one unit.
         """
         z = self._checked(z, 2).detach()
-        with torch.no_grad():
-            return [group.pointwise(z[list(who)]) for who, group in self._grouped(1, alone=True)]
+        found = {}
+        with _one_thread(), torch.no_grad(), np.errstate(all="ignore"):
+            for chunk in self._chunks:
+                units = chunk.units(self._values(z[None][:, chunk.owners]), 1)[0].numpy()
+                found |= {key: units[: chunk.n_units[b], b] for b, key in enumerate(chunk.keys)}
+        return [np.concatenate(own) for own in self._by_person(found)]
 
-    def policies(self, z: Tensor | np.ndarray) -> list[list[np.ndarray]]:
+    def policies(
+        self, z: Tensor | np.ndarray, encoded: Sequence[Sequence[np.ndarray]] | None = None
+    ) -> list[list[np.ndarray]]:
         """z (P, k) → p_t of each participant and block, (n, T, A), given their own earlier choices.
 
-        All episodes are taken to have been encoded; ``with_lost_episodes`` gives trials on which some were not.
+        Args:
+            z: (P, k).
+            encoded: of each participant and block (n,) bool: whether the episode of each trial was encoded, as
+                ``with_lost_episodes`` takes it; by default all were.
         """
-        z = self._checked(torch.as_tensor(z, dtype=torch.float64), 2)
-        found: list[list[np.ndarray]] = [[] for _ in self.participants]
-        with torch.no_grad():
-            for who, group in self._grouped(1):
-                for p, blocks in zip(who, group.policies(z[list(who)]), strict=True):
-                    found[p] = blocks
-        return found
+        z = self._checked(torch.as_tensor(z, dtype=torch.float64), 2).detach()
+        found = {}
+        with _one_thread(), torch.no_grad(), np.errstate(all="ignore"):
+            for chunk in self._chunks:
+                lost = None
+                if encoded is not None:
+                    lost = [_lost(self.participants[p].blocks[b], encoded[p][b]) for p, b in chunk.keys]
+                policies = chunk.policies(self._values(z[None][:, chunk.owners]), lost)
+                found |= dict(zip(chunk.keys, policies, strict=True))
+        return self._by_person(found)
+
+    def _by_person(self, found: Mapping[tuple[int, int], np.ndarray]) -> list[list[np.ndarray]]:
+        return [[found[p, b] for b in range(len(one.blocks))] for p, one in enumerate(self.participants)]
 
     def _checked(self, z: Tensor, axes: int) -> Tensor:
         expected = (len(self.participants), len(self.space))
@@ -216,59 +248,63 @@ class Likelihood:
             )
         return z
 
-    def _grouped(self, settings: int, alone: bool = False) -> Iterator[tuple[tuple[int, ...], _Group]]:
-        """Participants that are run side by side, so many that the blocks of all settings are some 100."""
-        most = max(1, BLOCKS_AT_ONCE // max(settings, 1))
-        who: list[int] = []
-        blocks = 0
-        for p, participant in enumerate(self.participants):
-            if who and (alone or blocks + len(participant.blocks) > most):
-                yield self._group(tuple(who))
-                who, blocks = [], 0
-            who.append(p)
-            blocks += len(participant.blocks)
-        yield self._group(tuple(who))
+    def _values(self, z: Tensor) -> Values:
+        """Natural values of all parameters that are not neutral, from z of each block (R, B, k)."""
+        return {**self._fixed, **self.space.natural(z)}
 
-    def _group(self, who: tuple[int, ...]) -> tuple[tuple[int, ...], _Group]:
-        if who not in self._groups:
-            self._groups[who] = _Group(self, [self.participants[p] for p in who])
-        return who, self._groups[who]
+    def _evaluate(self, z: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+        """Log-likelihoods (R, P), and their gradients (R, P, k).
 
-    def _pass(self, z: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
-        """Log-likelihoods (R, P), and their gradients (R, P, k)."""
-        value, slope = torch.full(z.shape[:2], torch.nan, dtype=torch.float64), torch.zeros_like(z)
-        jobs = list(self._grouped(len(z)))
-        threads = min(self.threads or torch.get_num_threads(), len(jobs))
-        # Matrices are small: threads within a product only wait for each other.
-        with threadpool_limits(1, "blas"):
-            self._work(jobs, threads, z, gradient, value, slope)
-        return value, slope
+        Piece by piece, forwards and backwards, so that memory does not grow with R and P.
+        """
+        total, gradient = torch.zeros(z.shape[:2], dtype=torch.float64), torch.zeros_like(z)
+        threads = self.threads or torch.get_num_threads()
 
-    @staticmethod
-    def _work(
-        jobs: list[tuple[tuple[int, ...], _Group]],
-        threads: int,
-        z: Tensor,
-        gradient: bool,
-        value: Tensor,
-        slope: Tensor,
-    ) -> None:
-        """Fill in value and slope, group by group, on so many threads."""
+        def work(piece: tuple[_Chunk, slice]) -> tuple[Tensor, Tensor | None]:
+            chunk, restarts = piece
+            with _one_thread("openmp"), torch.set_grad_enabled(with_gradient), np.errstate(all="ignore"):
+                here = z[restarts][:, chunk.owners].requires_grad_(with_gradient)
+                value = chunk.units(self._values(here), len(here)).sum(1)
+                slope = torch.autograd.grad(value.sum(), here)[0] if value.requires_grad else None
+            return value.detach(), slope
 
-        def work(job: tuple[tuple[int, ...], _Group]) -> None:
-            who, group = list(job[0]), job[1]
-            if gradient:
-                value[:, who], slope[:, who] = group.value_and_gradient(z[:, who])
+        with _one_thread():
+            pieces = [(chunk, part) for chunk in self._chunks for part in chunk.restarts(len(z))]
+            if min(threads, len(pieces)) > 1:
+                with ThreadPoolExecutor(threads) as pool:
+                    found = list(pool.map(work, pieces))
             else:
-                with torch.no_grad():  # of each thread its own
-                    value[:, who] = group.log_likelihood(z[:, who])
+                found = [work(piece) for piece in pieces]
+        # In a fixed order, whichever thread was first: the same sum to the last digit.
+        for (chunk, restarts), (value, slope) in zip(pieces, found, strict=True):
+            total[restarts].index_add_(1, chunk.owners, value)
+            if slope is not None:
+                gradient[restarts].index_add_(1, chunk.owners, slope)
+        return total, gradient
 
-        if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, jobs))
-        else:
-            for job in jobs:
-                work(job)
+    # ---- preparation
+
+    @cached_property
+    def _chunks(self) -> list[_Chunk]:
+        """The blocks in chunks of equally long trials, with little to fill up."""
+        blocks = {(p, b): block for p, one in enumerate(self.participants) for b, block in enumerate(one.blocks)}
+
+        def size(key: tuple[int, int]) -> tuple[int, int, int]:
+            trials = blocks[key].trials
+            return trials.length, int(np.any(trials.encode, axis=1).sum()), len(trials)
+
+        hidden_size, cell = self.agent.config.hidden_size, Cell(self.agent.config, self.agent.weights)
+        chunks, kept = [], 0
+        for _, equal in itertools.groupby(sorted(blocks, key=size), key=lambda key: size(key)[0]):
+            rest = list(equal)
+            while rest:
+                largest = blocks[rest[-1]].trials
+                rows = rows_at_once(hidden_size, len(largest), largest.length, int(largest.encode.sum()))
+                at_once = _equal_share(len(rest), min(rows, BLOCKS_AT_ONCE))
+                here, rest = rest[-at_once:], rest[:-at_once]
+                kept += 8 * 5 * hidden_size * largest.length * len(largest) * len(here)
+                chunks.append(_Chunk(self, cell, here, keep_drive=kept <= KEPT_BYTES))
+        return chunks
 
 
 class _WithGradient(torch.autograd.Function):
@@ -276,7 +312,7 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z: Tensor, likelihood: Likelihood):  # type: ignore[override]
-        value, slope = likelihood._pass(z.detach(), gradient=True)
+        value, slope = likelihood._evaluate(z.detach(), with_gradient=True)
         ctx.save_for_backward(slope)
         return value
 
@@ -287,222 +323,168 @@ class _WithGradient(torch.autograd.Function):
         return d_value[..., None] * slope, None
 
 
-class _Group:
-    """Some participants, whose trials are run side by side."""
+def _equal_share(count: int, most: int) -> int:
+    """Size of the parts if count is divided into as few equal parts as can be, of no more than ``most``."""
+    return -(-count // -(-count // most)) if count else 1
 
-    def __init__(self, likelihood: Likelihood, participants: list[Participant]) -> None:
-        self.likelihood, self.participants = likelihood, participants
-        agent, space = likelihood.agent, likelihood.space
-        self.blocks: list[ObservedBlock] = [block for p in participants for block in p.blocks]
-        self.person = torch.tensor([i for i, p in enumerate(participants) for _ in p.blocks])
-        names = [f"Participant '{p.id}', block {block.number}" for p in participants for block in p.blocks]
-        fixed = Person(
-            context_weight=space.fixed.get("context_weight", 0.5), context_columns=agent.context_columns
+
+@cache
+def _pools() -> ThreadpoolController:
+    # Finding the libraries takes longer than a small likelihood.
+    return ThreadpoolController()
+
+
+def _one_thread(user_api: str | None = None) -> AbstractContextManager[Any]:
+    """One thread for each operation: arrays are small, and threads within an operation only wait for each other.
+
+    The limit of OpenMP, which PyTorch uses, is that of the thread that calls; that of BLAS is everybody's.
+    """
+    torch.get_num_threads()  # in a new thread, PyTorch sets the limit when it is first asked
+    return _pools().limit(limits=1, user_api=user_api)
+
+
+def _lost(block: ObservedBlock, encoded: np.ndarray) -> np.ndarray:
+    """(n,) bool: trials that retrieve nothing, since they return to an episode that was not encoded."""
+    trials = block.trials
+    return np.any(trials.retrieve != with_lost_episodes(trials, encoded).retrieve, axis=1)
+
+
+def unit_numbers(scored: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """Which unit each trial of a block belongs to.
+
+    Args:
+        scored: (n,) bool.
+        episode: (n,) int: the episode that each returns to; trials of one are one unit. -1: none.
+
+    Returns:
+        (n,) int, numbered by their first scored trials; -1 for trials that are not scored.
+    """
+    unit, of_episode, count = np.full(len(scored), -1), {}, 0
+    for n in np.flatnonzero(scored).tolist():
+        key = int(episode[n])
+        unit[n] = of_episode.get(key, count) if key >= 0 else count
+        of_episode[key] = unit[n]
+        count = max(count, unit[n] + 1)
+    return unit
+
+
+def log_choice_probabilities(readout: Tensor, last: Tensor, values: Values) -> Tensor:
+    """log p_t from the read-outs W_π h_t + b_π.
+
+    Args:
+        readout: (T, A, R or 1, n, B).
+        last: (T, n, B) int, the choice made last, -1 for none.
+        values: of the parameters; those that are not there are neutral.
+
+    Returns:
+        (T, A, R, n, B)
+    """
+    n_actions = readout.shape[1]
+    if "inverse_temperature" in values:
+        readout = by_trial(values["inverse_temperature"]) * readout
+    if "perseveration" in values:
+        repeats = (last[:, None] == torch.arange(n_actions)[:, None, None]).to(readout)
+        readout = readout + by_trial(values["perseveration"]) * repeats[:, :, None]
+    log_policy = torch.log_softmax(readout, 1)
+    if "lapse" not in values:
+        return log_policy
+    lapse = by_trial(values["lapse"])
+    return torch.log((1 - lapse) * torch.exp(log_policy) + lapse / n_actions)
+
+
+class _Chunk:
+    """Blocks that are computed together: the network, and what was observed."""
+
+    def __init__(self, likelihood: Likelihood, cell: Cell, keys: list[tuple[int, int]], keep_drive: bool) -> None:
+        self.keys = keys
+        """(B,): participant and block, counted from 0."""
+        self.owners = torch.tensor([p for p, _ in keys])
+        """(B,): the participants."""
+        agent, space, observation = likelihood.agent, likelihood.space, likelihood.observation
+        blocks = [likelihood.participants[p].blocks[b] for p, b in keys]
+        free_weight = "context_weight" in space.names
+        fixed_weight = 0.5 if free_weight else space.fixed.get("context_weight", 0.5)
+        self.observation, self.may_lose_episodes = observation, likelihood.may_lose_episodes
+        self.network_is_free = not OF_NETWORK.isdisjoint(space.names)
+        self._constant: Tensor | None = None
+        self.batch = Batch(
+            agent.config,
+            cell,
+            [block.trials for block in blocks],
+            [observation.needed(block.choices) for block in blocks],
+            key_scale=likelihood.person({"context_weight": fixed_weight}).key_scale(agent.config),
+            parts=KeyParts.of(agent.config, agent.context_columns) if free_weight else None,
+            lag_matters="forgetting" in {*space.names, *space.fixed},
+            keep_drive=keep_drive and self.network_is_free,
         )
-        context = None
-        if "context_weight" in space.names:
-            columns = range(agent.config.input_size)[agent.config.key_columns]
-            context = np.array([column in range(*(agent.context_columns or (0, 0))) for column in columns])
-        self.network = Network(agent.config, agent.weights, [b.trials for b in self.blocks], names, fixed, context)
-        lost = likelihood._may_lose_episodes
-        self.episodes = [
-            returning(block.trials) if lost else np.full(len(block.trials), -1) for block in self.blocks
-        ]
-        """Of each block, which episode each trial returns to (-1: none, or it is certain to have been encoded)."""
-        self.storing = [_Stage(self, rows) for rows in self.network.storing]
-        self.other = [_Stage(self, self.network.other)] if len(self.network.other) else []
 
-    def values(self, z: Tensor) -> dict[str, Tensor]:
-        """Natural values of all parameters, (R, people) each; without the context's weight, if it is fixed."""
-        likelihood = self.likelihood
-        neutral = {"inverse_temperature": 1.0, "lapse": 0.0, "perseveration": 0.0, "gate_bias": 0.0}
-        neutral |= {"forgetting": 0.0, "encoding_probability": 1.0, "sharpness": likelihood.agent.config.sharpness}
-        given = neutral | dict(likelihood.space.fixed)
-        fixed = {name: torch.full(z.shape[:2], value, dtype=torch.float64) for name, value in given.items()}
-        fixed.pop("context_weight", None)  # the keys have it
-        return fixed | likelihood.space.natural(z)
-
-    # ---- what is run
-
-    def _store(self, stored: Tensor, stage: _Stage, cells: Tensor) -> Tensor:
-        """The entries with those of a stage: (R, blocks, k + 1, H)."""
-        new = torch.zeros(*stored.shape[:2], 1, stored.shape[3], dtype=torch.float64)
-        new[:, stage.rows.block, 0] = cells
-        return torch.cat([stored, new], 2)
-
-    def _stored(self, values: dict[str, Tensor]) -> list[Tensor]:
-        """The entries before each storing stage, and after the last."""
-        settings, size = len(values["lapse"]), self.network.hidden_weight.shape[0]
-        stored = [torch.zeros(settings, len(self.blocks), 0, size, dtype=torch.float64)]
-        for stage in self.storing:
-            cells = [
-                self.network.cells(rows, self._of_rows(rows, values), stored[-1])
-                for _, rows in stage.portions(settings)
-            ]
-            stored.append(self._store(stored[-1], stage, torch.cat(cells, 1)))
-        return stored
-
-    def _of_rows(self, rows: Rows, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Values of the people whose trials these are: (R, n)."""
-        who = self.person[rows.block]
-        return {name: value[:, who] for name, value in values.items()}
-
-    def _found(
-        self, stage: _Stage, where: slice, rows: Rows, values: dict[str, Tensor], stored: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-likelihood of units (R, units), block and first trial of each (2, units), and c_T (R, n, H)."""
-        own = self._of_rows(rows, values)
-        logits, cells = self.network.logits(rows, own, stored)
-        found = stage.log_likelihood(logits, where, own)
-        unit, back = torch.stack([rows.block, rows.trial]), stage.episode[where] >= 0
-        if not bool(back.any()):
-            return found, unit, cells
-        # log(p_e Π with + (1 − p_e) Π without) of each episode; its rows follow each other, and are never parted.
-        lost = {name: value[:, back] for name, value in own.items()}
-        bare = rows.only(back).without_memory()
-        without = stage.log_likelihood(self.network.logits(bare, lost, stored)[0], where, lost, back)
-        episodes = torch.stack([rows.block, stage.episode[where]])[:, back]
-        pairs, group = torch.unique_consecutive(episodes, dim=1, return_inverse=True)
-        none = torch.zeros(len(found), pairs.shape[1], dtype=torch.float64)
-        p = values["encoding_probability"][:, self.person[pairs[0]]]
-        both = torch.logaddexp(
-            torch.log(p) + none.index_add(1, group, found[:, back]),
-            torch.log1p(-p) + none.index_add(1, group, without),
-        )
-        starts = torch.cat([torch.tensor([True]), group[1:] != group[:-1]])
-        units = torch.cat([unit[:, ~back], unit[:, back][:, starts]], 1)
-        return torch.cat([found[:, ~back], both], 1), units, cells
-
-    def _each(self, values: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """All units, in portions: log-likelihoods (R, units), and block and first trial of each (2, units)."""
-        for stage, entries in zip([*self.storing, *self.other], self._stored(values), strict=False):
-            for where, rows in stage.portions(len(entries)):
-                yield self._found(stage, where, rows, values, entries)[:2]
-
-    # ---- what comes of it
-
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """z (R, people, k) → (R, people)."""
-        total = torch.zeros(z.shape[:2], dtype=torch.float64)
-        for found, unit in self._each(self.values(z)):
-            total.index_add_(1, self.person[unit[0]], found)
-        return total
-
-    def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (R, people, k) → (R, people) and its gradient (R, people, k).
-
-        Trials that store are run twice: forwards, to have all entries, and again from the last to the first, when
-        the derivatives by what they store are complete. No graph is kept beyond a portion.
-        """
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            natural = self.values(z)
-        free = self.likelihood.space.names
-        values = {name: value.detach().requires_grad_(name in free) for name, value in natural.items()}
-        with torch.no_grad():
-            stored = self._stored(values)
-        total, d_stored = torch.zeros(z.shape[:2], dtype=torch.float64), torch.zeros_like(stored[-1])
-        slopes = {name: torch.zeros_like(values[name]) for name in free}
-        for k, stage in reversed(list(enumerate([*self.storing, *self.other]))):
-            for where, rows in stage.portions(len(z)):
-                entries = stored[k].detach().requires_grad_()
-                with torch.enable_grad():
-                    found, unit, cells = self._found(stage, where, rows, values, entries)
-                    loss = found.sum()
-                    if k < len(self.storing):
-                        loss = loss + (cells * d_stored[:, rows.block, k]).sum()
-                total.index_add_(1, self.person[unit[0]], found.detach())
-                leaves = [*(values[name] for name in free), entries]
-                *own, d_entries = torch.autograd.grad(loss, leaves, allow_unused=True)
-                for name, slope in zip(free, own, strict=True):
-                    if slope is not None:
-                        slopes[name] += slope
-                if d_entries is not None:
-                    d_stored[:, :, :k] += d_entries
-        (gradient,) = torch.autograd.grad([natural[name] for name in free], z, [slopes[name] for name in free])
-        return total, gradient
-
-    def pointwise(self, z: Tensor) -> np.ndarray:
-        """z (1 person, k) → (units,), in the order of blocks and trials."""
+        episodes = [self._episodes(block) for block in blocks]
         units = [
-            (b, n, value)
-            for found, unit in self._each(self.values(z[None]))
-            for b, n, value in zip(*unit.tolist(), found[0].tolist(), strict=True)
-            if self._is_scored(b, n)
+            unit_numbers(observation.scored(block.choices), episode)
+            for block, episode in zip(blocks, episodes, strict=True)
         ]
-        return np.array([value for _, _, value in sorted(units)])
+        self.n_units = [int(unit.max()) + 1 for unit in units]
+        self.choices = self._arranged([block.choices for block in blocks], -1)
+        self.last = self._arranged([last_choices(block.choices) for block in blocks], -1)
+        self.there = torch.from_numpy(self.batch.order >= 0)
+        unit, nobody = self._arranged(units, -1), max(self.n_units)
+        self.unit = torch.where(unit < 0, nobody, unit)
+        self.returns = self._arranged([episode >= 0 for episode in episodes], False)
+        counts = torch.zeros(nobody + 1, len(keys), dtype=torch.int64)
+        self.mixed = counts.scatter_add(0, self.unit, self.returns.long()) > 0
+        """(units + 1, B): units whose episode may have been lost; the last takes all trials in no unit."""
 
-    def _is_scored(self, block: int, trial: int) -> bool:
-        """Whether anything of the unit that begins with this trial is scored."""
-        if getattr(self.likelihood.observation, "missing", "ignore") == "censored":
-            return True
-        episode = self.episodes[block]
-        same = (episode == episode[trial]) & (episode >= 0)
-        same[trial] = True
-        return bool(self.blocks[block].observed[same].any())
+    def _episodes(self, block: ObservedBlock) -> np.ndarray:
+        return returning(block.trials) if self.may_lose_episodes else np.full(len(block.trials), -1)
 
-    def policies(self, z: Tensor) -> list[list[np.ndarray]]:
-        """z (people, k) → p_t of each person and block."""
-        actions = self.likelihood.agent.config.n_actions
-        found = [np.empty((*block.trials.targets.shape, actions)) for block in self.blocks]
-        values = self.values(z[None])
-        for stage, entries in zip([*self.storing, *self.other], self._stored(values), strict=False):
-            for where, rows in stage.portions(1):
-                own = self._of_rows(rows, values)
-                logits = self.network.logits(rows, own, entries)[0]
-                p = stage.choice_probabilities(logits, where, own)[:, 0].transpose(0, 1).numpy()
-                for b, n, each in zip(rows.block.tolist(), rows.trial.tolist(), p, strict=True):
-                    found[b][n] = each
-        return [[found[b] for b in torch.nonzero(self.person == i).flatten().tolist()] for i in range(len(z))]
+    def _arranged(self, arrays: list[np.ndarray], filler: float) -> Tensor:
+        """(n, T) of each block → (T, n, B), and (n,) → (n, B), in the order in which trials are run."""
+        whole = self.batch.arranged(arrays, filler)
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(whole, 2, 0) if whole.ndim == 3 else whole))
 
+    def restarts(self, count: int) -> list[slice]:
+        """So many restarts in parts, each as large as cache and memory allow."""
+        batch = self.batch
+        rows = rows_at_once(batch.cell.hidden_size, batch.n_trials, batch.length, len(batch.events))
+        step = _equal_share(count, max(1, rows // len(self.keys)))
+        return [slice(start, start + step) for start in range(0, count, step)]
 
-class _Stage:
-    """Trials that are run side by side, with what was chosen on them."""
+    @cached_property
+    def readout_without_memory(self) -> Tensor:
+        """(T, A, 1, n, B): of trials that retrieve nothing; it depends on no parameter."""
+        return self.batch.readout_without_memory()
 
-    def __init__(self, group: _Group, rows: Rows) -> None:
-        self.observation = group.likelihood.observation
-        self.actions = group.likelihood.agent.config.n_actions
-        pairs = list(zip(rows.block.tolist(), rows.trial.tolist(), strict=True))
-        episode = np.array([group.episodes[b][n] for b, n in pairs])
-        order = np.lexsort((rows.trial.numpy(), episode, rows.block.numpy()))
-        self.rows, self.episode = rows.only(torch.from_numpy(order)), torch.from_numpy(episode[order])
-        pairs = [pairs[i] for i in order]
-        last = [last_choices(block.choices) for block in group.blocks]
-        self.choice = torch.from_numpy(np.stack([group.blocks[b].choices[n] for b, n in pairs], 1))
-        """(T, n): -1 where there is none."""
-        self.last = torch.from_numpy(np.stack([last[b][n] for b, n in pairs], 1))
-        """(T, n): the latest choice before each step."""
-        self._cut: dict[int, list[tuple[slice, Rows]]] = {}
+    def readout(self, values: Values, restarts: int) -> Tensor:
+        """(T, A, R, n, B); (T, A, 1, n, B) if no parameter of the network is free."""
+        if self.network_is_free:
+            return self.batch.readout(values, restarts)
+        if self._constant is None:
+            with torch.no_grad():
+                self._constant = self.batch.readout(values, 1)
+        return self._constant
 
-    def portions(self, settings: int) -> list[tuple[slice, Rows]]:
-        """So many rows at a time that the cache holds their sequences in all settings; episodes are not parted."""
-        if settings not in self._cut:
-            size, edges = max(1, AT_ONCE // max(settings, 1)), [0]
-            same = (self.episode[1:] == self.episode[:-1]) & (self.episode[1:] >= 0)
-            same &= self.rows.block[1:] == self.rows.block[:-1]
-            for n in range(1, len(self.rows)):
-                if n - edges[-1] >= size and not same[n - 1]:
-                    edges.append(n)
-            cuts = [slice(a, b) for a, b in itertools.pairwise([*edges, len(self.rows)])]
-            whole = len(cuts) == 1
-            self._cut[settings] = [(cut, self.rows if whole else self.rows.only(cut)) for cut in cuts]
-        return self._cut[settings]
+    def units(self, values: Values, restarts: int) -> Tensor:
+        """Log-likelihoods of the units of each block, with zeros behind: (R, units, B)."""
+        unit = self._by_unit(self._trials(self.readout(values, restarts), values))
+        if self.may_lose_episodes:
+            lost = torch.where(self.returns, self._trials(self.readout_without_memory, values), 0.0)
+            mixture = log_mixture(unit, self._by_unit(lost), by_trial(values["encoding_probability"]))
+            unit = torch.where(self.mixed, mixture, unit)
+        return unit.expand(restarts, -1, -1)
 
-    def choice_probabilities(
-        self, logits: Tensor, where: slice, values: dict[str, Tensor], which: Tensor | slice = ALL
-    ) -> Tensor:
-        """p_t (T, R, n, A) from W_π h_t + b_π, of a portion, or of some trials of it."""
-        drive = values["inverse_temperature"][..., None] * logits
-        kappa = values["perseveration"]
-        if kappa.requires_grad or bool((kappa != 0).any()):
-            repeated = self.last[:, where][:, which, None] == torch.arange(self.actions)
-            drive = drive + kappa[..., None] * repeated[:, None]
-        lapse = values["lapse"][..., None]
-        return (1 - lapse) * torch.softmax(drive, -1) + lapse / self.actions
+    def _trials(self, readout: Tensor, values: Values) -> Tensor:
+        """Log-likelihood of each trial: (R, n, B)."""
+        log_p = log_choice_probabilities(readout, self.last, values)
+        return self.observation.log_likelihood(log_p, self.choices, self.there, values)
 
-    def log_likelihood(
-        self, logits: Tensor, where: slice, values: dict[str, Tensor], which: Tensor | slice = ALL
-    ) -> Tensor:
-        """Of each trial of a portion, or of some of them: (R, n)."""
-        p = self.choice_probabilities(logits, where, values, which)
-        return self.observation.trials(p, self.choice[:, where][:, which], values)
+    def _by_unit(self, trials: Tensor) -> Tensor:
+        index = self.unit.expand(len(trials), -1, -1)
+        return trials.new_zeros(len(trials), *self.mixed.shape).scatter_add(1, index, trials)
+
+    def policies(self, values: Values, lost: list[np.ndarray] | None) -> list[np.ndarray]:
+        """p_t of each block, (n, T, A); on trials (n,) that are lost, nothing is retrieved."""
+        readout = self.batch.readout(values, 1, full=True)
+        if lost is not None:
+            readout = torch.where(self._arranged(lost, False), self.readout_without_memory, readout)
+        policy = log_choice_probabilities(readout, self.last, values).exp()[:, :, 0].permute(3, 2, 0, 1).numpy()
+        return [own[self.batch.places(b)] for b, own in enumerate(policy)]

@@ -97,11 +97,10 @@ def search(
 
 def laplace(problems: Problems, found: Minima) -> Modes:
     """Laplace's approximation at what a search has found; a Newton step first, where it leads nearer."""
-    hessian = widened(problems, found.x, found.value, hessians(problems, found.x))
-    good = definite(hessian)
-    with np.errstate(invalid="ignore"):
-        inverse = np.linalg.inv(np.where(good[:, None, None], hessian, np.eye(hessian.shape[1])))
-        x = found.x - np.where(good[:, None], np.einsum("nij,nj->ni", inverse, found.gradient), 0.0)
+    local = hessians(problems, found.x)
+    good = definite(local)
+    x = found.x - np.where(good[:, None], np.einsum("nij,nj->ni", _inverses(local, good), found.gradient), 0.0)
+    hessian = widened(problems, found.x, found.value, local)
     value, gradient = problems.function(x, np.arange(len(x)))
     with np.errstate(invalid="ignore"):
         nearer = (largest(gradient) < found.slope) & (value <= found.value + ROUNDING * np.abs(found.value))
@@ -115,8 +114,13 @@ def laplace(problems: Problems, found: Minima) -> Modes:
         iterations=found.iterations,
         stuck=found.stuck,
         hessian=hessian,
-        covariance=scale * inverse,
+        covariance=scale * _inverses(hessian, good),
     )
+
+
+def _inverses(matrices: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Of those (n, k, k) that are good, (n,) bool; the identity for the others."""
+    return np.linalg.inv(np.where(good[:, None, None], matrices, np.eye(matrices.shape[1])))
 
 
 def widened(problems: Problems, u: np.ndarray, value: np.ndarray, hessian: np.ndarray) -> np.ndarray:

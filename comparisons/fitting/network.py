@@ -1,308 +1,271 @@
-"""The trained network on many people's trials at once, differentiable in what is particular to a person.
+"""The network with a person's parameters, for many people and parameter values at once: read-outs and gradients.
 
-Everybody shares the weights, so that sequences of all people and of all parameter values lie side by side. Within
-a block, only trials that store depend on each other: they are run one after the other (the k-th of all blocks at
-once), and all other trials together at the end. Inputs' drives and similarities do not depend on parameters: they
-are computed once.
+The equations of ``models/person.py`` from the key to the read-out W_π h_t + b_π; what is chosen from it is in
+``likelihood.py``. Each trial starts at h_0 = c_0 = 0, each block with an empty memory. Choices do not enter:
+neither inputs nor memory depend on them in tasks without action-dependence.
+
+In each block, trials that store run one after the other, the k-th of all blocks at once; all other trials follow,
+many at once. Inputs' drives and distances of queries to keys do not depend on parameters, and are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...models.config import ModelConfig
-from ...models.fast import recur, recur_back
-from ...models.person import Person
-from ...models.retrieval import COSINE_EPS
+from ...models.retrieval import stretches_between
 from ...tasks.trials import Trials
+from .entries import Average, KeyParts, distances, lags, nearest, weighted_similarity
+from .recurrence import Cell, Steps
 
-AT_ONCE = 192
-"""Sequences that are run side by side: the arrays of a step then lie in the processor's cache."""
-
-
-class _Recurrence(torch.autograd.Function):
-    """``recur`` of B sequences with shared weights; gradients by the gate's bias and the memory alone."""
-
-    @staticmethod
-    def forward(ctx, drive: Tensor, weight: Tensor, bias: Tensor, memory: Tensor | None):  # type: ignore[override]
-        """drive (T, B, 5H), weight (H, 5H), bias of r_t (B,), memory (T or 1, B, H) → h (T, B, H), c_T (B, H)."""
-        size = weight.shape[0]
-        z = drive.numpy().copy()
-        z[..., 3 * size : 4 * size] += bias.detach().numpy()[:, None]
-        none = np.zeros((z.shape[1], size))
-        m = None if memory is None else np.broadcast_to(memory.detach().numpy(), (*z.shape[:2], size))
-        past = recur(z, weight.numpy(), none, none, None if m is None else m.__getitem__)
-        ctx.past, ctx.weight, ctx.constant = past, weight.numpy(), memory is not None and len(memory) == 1
-        return torch.from_numpy(past.hiddens[1:]), torch.from_numpy(past.cells[-1].copy())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_hidden: Tensor, d_last: Tensor):  # type: ignore[override]
-        past, size = ctx.past, ctx.weight.shape[0]
-        d_cell = np.zeros_like(past.squashed)
-        d_cell[-1] = d_last.numpy()
-        back = recur_back(past, ctx.weight, d_hidden.numpy(), d_cell)
-        d_bias = back.drive[..., 3 * size : 4 * size].sum((0, 2))
-        d_memory = None
-        if ctx.needs_input_grad[3]:
-            d_memory = back.cells * past.gates[..., 3 * size : 4 * size]
-            d_memory = torch.from_numpy(d_memory.sum(0, keepdims=True) if ctx.constant else d_memory)
-        return None, None, torch.from_numpy(d_bias), d_memory
+ROWS = 192
+"""Rows of the recurrence at once: enough to make calls cheap, few enough for the processor's cache."""
+BYTES = 2**28
+"""What is left behind for the backward by what is computed at once, about."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """n trials of some blocks, ready to be run side by side."""
-
-    block: Tensor
-    """(n,): which block each is of."""
-    trial: Tensor
-    """(n,): and which trial of it."""
-    drive: Tensor
-    """(T, n, 5H): the inputs' part of the gates' drive, with both biases."""
-    parts: tuple[Tensor, ...]
-    """Similarities to the block's entries, (n, T or 1, K); or, where the context's weight is free, what they are
-    computed from: the context's part and the rest."""
-    seen: Tensor
-    """(n, K) bool: the entries that are stored, and not yet dropped, when the trial begins."""
-    lag: Tensor
-    """(n, K): entries stored after each."""
-    reads: Tensor
-    """(n, T): 1 where something is retrieved."""
-
-    def __len__(self) -> int:
-        return len(self.block)
-
-    def only(self, which: slice | Tensor) -> Rows:
-        """Some of them."""
-        rest = {name: getattr(self, name)[which] for name in ("block", "trial", "seen", "lag", "reads")}
-        return Rows(drive=self.drive[:, which].contiguous(), parts=tuple(p[which] for p in self.parts), **rest)
-
-    def without_memory(self) -> Rows:
-        """The same with nothing retrieved."""
-        none = torch.zeros_like(self.reads)
-        return Rows(self.block, self.trial, self.drive, self.parts, self.seen, self.lag, none)
+def rows_at_once(hidden_size: int, n_trials: int, length: int, events: int) -> int:
+    """How many blocks (times restarts) to compute at once, so that cache and memory hold what they leave."""
+    # Gates and five more of H (cells and memories before and after their tanh, derivatives); weights of entries.
+    row = 8 * n_trials * length * (10 * hidden_size + 5 * events)
+    return max(1, min(ROWS, BYTES // max(row, 1)))
 
 
-class Network:
-    """The trials of some blocks, each from an empty memory.
+@dataclass(frozen=True)
+class Arrangement:
+    """The trials of one block in the order in which they are run: those that store, then the others."""
+
+    storing: np.ndarray
+    """Trials that store, in their order."""
+    others: np.ndarray
+    """The others, those that need most steps first."""
+
+    @classmethod
+    def of(cls, trials: Trials, needed: np.ndarray, has_memory: bool) -> Arrangement:
+        """needed (n,): steps of each trial that are scored, counted from the first."""
+        stores = trials.encode.any(1) & has_memory
+        others = np.flatnonzero(~stores)
+        return cls(np.flatnonzero(stores), others[np.argsort(-needed[others], kind="stable")])
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Trials that are run at once: one that stores, or several of the others."""
+
+    trials: slice
+    """Of the arranged trials."""
+    stretches: tuple[slice, ...]
+    """Steps that are run at once, in order."""
+    stored: tuple[int, ...]
+    """Steps that store."""
+
+
+class Batch:
+    """Blocks of equally long trials that are run side by side, whatever their participants.
+
+    Blocks with fewer trials are filled up with trials of zeros that store and retrieve nothing.
 
     Args:
-        config: of the agent.
-        weights: of the agent, by ``weight_shapes``.
-        blocks: of any people; of equally long trials.
-        names: whose block each is, for errors.
-        person: what is the same for everybody and not given to ``logits``: the context's weight, if it is fixed.
-        context: where the context's weight is free: the columns of the key that show it, (K,) bool.
-
-    Raises:
-        ValueError: trials are not equally long, an entry is stored before the last step, or repeated keys are to
-            be overwritten and there are some.
+        config: of the model.
+        cell: its weights.
+        blocks: the trials of each.
+        needed: for each block, (n,) the steps of each trial that are needed, counted from the first.
+        key_scale: (K,) by what each column of the key is multiplied.
+        parts: the key's columns in two parts, if the weight of context against observation is free.
+        lag_matters: whether there is forgetting.
+        keep_drive: keep the inputs' part of the drive, 40 · H · T bytes a trial, or compute it whenever needed.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: dict[str, np.ndarray],
+        cell: Cell,
         blocks: Sequence[Trials],
-        names: Sequence[str],
-        person: Person,
-        context: np.ndarray | None = None,
+        needed: Sequence[np.ndarray],
+        *,
+        key_scale: np.ndarray,
+        parts: KeyParts | None = None,
+        lag_matters: bool = True,
+        keep_drive: bool = True,
     ) -> None:
-        self.config, self.blocks, self.context = config, list(blocks), context
-        self.hidden_weight, self.actor_weight = (
-            torch.from_numpy(np.ascontiguousarray(weights[name].T)) for name in ("hidden_weight", "actor_weight")
-        )
-        self.actor_bias = torch.from_numpy(weights["actor_bias"])
-        self._input_weight = torch.from_numpy(np.ascontiguousarray(weights["input_weight"].T))
-        self._bias = torch.from_numpy(weights["input_bias"] + weights["hidden_bias"])
-        self._scale = person.key_scale(config)
-        self._levels = [self._check(block, name) for block, name in zip(self.blocks, names, strict=True)]
-        self.length = self.blocks[0].length
-        self._keys = self._stored_keys(names)
-        storing, other = self._order()
-        self.storing = [self._rows(stage) for stage in storing]
-        self.other = self._rows(other)
-
-    def _check(self, block: Trials, name: str) -> np.ndarray:
-        """(n,): entries stored before each trial; of a memory without capacity none."""
-        if block.length != self.blocks[0].length:
-            raise ValueError(
-                f"{name}: its trials have {block.length} steps, those of the first block {self.blocks[0].length}; "
-                "fit trials of different lengths apart."
-            )
-        stores = block.encode & (self.config.memory_capacity > 0)
-        if stores[:, :-1].any():
-            n, t = np.argwhere(stores[:, :-1])[0]
-            raise ValueError(
-                f"{name}: trial {n} stores at step {t} of {block.length}; the likelihood needs trials that store "
-                "at their last step alone."
-            )
-        return np.cumsum(stores.any(1)) - stores.any(1)
-
-    def _stored_keys(self, names: Sequence[str]) -> Tensor:
-        """(blocks, K, key size): keys by the order in which they are stored; zeros behind the last."""
-        each = []
-        for block, name in zip(self.blocks, names, strict=True):
-            keys = block.inputs[..., self.config.key_columns][block.encode] if self.config.memory_capacity else []
-            keys = np.reshape(keys, (-1, self.config.key_size)) * self._scale
-            if self.config.repeated_key == "overwrite" and len(np.unique(keys, axis=0)) < len(keys):
-                raise ValueError(
-                    f"{name}: a key is stored twice, and the agent overwrites repeated keys, which the likelihood "
-                    "does not: use an agent with repeated_key='append'."
-                )
-            each.append(keys)
-        most = max(len(keys) for keys in each)
-        return torch.from_numpy(np.stack([np.pad(keys, ((0, most - len(keys)), (0, 0))) for keys in each]))
-
-    def _order(self) -> tuple[list[list[tuple[int, int]]], list[tuple[int, int]]]:
-        """(block, trial) of the k-th storing trials, k = 0, 1, ..., and of all other trials."""
-        storing: list[list[tuple[int, int]]] = [[] for _ in range(self._keys.shape[1])]
-        other = []
-        for b, (block, level) in enumerate(zip(self.blocks, self._levels, strict=True)):
-            for n, (k, stores) in enumerate(zip(level.tolist(), np.any(block.encode, 1).tolist(), strict=True)):
-                (storing[k] if stores and self.config.memory_capacity else other).append((b, n))
-        return storing, other
-
-    def _rows(self, which: list[tuple[int, int]]) -> Rows:
-        block, trial = (torch.tensor([pair[i] for pair in which], dtype=torch.int64) for i in (0, 1))
-
-        def gathered(name: str, width: int) -> np.ndarray:
-            found = [getattr(self.blocks[b], name)[n] for b, n in which]
-            return np.stack(found) if found else np.empty((0, self.length, width)[: 2 + (width > 0)])
-
-        x = torch.from_numpy(gathered("inputs", self.config.input_size))
-        level = torch.tensor([self._levels[b][n] for b, n in which], dtype=torch.int64)[:, None]
-        k = torch.arange(self._keys.shape[1])
-        seen = (k < level) & (k >= level - self.config.memory_capacity)
-        reads = torch.from_numpy(gathered("retrieve", 0).astype(float)) * seen.any(1, keepdim=True)
-        return Rows(
-            block,
-            trial,
-            drive=(x @ self._input_weight + self._bias).transpose(0, 1).contiguous(),
-            parts=self._similarity_parts(x[..., self.config.key_columns], self._keys[block]),
-            seen=seen,
-            lag=(level - 1 - k).clamp_min(0).to(torch.float64),
-            reads=reads,
-        )
-
-    # ---- retrieval
-
-    def _similarity_parts(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
-        """Queries (n, T, K), keys (n, entries, K) → what ``_similarity`` needs, each (n, T or 1, entries)."""
-        queries = queries * torch.from_numpy(self._scale)
-        if queries.shape[1] and bool((queries == queries[:, :1]).all()):
-            queries = queries[:, :1]
-        if self.context is None:
-            return (self._joined(self._sums(queries, keys), self._norms(queries, keys)),)
-        groups = [torch.from_numpy(columns) for columns in (self.context, ~self.context)]
-        parts = [(queries[..., g], keys[..., g]) for g in groups]
-        sums = [self._sums(*part) for part in parts]
-        if self.config.kernel != "cosine":
-            return tuple(sums)
-        squares = [s.square().sum(-1) for part in parts for s in part]
-        return (*sums, *(s.unsqueeze(-1 if i % 2 == 0 else -2) for i, s in enumerate(squares)))
-
-    def _sums(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Sums over columns: of squared or absolute differences, or products."""
-        if self.config.kernel == "l2":
-            return torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist").square()
-        if self.config.kernel == "l1":
-            return torch.cdist(queries, keys, p=1.0)
-        return queries @ keys.mT
-
-    def _norms(self, queries: Tensor, keys: Tensor) -> Tensor | None:
-        if self.config.kernel != "cosine":
-            return None
-        norms = [x.square().sum(-1).sqrt().clamp_min(COSINE_EPS) for x in (queries, keys)]
-        return norms[0].unsqueeze(-1) * norms[1].unsqueeze(-2)
-
-    def _joined(self, sums: Tensor, norms: Tensor | None) -> Tensor:
-        """Similarities from sums over the whole key."""
-        if self.config.kernel == "l1":
-            return -sums
-        if self.config.kernel == "l2":
-            return -_root(sums)
-        assert norms is not None
-        return sums / norms
-
-    def _similarity(self, rows: Rows, context_weight: Tensor | None, k: int) -> Tensor:
-        """(R or 1, n, T or 1, k): similarities to the first k entries."""
-        parts = [part if part.shape[-1] == 1 else part[..., :k] for part in rows.parts]
-        if context_weight is None:
-            return parts[0][None]
-        w = context_weight[:, :, None, None]
-        scales = [2 * w, 2 * (1 - w)]
-        if self.config.kernel == "l1":
-            return -(scales[0] * parts[0] + scales[1] * parts[1])
-        weighted = scales[0].square() * parts[0] + scales[1].square() * parts[1]
-        if self.config.kernel == "l2":
-            return -_root(weighted)
-        norms = [
-            _root(scales[0].square() * parts[i] + scales[1].square() * parts[i + 2]).clamp_min(COSINE_EPS)
-            for i in (2, 3)
+        self.config, self.cell, self.blocks = config, cell, blocks
+        self.length = blocks[0].length
+        self.key_scale, self.parts = key_scale, parts
+        self.arrangements = [
+            Arrangement.of(one, need, cell.has_memory) for one, need in zip(blocks, needed, strict=True)
         ]
-        return weighted / (norms[0] * norms[1])
+        self.n_storing = max(len(a.storing) for a in self.arrangements)
+        self.n_trials = self.n_storing + max(len(a.others) for a in self.arrangements)
+        self.order = np.full((self.n_trials, len(blocks)), -1)
+        for b, a in enumerate(self.arrangements):
+            self.order[: len(a.storing), b] = a.storing
+            self.order[self.n_storing : self.n_storing + len(a.others), b] = a.others
+        self.encode = self.arranged([one.encode & cell.has_memory for one in blocks], False)
+        self.needed = self.arranged(list(needed), 0)
+        self._find_entries(lag_matters or config.retrieval == "nearest")
+        self._drive = self._new_drive() if keep_drive else None
 
-    def _retrieve(self, rows: Rows, values: dict[str, Tensor], stored: Tensor) -> Tensor | None:
-        """m_t of R settings: (T or 1, R · n, H); None where nothing is read. ``stored``: (R, blocks, k, H)."""
-        k = stored.shape[2]
-        if k == 0 or not bool(rows.reads.any()):
-            return None
-        seen = rows.seen[None, :, None, :k]
-        similar = self._similarity(rows, values.get("context_weight"), k)
-        entries = stored[:, rows.block]
-        if self.config.retrieval == "nearest":
-            similar = torch.where(seen, similar, -torch.inf)[0]
-            found = similar.argmax(-1)
-            if self.config.ties == "newest":
-                found = k - 1 - similar.flip(-1).argmax(-1)
-            m = entries.gather(2, found[None, :, :, None].expand(len(entries), -1, -1, entries.shape[-1]))
-        else:
-            strength = values["sharpness"][..., None, None] * similar
-            strength = strength - (values["forgetting"][..., None] * rows.lag[:, :k])[:, :, None]
-            none = torch.finfo(strength.dtype).min  # where nothing at all is seen, no NaN comes of it
-            m = torch.softmax(torch.where(seen, strength, none), -1) @ entries
-        m = torch.tanh(m)
-        if m.shape[2] > 1 or not bool((rows.reads == rows.reads[:, :1]).all()):
-            m = m * rows.reads[None, :, :, None]
-        else:
-            m = m * rows.reads[None, :, :1, None]
-        return m.permute(2, 0, 1, 3).reshape(m.shape[2], -1, m.shape[3])
+    def arranged(self, arrays: Sequence[np.ndarray], filler: float) -> np.ndarray:
+        """Arrays (n, ...) of each block → (trials, B, ...), in the order in which they are run."""
+        out = np.full((self.n_trials, len(self.blocks), *arrays[0].shape[1:]), filler, arrays[0].dtype)
+        for b, array in enumerate(arrays):
+            there = self.order[:, b] >= 0
+            out[there, b] = array[self.order[there, b]]
+        return out
 
-    # ---- running
+    def places(self, b: int) -> np.ndarray:
+        """Where the trials of a block lie among those that are run, (n,)."""
+        order = self.order[:, b]
+        return np.argsort(order, kind="stable")[np.count_nonzero(order < 0) :]
 
-    def logits(self, rows: Rows, values: dict[str, Tensor], stored: Tensor) -> tuple[Tensor, Tensor]:
-        """W_π h_t + b_π (T, R, n, A), and c_T (R, n, H).
+    def _new_drive(self) -> np.ndarray:
+        return self.cell.drive(self.arranged([one.inputs for one in self.blocks], 0.0).swapaxes(0, 1))
+
+    @property
+    def drive(self) -> np.ndarray:
+        """(T, 5H, trials, B)."""
+        return self._new_drive() if self._drive is None else self._drive
+
+    def _find_entries(self, lag_matters: bool) -> None:
+        """Lags and similarities of all queries and entries: (B, trials, T, E), E being the batch's events.
+
+        An event of the batch is a step of the k-th storing trial at which any block stores.
+        """
+        storing = self.encode[: self.n_storing].any(1)
+        self.events = [(int(k), int(t)) for k, t in np.argwhere(storing)]
+        number = np.full(storing.shape, -1)
+        number[storing] = np.arange(len(self.events))
+        shape = (len(self.blocks), self.n_trials, self.length, len(self.events))
+        lag, found = torch.full(shape, -1.0, dtype=torch.float64), None
+        for b, (trials, arranged) in enumerate(zip(self.blocks, self.arrangements, strict=True)):
+            encode = trials.encode & self.cell.has_memory
+            keys = trials.inputs[..., self.config.key_columns] * self.key_scale
+            after = lags(self.config, keys[encode])
+            before = np.cumsum(encode).reshape(encode.shape) - encode
+            seen = np.where(trials.retrieve[..., None], after[before], -1)  # (n, T, E of this block)
+            rank, step = np.nonzero(encode[arranged.storing])
+            columns = torch.from_numpy(number[rank, step])
+            parts = distances(
+                self.config,
+                torch.from_numpy(keys.reshape(-1, keys.shape[-1])),
+                torch.from_numpy(keys[encode]),
+                self.parts,
+            )
+            there = torch.from_numpy(self.order[:, b] >= 0)
+            source = torch.from_numpy(self.order[there.numpy(), b])
+            place = there.nonzero()  # (trials of this block, 1)
+            lag[b][place, :, columns] = torch.from_numpy(seen).double()[source].transpose(1, 2)
+            if found is None:
+                found = [torch.zeros(shape, dtype=torch.float64) for _ in parts]
+            for whole, part in zip(found, parts, strict=True):
+                part = part.expand(keys.shape[0] * self.length, len(columns))
+                part = part.reshape(keys.shape[0], self.length, -1)[source]
+                whole[b][place, :, columns] = part.transpose(1, 2)
+        self.visible, self.lag = (lag >= 0).numpy(), lag.numpy() if lag_matters else None
+        self.found: list[Tensor] = found or []
+
+    # ---- retrieval -----------------------------------------------------------------------------------
+
+    def _retrieved(
+        self, where: tuple, values: Mapping[str, Tensor | float], stored: list[Tensor]
+    ) -> Tensor | None:
+        """What the memory gives, (R, B, n, steps, H); None: nothing is found by anybody.
 
         Args:
-            rows: n trials.
-            values: ``gate_bias``, ``sharpness``, ``forgetting`` and perhaps ``context_weight``, each (R, n).
-            stored: (R, blocks, k, H): values of the entries stored so far.
+            where: which blocks, trials, steps and events.
+            values: of the parameters: numbers, or (R, B).
+            stored: the events' values, each (R, B, H).
         """
-        hidden, cells = self._run(rows, values, stored)
-        return hidden @ self.actor_weight + self.actor_bias, cells
+        gone = ~self.visible[where]
+        if gone.all():
+            return None
+        found = [part[where] for part in self.found]
+        lag = None if self.lag is None else self.lag[where]
+        if self.config.retrieval == "nearest":
+            assert lag is not None
+            weights = nearest(self.config, found[0], torch.from_numpy(lag), torch.from_numpy(gone))
+            flat = weights.flatten(1, 2).expand(len(stored[0]), -1, -1, -1)
+            return torch.matmul(flat, torch.stack(stored, 2)).reshape(
+                *stored[0].shape[:2], *weights.shape[1:3], -1
+            )
 
-    def cells(self, rows: Rows, values: dict[str, Tensor], stored: Tensor) -> Tensor:
-        """c_T alone, (R, n, H): what is stored."""
-        return self._run(rows, values, stored)[1]
+        def of(name: str) -> Tensor:
+            value = values[name]
+            return value if isinstance(value, Tensor) else torch.full((1, 1), value, dtype=torch.float64)
 
-    def _run(self, rows: Rows, values: dict[str, Tensor], stored: Tensor) -> tuple[Tensor, Tensor]:
-        """h_t (T, R, n, H), and c_T (R, n, H)."""
-        settings, n = values["gate_bias"].shape
-        drive = rows.drive[:, None].expand(-1, settings, -1, -1).reshape(len(rows.drive), settings * n, -1)
-        bias = values["gate_bias"].reshape(-1)
-        memory = self._retrieve(rows, values, stored)
-        hidden, last = _Recurrence.apply(drive, self.hidden_weight, bias, memory)
-        return hidden.view(len(drive), settings, n, -1), last.view(settings, n, -1)
+        similar = found[0]
+        if self.parts is not None:
+            similar = weighted_similarity(self.config, found, of("context_weight")[..., None, None, None])
+        forgetting = of("forgetting") if "forgetting" in values else None
+
+        return Average.apply(similar, lag, gone if gone.any() else None, of("sharpness"), forgetting, *stored)
+
+    # ---- read-outs -----------------------------------------------------------------------------------
+
+    def _rounds(self, restarts: int, full: bool) -> list[_Round]:
+        """What is run at once; of trials that are run for their choices alone only as many steps as needed."""
+        seen = np.any(self.visible, axis=-1)  # (B, trials, T)
+        steps = np.arange(1, self.length + 1)
+        last = np.maximum(self.needed, (self.encode * steps).max(-1)).max(1)  # (trials,)
+        if full:
+            last[:] = self.length
+        rounds = []
+        for k in range(self.n_storing):
+            encode = self.encode[k, :, : last[k]]
+            stretches = stretches_between(encode, seen[:, k, : last[k]])
+            rounds.append(_Round(slice(k, k + 1), tuple(stretches), tuple(np.flatnonzero(encode.any(0)).tolist())))
+        at_once = max(1, ROWS // (restarts * len(self.blocks)))
+        for start in range(self.n_storing, self.n_trials, at_once):
+            trials = slice(start, min(start + at_once, self.n_trials))
+            length = int(last[trials].max())
+            if length:
+                rounds.append(_Round(trials, (slice(0, length),), ()))
+        return rounds
+
+    def readout(self, values: Mapping[str, Tensor | float], restarts: int, full: bool = False) -> Tensor:
+        """W_π h_t + b_π of all trials: (T, A, R, trials, B), differentiable by the parameters of the network.
+
+        Args:
+            values: of the parameters ``sharpness``, and those of ``gate_bias``, ``forgetting`` and
+                ``context_weight`` that are not neutral: numbers, or (R, B).
+            restarts: R.
+            full: all steps; else zeros after the last that is needed.
+        """
+        drive, stored, parts = self.drive, [], []
+        gate_bias = values.get("gate_bias")
+        if gate_bias is not None:
+            gate_bias = torch.as_tensor(gate_bias, dtype=torch.float64).expand(restarts, len(self.blocks))
+        for one in self._rounds(restarts, full):
+            trials, h, c, pieces = one.trials, None, None, []
+            for steps in one.stretches:
+                where = (slice(None), trials, steps, slice(0, len(stored)))
+                retrieved = self._retrieved(where, values, stored) if stored else None
+                readout, cells, h = Steps.apply(
+                    self.cell, drive[steps, :, trials], restarts, retrieved, gate_bias, h, c
+                )
+                c = cells[-1]
+                pieces.append(readout)
+                stored += [
+                    cells[t - steps.start, :, :, 0].permute(1, 2, 0).contiguous()
+                    for t in one.stored
+                    if steps.start <= t < steps.stop
+                ]
+            parts.append(_filled(torch.cat(pieces) if len(pieces) > 1 else pieces[0], 0, self.length))
+        return _filled(torch.cat(parts, 3), 3, self.n_trials)
+
+    def readout_without_memory(self) -> Tensor:
+        """The same of trials that retrieve nothing, which depend on no parameter: (T, A, 1, trials, B)."""
+        with torch.no_grad():
+            return Steps.apply(self.cell, self.drive, 1, None, None, None, None)[0]
 
 
-def _root(x: Tensor) -> Tensor:
-    """Square root, with the gradient 0 where it is 0 (the root's own is infinite there)."""
-    return torch.where(x > 0, x, 1.0).sqrt() * (x > 0)
+def _filled(part: Tensor, axis: int, size: int) -> Tensor:
+    """With zeros at the end of an axis, up to this size."""
+    shape = list(part.shape)
+    shape[axis] = size - shape[axis]
+    return torch.cat([part, part.new_zeros(shape)], axis) if shape[axis] else part

@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from .data import NO_CHOICE
+from .data import NO_CHOICE, ObservedBlock
+
+LARGEST_EXPONENT = 700.0
+"""e to this power is still a finite number."""
+
+
+def by_trial(value: Tensor | float) -> Tensor | float:
+    """A parameter, a number or (R, B), as it goes with (R, trials, B)."""
+    return value[:, None] if isinstance(value, Tensor) else value
+
+
+def log_mixture(a: Tensor, b: Tensor, share: Tensor | float) -> Tensor:
+    """log(share · e^a + (1 − share) · e^b); where share is 0 or 1, or a or b is −∞, its slopes are finite, too."""
+    share = torch.as_tensor(share, dtype=a.dtype)
+    largest = torch.maximum(a + torch.log(share), b + torch.log1p(-share)).detach()
+    largest = torch.where(torch.isneginf(largest), 0.0, largest)
+    # What has the share 0 may be larger by far, and must not be 0 · ∞.
+    a, b = (torch.exp((x - largest).clamp(max=LARGEST_EXPONENT)) for x in (a, b))
+    return largest + torch.log(share * a + (1 - share) * b)
+
+
+def chosen(log_p: Tensor, actions: Tensor) -> Tensor:
+    """log p of actions, log_p (T, A, R, n, B) and actions (T, n, B) → (T, R, n, B); for -1, that of action 0."""
+    length, _, restarts, n, blocks = log_p.shape
+    index = actions.clamp_min(0)[:, None, None].expand(length, 1, restarts, n, blocks)
+    return log_p.gather(1, index)[:, 0]
 
 
 @dataclass(frozen=True)
 class StepChoices:
     """A choice at every step, or at those steps at which one was asked for: Σ_t log p_t(a_t).
 
-    Where there is no choice, nothing is scored.
+    Steps without a choice are seen by the model, and not scored.
     """
 
     parameters = ()
     """Names of the parameters that it needs."""
 
-    def trials(self, p: Tensor, choice: Tensor, values: dict[str, Tensor]) -> Tensor:
-        """Log-likelihood of each trial: (R, n).
+    def check(self, block: ObservedBlock) -> None:
+        """Raises nothing: choices at any steps will do."""
+
+    def scored(self, choices: np.ndarray) -> np.ndarray:
+        """choices (n, T), -1 for none → (n,) bool: trials that say something."""
+        return np.any(choices != NO_CHOICE, axis=1)
+
+    def needed(self, choices: np.ndarray) -> np.ndarray:
+        """choices (n, T) → (n,) int: steps, from the first, on which the trial's likelihood rests."""
+        return ((choices != NO_CHOICE) * np.arange(1, choices.shape[1] + 1)).max(1)
+
+    def log_likelihood(
+        self, log_p: Tensor, choices: Tensor, there: Tensor, values: Mapping[str, Tensor | float]
+    ) -> Tensor:
+        """Of each trial; 0 for trials that are not scored.
 
         Args:
-            p: (T, R, n, A): p_t.
-            choice: (T, n) int, -1 for none.
-            values: of ``parameters``, (R, n) each.
+            log_p: (T, A, R, n, B), log p_t; of steps that are not needed, anything finite.
+            choices: (T, n, B) int, -1 for none.
+            there: (n, B) bool: False where a block has no such trial.
+            values: of the parameters: numbers, or (R, B).
+
+        Returns:
+            (R, n, B)
         """
-        made = choice != NO_CHOICE
-        chosen = choice.clamp_min(0)[:, None, :, None].expand(*p.shape[:3], 1)
-        likelihood = torch.where(made[:, None], p.gather(-1, chosen)[..., 0], 1.0)
-        return torch.log(likelihood).sum(0)
+        made = (choices != NO_CHOICE)[:, None]
+        return torch.where(made, chosen(log_p, choices), 0.0).sum(0)
 
 
 @dataclass(frozen=True)
@@ -40,9 +83,12 @@ class FreeResponse:
     """One response a trial, when the person wants: a hazard at each step.
 
     Confidence is the largest choice probability, max_a p_t(a). At step t a person who has not decided decides with
-    probability σ((confidence − θ) / s), and chooses by p_t; the response follows t_0 steps later. A fraction of
-    t_0 divides between the two nearest whole numbers: the exact likelihood of a response is a sum of two terms,
-    piecewise linear in t_0.
+    probability h_t = σ((confidence_t − θ) / s), and chooses by p_t; the response follows t_0 steps later. A
+    fraction of t_0 divides between the two nearest whole numbers d of steps, so that a response a at step u has
+
+        p(u, a) = Σ_d p(d) h_t Π_{τ < t} (1 − h_τ) p_t(a),   t = u − d,
+
+    exactly, and piecewise linear in t_0. (It is 0 where t_0 leaves no time to decide: log-likelihood −∞.)
     """
 
     missing: Literal["ignore", "censored"] = "ignore"
@@ -55,34 +101,61 @@ class FreeResponse:
         if self.missing not in ("ignore", "censored"):
             raise ValueError(f"FreeResponse: missing must be 'ignore' or 'censored'; got {self.missing!r}.")
 
-    def trials(self, p: Tensor, choice: Tensor, values: dict[str, Tensor]) -> Tensor:
-        """Log-likelihood of each trial: (R, n); arguments as of ``StepChoices.trials``."""
-        steps = len(p)
-        drive = (p.max(-1).values - values["bound"]) / values["bound_noise"]
-        waits = torch.cumsum(torch.nn.functional.logsigmoid(-drive), 0)  # log Π_{τ ≤ t} (1 − hazard)
-        undecided = torch.cat([torch.zeros_like(waits[:1]), waits])  # before step t, t = 0 ... T
-        decides = torch.nn.functional.logsigmoid(drive) + undecided[:-1]
+    def check(self, block: ObservedBlock) -> None:
+        """Raise ValueError if a trial has more than one choice."""
+        several = block.observed.sum(1) > 1
+        if several.any():
+            raise ValueError(
+                f"trial {block.trial_numbers[several][0]} has several choices; a free response is one a trial. "
+                "Use StepChoices(), or keep the choice at the step of the response."
+            )
 
-        responds = (choice != NO_CHOICE).any(0)
-        at = (choice != NO_CHOICE).to(torch.int64).argmax(0)  # the step of the response
-        action = choice.gather(0, at[None])[0].clamp_min(0)
-        whole = values["non_decision_time"].detach().floor()
-        fraction = values["non_decision_time"] - whole
-        chosen = p.gather(-1, action[None, None, :, None].expand(*p.shape[:3], 1))[..., 0]
-        joint = torch.exp(decides) * chosen
+    def scored(self, choices: np.ndarray) -> np.ndarray:
+        """See ``StepChoices``."""
+        if self.missing == "censored":
+            return np.ones(len(choices), bool)
+        return np.any(choices != NO_CHOICE, axis=1)
 
-        def decided_before(delay: Tensor) -> Tensor:
-            step = at - delay.to(torch.int64)
-            return torch.where(step >= 0, joint.gather(0, step.clamp_min(0)[None])[0], 0.0)
+    def needed(self, choices: np.ndarray) -> np.ndarray:
+        """See ``StepChoices``: up to the response, or all where not responding is scored."""
+        steps = ((choices != NO_CHOICE) * np.arange(1, choices.shape[1] + 1)).max(1)
+        return np.where(self.scored(choices) & (steps == 0), choices.shape[1], steps)
 
-        def silent(delay: Tensor) -> Tensor:
-            step = (steps - delay.to(torch.int64)).clamp(0, steps)  # decisions from here on come too late
-            return torch.exp(undecided.gather(0, step[None])[0])
+    def log_likelihood(
+        self, log_p: Tensor, choices: Tensor, there: Tensor, values: Mapping[str, Tensor | float]
+    ) -> Tensor:
+        """See ``StepChoices``."""
+        steps = len(log_p)
+        bound, noise, delay = (
+            torch.as_tensor(by_trial(values[name]), dtype=log_p.dtype) for name in self.parameters
+        )
+        made = choices != NO_CHOICE
+        responds, at = made.any(0), made.to(torch.int64).argmax(0)
+        action = choices.gather(0, at[None]).expand(steps, -1, -1)
 
-        response = (1 - fraction) * decided_before(whole) + fraction * decided_before(whole + 1)
-        if self.missing == "ignore":
-            likelihood = torch.where(responds, response, 1.0)
-        else:
-            none = (1 - fraction) * silent(whole) + fraction * silent(whole + 1)
-            likelihood = torch.where(responds, response, none)
-        return torch.log(likelihood)
+        drive = (log_p.amax(1).exp() - bound) / noise
+        waits = torch.cumsum(logsigmoid(-drive), 0)
+        undecided = torch.cat([torch.zeros_like(waits[:1]), waits])  # log Π (1 − h) before step t, t = 0 ... T
+        decides = logsigmoid(drive) + undecided[:-1] + chosen(log_p, action)
+        shape = torch.broadcast_shapes(decides.shape[1:], delay.shape)
+        decides, undecided = decides.expand(-1, *shape), undecided.expand(-1, *shape)
+
+        whole = delay.detach().floor()
+        fraction = delay - whole
+        # Delays beyond the trial are all the same; as integers they might overflow.
+        whole = whole.clamp(max=steps + 1).to(torch.int64).expand(shape)
+
+        def decided(step: Tensor) -> Tensor:
+            """Log-probability of deciding so at this step: (R, n, B)."""
+            log_joint = torch.where(step < 0, -torch.inf, decides.gather(0, step.clamp_min(0)[None])[0])
+            return torch.where(responds, log_joint, 0.0)
+
+        def silent(step: Tensor) -> Tensor:
+            """Log-probability of not having decided before this step: (R, n, B)."""
+            return undecided.gather(0, step.clamp_min(0)[None])[0]
+
+        found = log_mixture(decided(at - whole - 1), decided(at - whole), fraction)
+        if self.missing == "censored":
+            none = log_mixture(silent(steps - whole - 1), silent(steps - whole), fraction)
+            found = torch.where(there & ~responds, none, found)
+        return found

@@ -16,7 +16,7 @@ from .data import NO_CHOICE, Participant
 from .likelihood import TrainedAgent
 from .results import Fit
 from .simulation import draw_choices
-from .variants import Observation, Variant
+from .variant import Observation, Variant
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from .model_selection import evidence_matrix
 from .pieces import Piece, seed_of
 from .recovery_measures import Truth
 from .results import Fit
-from .variants import Observation, Variant
+from .variant import Observation, Variant
 
 TOGETHER = 8
 """Participants in a piece: enough to share the cost of calls, few enough to lose little when a run is killed."""
