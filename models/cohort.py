@@ -60,10 +60,11 @@ class Cohort:
         """A cohort of the agents of compositions or references: weights, memories and optimisers are copied.
 
         Raises:
-            ValueError: the models do not all have one configuration.
+            ValueError: the models do not all have one configuration, or one has a person of its own.
         """
         models = list(models)
         for n, model in enumerate(models):
+            model.person.check_training(f"Cohort: model {n}")  # a cohort is of trained agents, and has no persons
             if model.config != models[0].config:
                 raise ValueError(
                     f"Cohort: all agents must have one configuration; model {n} has {model.config}, model 0 has "

@@ -6,7 +6,15 @@ state, memories of all environments, choices and losses are compared.
 
 import numpy as np
 import pytest
-from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, cohort, train
+from eplstm.models import (
+    Cohort,
+    EpisodicLSTMComposition,
+    ModelConfig,
+    Person,
+    ReferenceEpisodicLSTM,
+    cohort,
+    train,
+)
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
 
@@ -420,3 +428,10 @@ def test_the_optimiser_can_be_set_back(make_config, trials_of):
 def test_a_config_of_one_of_everything(trials_of):
     config = ModelConfig(1, 1, 1, 1)
     train_both(alone(config), trials_of(size=1, n_actions=1, n=1, steps=1, environments=2))
+
+
+def test_a_person_is_not_dropped_in_silence():
+    reference = ReferenceEpisodicLSTM(ModelConfig(4, 3, 2, 5), seed=0).double()
+    reference.person = Person(lapse=0.1)
+    with pytest.raises(ValueError, match=r"model 0 stands for a person who differs .* in lapse"):
+        Cohort.from_models([reference])
