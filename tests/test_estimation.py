@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from eplstm.comparisons.fitting import modes
@@ -10,6 +11,7 @@ from eplstm.comparisons.fitting.batches import Batches
 from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.minimise import minimise
 from eplstm.comparisons.fitting.parameters import ParameterSpace
+from eplstm.comparisons.fitting.results import Fit
 from scipy.optimize import minimize as scipy_minimize
 from scipy.stats import multivariate_normal
 
@@ -417,3 +419,88 @@ def test_a_peak_on_a_hill_is_as_wide_as_the_hill(monkeypatch):
     monkeypatch.setattr(modes, "WIDENINGS", 0)
     sharp = fit_map(Peaked(space, ("a",), data), restarts=1, start=start)
     assert sharp.covariance[0, 0, 0] < 0.1 * hill.covariance[0, 0, 0]
+
+
+# What was found, on disk and in pieces
+
+
+def same(one, other):
+    """That two fits hold the same."""
+    for name, value in one.to_plain().items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+        elif isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, getattr(other, name))
+        else:
+            assert value == other.to_plain()[name], name
+
+
+@pytest.fixture
+def found(rng):
+    good = normal(rng, 5)
+    data = list(good.data)
+    data[1] = np.full((3, 2), 99.0)
+    return fit_map(Fussy(SPACE, good.ids, tuple(data)), model="normal")
+
+
+def test_a_fit_comes_back_from_disk_as_it_was(found, tmp_path):
+    with_draws = replace(found, samples=found.draws(7, np.random.default_rng(0)))
+    for fit in (found, with_draws):
+        same(Fit.load(fit.save(tmp_path / "fit")), fit)
+    table = pd.read_csv(tmp_path / "fit" / "estimates.csv")
+    pd.testing.assert_frame_equal(table, with_draws.table(), rtol=1e-14)
+    file = tmp_path / "fit" / "fit.npz"
+    file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"fit\.npz cannot be read .* fit again"):
+        Fit.load(tmp_path / "fit")
+    with pytest.raises(FileNotFoundError, match="There is no"):
+        Fit.load(tmp_path)
+
+
+def test_pieces_are_joined_to_what_all_together_give(rng):
+    good = normal(rng, 5)
+    data = list(good.data)
+    data[1] = np.full((3, 2), 99.0)
+    objective = Fussy(SPACE, good.ids, tuple(data))
+    together = fit_map(objective)
+    joined = Fit.join([fit_map(objective.only(rows)) for rows in ([0], [1], [2, 3], [4])])
+    assert joined.ids == together.ids and joined.failures == together.failures
+    for name in ("z", "covariance", "log_likelihood", "log_prior"):
+        np.testing.assert_allclose(getattr(joined, name), getattr(together, name), atol=EXACT, err_msg=name)
+    pd.testing.assert_frame_equal(joined.diagnostics, together.diagnostics, atol=EXACT)
+    np.testing.assert_array_equal(joined.converged, together.converged)
+    assert joined.message == together.message
+    same(Fit.join([together]), together)
+
+
+def test_draws_are_joined_by_participant(rng):
+    objective = normal(rng)
+    halves = [fit_map(objective.only(rows)) for rows in ([0, 1], [2, 3])]
+    halves = [replace(fit, samples=fit.draws(9, rng)) for fit in halves]
+    joined = Fit.join(halves)
+    np.testing.assert_array_equal(joined.samples[:, 2:], halves[1].samples)
+    with pytest.raises(ValueError, match="different numbers of draws: \\[9, 8\\]"):
+        Fit.join([halves[0], replace(halves[1], samples=halves[1].samples[:8])])
+
+
+def test_what_cannot_be_joined(found, rng):
+    with pytest.raises(ValueError, match="at least one"):
+        Fit.join([])
+    with pytest.raises(ValueError, match="'p0' is in several"):
+        Fit.join([found, found])
+    with pytest.raises(ValueError, match="not fitted with the same parameters"):
+        Fit.join([found, fit_map(normal(rng, 1), model="another")])
+    with pytest.raises(ValueError, match="a group of its own"):
+        Fit.join([replace(found, group=pd.DataFrame())])
+
+
+def test_draws_and_intervals_of_a_fit(found, rng):
+    draws = found.draws(20_000, rng)
+    np.testing.assert_allclose(draws.mean(0), found.z, atol=0.02)  # sds up to .45: 5 standard errors
+    np.testing.assert_allclose(np.cov(draws[:, 2].T), found.covariance[2], atol=0.01)
+    lower, upper = found.interval()
+    half = 1.959964 * np.sqrt(np.einsum("pkk->pk", found.covariance))
+    np.testing.assert_allclose(lower, found.space.natural_array(found.z - half), atol=1e-6)
+    np.testing.assert_allclose(upper, found.space.natural_array(found.z + half), atol=1e-6)
+    of_draws = replace(found, samples=draws).interval()
+    np.testing.assert_allclose(of_draws, (lower, upper), atol=0.04)

@@ -173,7 +173,12 @@ class Fit:
 
     @staticmethod
     def join(fits: Sequence[Fit]) -> Fit:
-        """One fit of all participants of several, fitted in pieces. ValueError if they are not of one model."""
+        """One fit of all participants of several, fitted in pieces.
+
+        Raises:
+            ValueError: they are not of one model, share a participant, differ in the number of draws, or have
+                groups of their own, which cannot become one.
+        """
         if not fits:
             raise ValueError("Fit.join: needs at least one fit; got none.")
         first = fits[0]
@@ -182,19 +187,27 @@ class Fit:
                 raise ValueError(
                     f"Fit.join: {fit.model!r} and {first.model!r} were not fitted with the same parameters."
                 )
+        if any(fit.group is not None for fit in fits):
+            raise ValueError("Fit.join: each of the fits has a group of its own; fit all participants together.")
         ids = tuple(id for fit in fits for id in fit.ids)
-        if len(set(ids)) < len(ids):
-            twice = next(id for id in ids if ids.count(id) > 1)
+        everybody = [*ids, *(id for fit in fits for id in fit.failures)]
+        if len(set(everybody)) < len(everybody):
+            twice = next(id for id in everybody if everybody.count(id) > 1)
             raise ValueError(f"Fit.join: participant {twice!r} is in several of the fits.")
         joined = {}
         for name in BY_PERSON:
             parts = [getattr(fit, name) for fit in fits]
             joined[name] = None if any(part is None for part in parts) else np.concatenate(parts)
+        draws = [fit.samples for fit in fits if fit.samples is not None]
+        if len({len(own) for own in draws}) > 1:
+            raise ValueError(f"Fit.join: the fits have different numbers of draws: {[len(own) for own in draws]}.")
+        tables = [fit.diagnostics for fit in fits if len(fit)]
         return replace(
             first,
             ids=ids,
             message=tuple(text for fit in fits for text in fit.message),
-            diagnostics=pd.concat([fit.diagnostics for fit in fits], ignore_index=True),
+            diagnostics=pd.concat(tables, ignore_index=True) if tables else first.diagnostics,
+            samples=np.concatenate(draws, axis=1) if draws else None,
             failures={id: why for fit in fits for id, why in fit.failures.items()},
             **joined,
         )
