@@ -29,6 +29,8 @@ from .results import Fit
 
 INTERCEPT = "intercept"
 MISSED = "a better mode than that of the EM was found after it: raise restarts"
+MOST_PASSES = 3
+"""How often the EM is run again, from better modes that were found under the group."""
 
 
 def fit_empirical_bayes(
@@ -52,7 +54,7 @@ def fit_empirical_bayes(
         restarts: searches of each participant before the EM, and after it, under the group; in between they begin
             at the last mode.
         seed: of the starts.
-        max_iterations: of the EM.
+        max_iterations: of the EM; it is run again if better modes are found after it.
         tolerance: it ends when no mean, variance or effect (of one standard deviation of a covariate) moves by
             more, in units of the prior's.
         progress: called with the number of rounds done, and the most there can be.
@@ -80,29 +82,30 @@ def fit_empirical_bayes(
     center, scale = some.space.prior_mean, some.space.prior_sd
     fits = [first]
 
-    def estep(mean: np.ndarray, sd: np.ndarray) -> People:
+    def under(mean: np.ndarray, sd: np.ndarray, searches: int) -> Fit:
         prior = (center + scale * mean, scale * sd)
-        found = fit_map(some, model=model, restarts=1, seed=seed, prior=prior, start=fits[-1].z)
+        found = fit_map(some, model=model, restarts=searches, seed=seed, prior=prior, start=fits[-1].z)
         if len(found) < len(first):
             raise ValueError(f"fit_empirical_bayes: {found.failures} under the group; leave them out.")
-        fits.append(found)
+        return found
+
+    def estep(mean: np.ndarray, sd: np.ndarray) -> People:
+        fits.append(under(mean, sd, 1))
         if progress is not None:
             progress(min(len(fits) - 1, max_iterations), max_iterations)
-        return _people(found, center, scale)
+        return _people(fits[-1], center, scale)
 
     spread = np.where(design.std(0) > 0, design.std(0), 1.0)  # the EM has covariates in their standard deviations
-    em = maximise(
-        estep,
-        design / spread,
-        _people(first, center, scale),
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-    )
-    group_mean, group_sd = center + scale * (design / spread @ em.group.beta), scale * em.group.sd
-    found = fit_map(
-        some, model=model, restarts=restarts, seed=seed, prior=(group_mean, group_sd), start=fits[-1].z
-    )
-    better = found.log_likelihood + found.log_prior > fits[-1].log_likelihood + fits[-1].log_prior + AGREEMENT
+    design, passes = design / spread, 0
+    while True:
+        people = _people(fits[-1], center, scale)
+        em = maximise(estep, design, people, max_iterations=max_iterations, tolerance=tolerance)
+        found = under(design @ em.group.beta, em.group.sd, restarts)
+        better = found.log_likelihood + found.log_prior > fits[-1].log_likelihood + fits[-1].log_prior + AGREEMENT
+        passes += 1
+        if passes == MOST_PASSES or not better.any():
+            break
+        fits.append(found)
     unfinished, collapsed = _unfinished(em), _collapsed(some.space.names, em.group)
     if progress is not None:
         progress(max_iterations, max_iterations)
@@ -114,8 +117,8 @@ def fit_empirical_bayes(
             "; ".join(filter(None, [text, MISSED if missed else "", unfinished, collapsed]))
             for text, missed in zip(found.message, better.tolist(), strict=True)
         ),
-        group_mean=group_mean,
-        group_sd=group_sd,
+        group_mean=center + scale * (design @ em.group.beta),
+        group_sd=scale * em.group.sd,
         group=_group_table(some, names, em, design, spread),
         failures=first.failures,
     )
@@ -181,9 +184,9 @@ def _collapsed(names: Sequence[str], group: Group) -> str:
 def _group_table(
     objective: Objective, columns: Sequence[str], em: Found, design: np.ndarray, spread: np.ndarray
 ) -> pd.DataFrame:
-    """Means and effects of covariates, and spreads, of z, with intervals."""
+    """Means and effects of covariates, and spreads, of z, with intervals; the EM had covariates / ``spread``."""
     space, (q, k) = objective.space, em.group.beta.shape
-    se, log_se = standard_errors(em.group, em.people, design / spread)
+    se, log_se = standard_errors(em.group, em.people, design)
     to_z = space.prior_sd / spread[:, None]
     estimate, se, sd = to_z * em.group.beta, to_z * se, space.prior_sd * em.group.sd
     estimate[0] += space.prior_mean
