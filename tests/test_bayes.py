@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from eplstm.comparisons.fitting.bayes import fit_bayes
+from eplstm.comparisons.fitting.bayes import _Posterior, fit_bayes
+from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 
 SPACE = ParameterSpace.of("gate_bias", gate_bias=(0.5, 2.0))
@@ -73,6 +74,43 @@ def exact(objective):
         for y, error in people
     ]
     return moments(mean + 0 * spread), moments(spread + 0 * mean), np.array(of_people).T
+
+
+def test_what_is_sampled_is_the_posterior_in_other_coordinates(rng):
+    """To a constant, log p(data|u) + log N(u; Xβ, σ²) + log priors + log |det ∂(u, β, log σ) / ∂(ξ, ...)|."""
+    space = ParameterSpace.of("gate_bias", "perseveration")
+    n, k = 5, 2
+    objective = Normal(rng.normal(1.0, 1.0, (n, k)), rng.uniform(0.3, 2.0, (n, k)))
+    objective.space = space
+    design = np.column_stack([np.ones(n), rng.standard_normal(n)])
+    posterior = _Posterior.of(objective, fit_map(objective), design, True)
+    sizes = {"people": n * k, "group": 3 * k}
+
+    def original(flat):
+        """Where a point is in u, β and log σ."""
+        point = dict(zip(sizes, flat.split(list(sizes.values())), strict=True))
+        beta, sigma = posterior.group(point)
+        return torch.cat([posterior.people(point)[0].ravel(), beta.ravel(), sigma.log()])
+
+    def log_density(flat):
+        u, beta, log_sigma = original(flat).split([n * k, 2 * k, k])
+        u, beta, sigma = u.reshape(n, k), beta.reshape(2, k), log_sigma.exp()
+        normal = torch.distributions.Normal
+        z = posterior.center + posterior.scale * u
+        return (
+            objective.log_likelihood(z[None]).sum()
+            + normal(posterior.design @ beta, sigma).log_prob(u).sum()
+            + normal(0.0, 1.0).log_prob(beta).sum()
+            + (normal(0.0, 1.0).log_prob(sigma) + log_sigma).sum()
+            + torch.linalg.slogdet(torch.autograd.functional.jacobian(original, flat))[1]
+        )
+
+    differences = []
+    for _ in range(5):
+        flat = torch.from_numpy(2 * rng.standard_normal(sum(sizes.values())))
+        point = dict(zip(sizes, flat.split(list(sizes.values())), strict=True))
+        differences.append(float(log_density(flat) + posterior.potential(point)))
+    np.testing.assert_allclose(differences, differences[0], atol=1e-9)
 
 
 @pytest.mark.parametrize(

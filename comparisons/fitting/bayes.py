@@ -51,7 +51,10 @@ def fit_bayes(
     hierarchical: bool = True,
     progress: Progress | None = None,
 ) -> Fit:
-    """Draws from the posterior. Each takes some 5 to 30 evaluations of the likelihood and its gradient.
+    """Draws from the posterior. Each takes some 10 to 20 evaluations of the likelihood and its gradient.
+
+    Chains start near the modes that ``fit_map`` has found: a posterior with other hills far from there is not
+    noticed, as by any sampler that climbs.
 
     Args:
         objective: the log-likelihoods.
