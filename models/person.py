@@ -106,10 +106,15 @@ class Person:
                 "Networks are trained once, people are fitted: set .person = Person() to train the network."
             )
 
+    @property
+    def scales_key(self) -> bool:
+        """Whether the key of this person is not that of the trained agent."""
+        return self.context_weight != 0.5
+
     def key_scale(self, config: ModelConfig) -> np.ndarray:
         """s_w, (K,): by what each column of the key is multiplied. ValueError if the key has not both parts."""
         scale = np.ones(config.key_size)
-        if self.context_weight == 0.5:
+        if not self.scales_key:
             return scale
         key = range(config.input_size)[config.key_columns]
         context = range(0) if self.context_columns is None else range(*self.context_columns)

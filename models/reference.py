@@ -108,8 +108,11 @@ class ReferenceMemory:
         similarity, values = self.similarity(query), self.values[self.slots_by_age()]
         if self.config.retrieval == "average":
             sharpness = self.config.sharpness if sharpness is None else sharpness
-            lag = torch.arange(len(self) - 1, -1, -1).to(similarity)  # entries stored later
-            return torch.softmax(sharpness * similarity - forgetting * lag, 0) @ values
+            weight = sharpness * similarity
+            if forgetting:
+                lag = torch.arange(len(self) - 1, -1, -1)  # entries stored later
+                weight = weight - forgetting * lag.to(weight)
+            return torch.softmax(weight, 0) @ values
         if self.config.ties == "oldest":
             return values[torch.argmax(similarity)]  # argmax gives the first of equals
         return values[len(values) - 1 - torch.argmax(similarity.flip(0))]
@@ -212,13 +215,16 @@ class ReferenceEpisodicLSTM(nn.Module):
         """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
         size, person = self.config.hidden_size, self.person
         drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
-        of_person = drive.new_tensor([0.0, 0.0, 0.0, person.gate_bias])
-        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size].view(4, size) + of_person[:, None])
+        if person.gate_bias:
+            drive = drive + drive.new_tensor([0.0, 0.0, 0.0, person.gate_bias, 0.0]).repeat_interleave(size)
+        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size]).view(4, size)
         candidate = torch.tanh(drive[4 * size :])
         if self.config.memory_capacity == 0:
             r_t = torch.zeros_like(r_t)
 
-        key = torch.from_numpy(person.key_scale(self.config)).to(x_t) * x_t[self.config.key_columns]
+        key = x_t[self.config.key_columns]
+        if person.scales_key:
+            key = torch.from_numpy(person.key_scale(self.config)).to(x_t) * key
         retrieved = self.episodic_memory.retrieve(key, person.sharpness, person.forgetting) if retrieve else None
         m_t = torch.zeros_like(c) if retrieved is None else torch.tanh(retrieved)
 
@@ -227,13 +233,19 @@ class ReferenceEpisodicLSTM(nn.Module):
         if encode:
             self.episodic_memory.encode(key.detach(), c_t.detach())
 
-        logits = person.inverse_temperature * (self.actor_weight @ h_t + self.actor_bias)
-        if last_choice != NO_CHOICE:
-            logits = logits + person.perseveration * (torch.arange(len(logits)) == last_choice).to(logits)
-        policy = torch.softmax(logits, 0)
-        policy = (1 - person.lapse) * policy + person.lapse / len(policy)
+        policy = self._choice_probabilities(self.actor_weight @ h_t + self.actor_bias, last_choice)
         value = (self.critic_weight @ h_t + self.critic_bias)[0]
         return policy, value, h_t, c_t, m_t, torch.stack([f_t, i_t, o_t, r_t])
+
+    def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
+        """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""
+        person = self.person
+        if person.inverse_temperature != 1:
+            logits = person.inverse_temperature * logits
+        if person.perseveration and last_choice != NO_CHOICE:
+            logits = logits + person.perseveration * (torch.arange(len(logits)) == last_choice).to(logits)
+        policy = torch.softmax(logits, 0)
+        return (1 - person.lapse) * policy + person.lapse / len(policy) if person.lapse else policy
 
     def run_trial(self, plan: TrialPlan, n: int, last_choice: int = NO_CHOICE) -> dict[str, Tensor]:
         """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n).

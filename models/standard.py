@@ -336,7 +336,7 @@ class _Memories:
             model.config.key_columns,
         )
         person = model._in_graph.of(context)
-        self.key_scale = None if person.context_weight == 0.5 else person.key_scale(model.config)
+        self.key_scale = person.key_scale(model.config) if person.scales_key else None
         self.settings = self.function.retrieval_settings(context)
         self.appends = self.function._setting("duplicate_entries_allowed", context) is True
         self.retrieves = inputs[model.retrieve_node][..., 0].numpy() != 0
