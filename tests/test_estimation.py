@@ -1,14 +1,14 @@
 """Maximum a posteriori on objectives whose answers are known: normal data, logistic regressions, several modes."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from eplstm.comparisons.fitting import modes
+from eplstm.comparisons.fitting import estimation, modes
 from eplstm.comparisons.fitting.batches import Batches
-from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.minimise import minimise
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.results import Fit
@@ -18,6 +18,9 @@ from scipy.stats import multivariate_normal
 EXACT = 1e-8
 """Where the answer is known in closed form, or another grouping of the same people must give the same: what
 is left is the rounding of gradients, and of their differences (~1e-9)."""
+
+fit_map = partial(estimation.fit_map, draws=0)
+"""Modes and Laplace's approximation; draws are tested in ``test_sampling``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,8 +31,12 @@ class Batches:
         self._batch = objective
         self._seen = np.full((self.n_participants, self.n_parameters), np.nan)
 
-    def __call__(self, z: np.ndarray, participants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, z: np.ndarray, participants: np.ndarray, with_gradient: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Log-likelihoods (m,) and gradients (m, k) at z (m, k) of these participants (m,); NaN for failed ones.
+
+        Gradients are NaN if they are not asked for.
 
         Raises:
             ValueError: the objective gives something else than (R, P) values in float64.
@@ -43,10 +47,12 @@ class Batches:
         at_once = max(1, MOST_AT_ONCE // max(1, len(np.unique(participants[rows]))))
         for first in range(0, turn.max(initial=-1) + 1, at_once):
             now = rows[(turn >= first) & (turn < first + at_once)]
-            value[now], gradient[now] = self._rectangle(z[now], participants[now])
+            value[now], gradient[now] = self._rectangle(z[now], participants[now], with_gradient)
         return value, gradient
 
-    def _rectangle(self, z: np.ndarray, participants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _rectangle(
+        self, z: np.ndarray, participants: np.ndarray, with_gradient: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         self._hold(np.unique(participants))
         turn, column = _turns(participants), np.searchsorted(self._held, participants)
         # Places that nobody asked for are filled with a z of the same participant that went well before.
@@ -54,7 +60,7 @@ class Batches:
         self._seen[newcomers] = np.where(np.isnan(self._seen[newcomers]), z[turn == 0], self._seen[newcomers])
         rectangle = np.tile(self._seen[self._held], (turn.max() + 1, 1, 1))
         rectangle[turn, column] = z
-        value, gradient = self._evaluate(self._batch, self._held, rectangle)
+        value, gradient = self._evaluate(self._batch, self._held, rectangle, with_gradient)
         return value[turn, column], gradient[turn, column]
 
     def _hold(self, asked: np.ndarray) -> None:
@@ -68,13 +74,13 @@ class Batches:
         self._held, self._batch = asked, self.objective.only(asked.tolist())
 
     def _evaluate(
-        self, batch: Objective, participants: np.ndarray, rectangle: np.ndarray
+        self, batch: Objective, participants: np.ndarray, rectangle: np.ndarray, with_gradient: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values (R, P) and gradients (R, P, k), in halves if the whole raises an exception."""
-        z = torch.tensor(rectangle, dtype=torch.float64, requires_grad=True)
+        z = torch.tensor(rectangle, dtype=torch.float64, requires_grad=with_gradient)
         try:
             value = batch.log_likelihood(z)
-            gradient = torch.zeros_like(z)
+            gradient = torch.full_like(z, 0.0 if with_gradient else torch.nan)
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value.sum(), z)
         except Exception as error:  # whatever a model raises: one participant's data must not end the others' fits
@@ -83,7 +89,12 @@ class Batches:
                 return np.full(rectangle.shape[:2], np.nan), np.full(rectangle.shape, np.nan)
             half = len(participants) // 2
             parts = [
-                self._evaluate(self.objective.only(participants[of].tolist()), participants[of], rectangle[:, of])
+                self._evaluate(
+                    self.objective.only(participants[of].tolist()),
+                    participants[of],
+                    rectangle[:, of],
+                    with_gradient,
+                )
                 for of in (slice(half), slice(half, None))
             ]
             return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)

@@ -85,7 +85,7 @@ def fit_bayes(
     if covariates is not None and not hierarchical:
         raise ValueError("fit_bayes: covariates describe the group; they need hierarchical=True.")
     names, design = design_matrix(objective.ids, covariates)
-    first = fit_map(objective, model=model, seed=seed)
+    first = fit_map(objective, model=model, seed=seed, draws=0)
     if not len(first):
         raise ValueError(f"fit_bayes: no participant can be fitted: {first.failures}.")
     rows = [objective.ids.index(id) for id in first.ids]

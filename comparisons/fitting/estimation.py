@@ -1,8 +1,10 @@
 """Maximum a posteriori: each participant's most probable parameters under a normal prior of z.
 
 Maximised is log p(choices of p | z_p) + log N(z_p; prior), for all participants and restarts at once, by BFGS with
-exact gradients; around the mode, Laplace's approximation gives covariance and evidence. The prior is in z, so the
-mode is that of z, too, and not the transform of the mode of the natural values.
+exact gradients. Around the mode, Laplace's approximation gives covariance and evidence; from there, importance
+sampling draws from the posterior itself (``sampling``), for intervals and evidence that hold where the posterior
+is not normal. The prior is in z, so the mode is that of z, too, and not the transform of the mode of the natural
+values.
 
 Whether that went well is said for each participant: the gradient that is left, how many restarts came to the same
 mode, and the curvature there (see ``Fit.message`` and ``Fit.diagnostics``).
@@ -22,6 +24,7 @@ from .modes import Modes, Problems, eigenvalues, laplace, search
 from .objective import Objective
 from .parameters import ParameterSpace, log_normal
 from .results import Fit
+from .sampling import IN_VIEW, TOO_FEW, Posteriors, sample
 
 Progress = Callable[[int, int], object]
 """Called with how many are done, and of how many."""
@@ -40,6 +43,7 @@ def fit_map(
     start: np.ndarray | None = None,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
+    draws: int = 1000,
     progress: Progress | None = None,
 ) -> Fit:
     """Fit each participant alone.
@@ -55,16 +59,20 @@ def fit_map(
         max_iterations: of each search.
         tolerance: largest component of the gradient, in nats per prior standard deviation, at which a search is
             done.
-        progress: called with the number of participants that are done, and P.
+        draws: from each posterior, by importance sampling; 0: Laplace's approximation alone, in half the time.
+        progress: called with the number of searches and samplings that are done (one of each for a participant),
+            and of how many.
 
     Returns:
-        A fit with modes, Laplace covariances, and diagnostics by participant: ``gradient`` (largest component, in
-        nats per prior standard deviation), ``iterations``, ``restarts`` (those whose start had a finite
-        likelihood), ``agree`` (those that ended within 0.1 nat of the best, which counts, too), ``gap`` (nats from
-        the best to the best that disagrees; NaN if all agree), ``condition`` (of the Hessian, in units of the
-        prior), ``prior_sds`` (from the prior's mean to the mode, in the coordinate where that is most).
-        ``converged``: the gradient is below the tolerance, the Hessian is positive definite, and, of two or more
-        restarts, two agree.
+        A fit with modes, draws, and diagnostics by participant: ``gradient`` (largest component, in nats per prior
+        standard deviation), ``iterations``, ``restarts`` (those whose start had a finite likelihood), ``agree``
+        (those that ended within 0.1 nat of the best, which counts, too), ``gap`` (nats from the best to the best
+        that disagrees; NaN if all agree), ``condition`` (of the Hessian, in units of the prior), ``prior_sds``
+        (from the prior's mean to the mode, in the coordinate where that is most), ``effective`` (what the draws
+        are worth in independent ones).
+        ``converged``: the gradient is below the tolerance, and the draws are worth at least 50. Without draws: the
+        Hessian is positive definite, and, of two or more restarts, two agree. (Where draws find something better
+        than all restarts, the search goes on from there.)
         Participants whose likelihood is finite at no start, or raises an exception, are in ``failures``.
 
     Raises:
@@ -72,32 +80,55 @@ def fit_map(
     """
     space, ids = objective.space, tuple(objective.ids)
     mean, sd = _checked_prior(space, len(ids), prior)
-    _check_settings(restarts, max_iterations, tolerance)
+    _check_settings(restarts, max_iterations, tolerance, draws)
     starts = _starts(ids, seed, restarts, mean, sd, start)
     batches = Batches(objective)
     rows = np.repeat(np.arange(len(ids)), restarts)
     problems = Problems(batches, rows, mean[rows], np.broadcast_to(sd, (len(rows), len(space))))
+    searched, sampled = _halves(progress, len(ids), restarts, draws > 0)
     minima = search(
         problems,
         starts.reshape(len(rows), len(space)),
         tolerance=tolerance,
         max_iterations=max_iterations,
-        after_round=_participants_done(progress, len(ids), restarts),
+        after_round=searched,
     )
     value = minima.value.reshape(len(ids), restarts)
     best = np.arange(len(ids)) * restarts + value.argmin(axis=1)
     usable = np.isfinite(minima.value[best])
-    best = best[usable]
-    modes = laplace(problems.only(best), _rows(minima, best))
+    best, value = best[usable], value[usable]
+    own = problems.only(best)
+    modes = laplace(own, _rows(minima, best))
+    posteriors = None
+    if draws and len(best) and len(space):
+        u = minima.x.reshape(len(ids), restarts, -1)[usable]
+        others = [x[in_view] for x, in_view in zip(u, value <= value.min(1, keepdims=True) + IN_VIEW, strict=True)]
+        rngs = [generator(seed, ids[p], "posterior") for p in own.participants]
+        posteriors = sample(own, modes, others, rngs, draws, sampled)
+        modes = _better(own, modes, posteriors, tolerance, max_iterations)
     failures = {
         ids[p]: batches.failures.get(p, "the log-likelihood is not finite at any start")
         for p in range(len(ids))
         if p in batches.failures or not usable[p]
     }
-    fit = _fit(objective, model, problems.only(best), modes, value[usable], failures, tolerance)
+    fit = _fit(objective, model, own, modes, posteriors, value, failures, tolerance)
     if progress is not None:
-        progress(len(ids), len(ids))
+        whole = len(ids) * (2 if draws else 1)
+        progress(whole, whole)
     return fit
+
+
+def _better(
+    problems: Problems, modes: Modes, posteriors: Posteriors, tolerance: float, max_iterations: int
+) -> Modes:
+    """The modes, searched anew from draws that are more probable than they are."""
+    value = problems.values(problems.in_units(posteriors.best), np.arange(len(modes.z)))
+    rows = np.flatnonzero(-value > modes.log_posterior)
+    if not len(rows):
+        return modes
+    some = problems.only(rows)
+    found = search(some, posteriors.best[rows], tolerance=tolerance, max_iterations=max_iterations)
+    return modes.with_rows(rows, laplace(some, found))
 
 
 def _checked_prior(
@@ -116,10 +147,14 @@ def _checked_prior(
     return np.broadcast_to(mean, (n, len(space))), sd
 
 
-def _check_settings(restarts: int, max_iterations: int, tolerance: float) -> None:
-    for name, value in (("restarts", restarts), ("max_iterations", max_iterations)):
-        if value < 1:
-            raise ValueError(f"fit_map: {name} must be at least 1; got {value}.")
+def _check_settings(restarts: int, max_iterations: int, tolerance: float, draws: int) -> None:
+    for name, value, least in (
+        ("restarts", restarts, 1),
+        ("max_iterations", max_iterations, 1),
+        ("draws", draws, 0),
+    ):
+        if value < least:
+            raise ValueError(f"fit_map: {name} must be at least {least}; got {value}.")
     if not tolerance > 0:
         raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
 
@@ -138,16 +173,26 @@ def _starts(
     return starts
 
 
-def generator(seed: int, id: str) -> np.random.Generator:
+def generator(seed: int, id: str, purpose: str = "") -> np.random.Generator:
     """A generator of random numbers of this participant's own."""
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big")])
+    own = hashlib.sha256((id + "\0" + purpose if purpose else id).encode()).digest()[:8]
+    return np.random.default_rng([seed, int.from_bytes(own, "big")])
 
 
-def _participants_done(progress: Progress | None, n: int, restarts: int) -> Callable[[np.ndarray], object] | None:
-    """What turns problems under way into a call of ``progress``."""
+AfterRound = Callable[[np.ndarray], object]
+
+
+def _halves(
+    progress: Progress | None, n: int, restarts: int, samples: bool
+) -> tuple[AfterRound | None, AfterRound | None]:
+    """What turns searches and samplings under way into calls of ``progress``."""
     if progress is None:
-        return None
-    return lambda under_way: progress(n - int(under_way.reshape(n, restarts).any(axis=1).sum()), n)
+        return None, None
+    whole = 2 * n if samples else n
+    return (
+        lambda under_way: progress(n - int(under_way.reshape(n, restarts).any(axis=1).sum()), whole),
+        lambda under_way: progress(whole - int(under_way.sum()), whole),
+    )
 
 
 def _rows(minima: Minima, rows: np.ndarray) -> Minima:
@@ -161,6 +206,7 @@ def _fit(
     model: str,
     problems: Problems,
     modes: Modes,
+    posteriors: Posteriors | None,
     restarts: np.ndarray,
     failures: dict[str, str],
     tolerance: float,
@@ -182,13 +228,21 @@ def _fit(
         "condition": modes.condition,
         "prior_sds": largest(problems.in_units(modes.z)),
     }
+    covariance = modes.covariance
+    if posteriors is not None:
+        diagnostics["effective"] = posteriors.effective
+        covariance = posteriors.covariance
     converged, messages = [], []
     for n in np.flatnonzero(kept).tolist():
         row = {name: values[n] for name, values in diagnostics.items()}
         wrong = [
             *_search_problems(row["gradient"], row["iterations"], bool(modes.stuck[n]), tolerance),
-            *_restart_problems(row["restarts"], row["agree"], row["gap"]),
-            *_curvature_problems(modes.hessian[n], modes.covariance[n]),
+            *(
+                _restart_problems(row["restarts"], row["agree"], row["gap"])
+                + _curvature_problems(modes.hessian[n], modes.covariance[n])
+                if posteriors is None
+                else _sampling_problems(row["effective"])
+            ),
         ]
         converged.append(not wrong)
         messages.append("; ".join([*wrong, *_edges(space, modes.z[n])]))
@@ -198,13 +252,15 @@ def _fit(
         space=space,
         ids=ids,
         z=modes.z[kept],
-        covariance=modes.covariance[kept],
+        covariance=covariance[kept],
         log_likelihood=(modes.log_posterior - log_prior)[kept],
         log_prior=log_prior[kept],
         n_choices=np.asarray(objective.n_choices)[participants],
         converged=np.array(converged, dtype=bool),
         message=tuple(messages),
         diagnostics=pd.DataFrame({"participant": ids} | {name: v[kept] for name, v in diagnostics.items()}),
+        samples=None if posteriors is None else posteriors.draws[:, kept],
+        sampled_log_evidence=None if posteriors is None else posteriors.log_evidence[kept],
         failures=failures,
     )
 
@@ -227,6 +283,15 @@ def _restart_problems(restarts: int, agree: int, gap: float) -> list[str]:
     return [
         f"one of {restarts} restarts came to this mode, the next is {gap:.2g} nats worse: there may be better "
         "ones; raise restarts"
+    ]
+
+
+def _sampling_problems(effective: float) -> list[str]:
+    if effective >= TOO_FEW:
+        return []
+    return [
+        f"draws of the posterior are worth {effective:.0f} independent ones (needed: {TOO_FEW:.0f}), so intervals "
+        "are rough: give tighter priors or fewer parameters, or use fit_bayes"
     ]
 
 

@@ -42,6 +42,7 @@ def fit_empirical_bayes(
     seed: int = 0,
     max_iterations: int = 100,
     tolerance: float = 1e-3,
+    draws: int = 1000,
     progress: Progress | None = None,
 ) -> Fit:
     """The group, and each participant's mode and uncertainty under it.
@@ -57,6 +58,7 @@ def fit_empirical_bayes(
         max_iterations: of the EM; it is run again if better modes are found after it.
         tolerance: it ends when no mean, variance or effect (of one standard deviation of a covariate) moves by
             more, in units of the prior's.
+        draws: from each person's posterior under the group, as of ``fit_map``.
         progress: called with the number of rounds done, and the most there can be.
 
     Returns:
@@ -71,7 +73,7 @@ def fit_empirical_bayes(
     """
     available()
     names, design = design_matrix(objective.ids, covariates)
-    first = fit_map(objective, model=model, restarts=restarts, seed=seed)
+    first = fit_map(objective, model=model, restarts=restarts, seed=seed, draws=0)
     rows = [objective.ids.index(id) for id in first.ids]
     some, design = (objective if len(rows) == len(objective.ids) else objective.only(rows)), design[rows]
     if len(first) < len(names) + 1:
@@ -82,15 +84,16 @@ def fit_empirical_bayes(
     center, scale = some.space.prior_mean, some.space.prior_sd
     fits = [first]
 
-    def under(mean: np.ndarray, sd: np.ndarray, searches: int) -> Fit:
+    def under(mean: np.ndarray, sd: np.ndarray, restarts: int, draws: int) -> Fit:
+        settings = {"restarts": restarts, "seed": seed, "draws": draws}
         prior = (center + scale * mean, scale * sd)
-        found = fit_map(some, model=model, restarts=searches, seed=seed, prior=prior, start=fits[-1].z)
+        found = fit_map(some, model=model, prior=prior, start=fits[-1].z, **settings)
         if len(found) < len(first):
             raise ValueError(f"fit_empirical_bayes: {found.failures} under the group; leave them out.")
         return found
 
     def estep(mean: np.ndarray, sd: np.ndarray) -> People:
-        fits.append(under(mean, sd, 1))
+        fits.append(under(mean, sd, restarts=1, draws=0))
         if progress is not None:
             progress(min(len(fits) - 1, max_iterations), max_iterations)
         return _people(fits[-1], center, scale)
@@ -100,7 +103,7 @@ def fit_empirical_bayes(
     while True:
         people = _people(fits[-1], center, scale)
         em = maximise(estep, design, people, max_iterations=max_iterations, tolerance=tolerance)
-        found = under(design @ em.group.beta, em.group.sd, restarts)
+        found = under(design @ em.group.beta, em.group.sd, restarts, draws)
         better = found.log_likelihood + found.log_prior > fits[-1].log_likelihood + fits[-1].log_prior + AGREEMENT
         passes += 1
         if passes == MOST_PASSES or not better.any():

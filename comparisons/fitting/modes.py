@@ -7,7 +7,7 @@ parameters' scales: steps, tolerances and curvatures mean the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -45,9 +45,16 @@ class Problems:
         return (z - self.mean) / self.sd
 
     def function(self, u: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """−log posterior density of u (m,), and its gradient (m, k), of some of the problems."""
+        """−log posterior density of z at u (m, k), (m,), and its gradient by u (m, k), of some of the problems."""
+        return self._function(u, rows, with_gradient=True)
+
+    def values(self, u: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The same without the gradient."""
+        return self._function(u, rows, with_gradient=False)[0]
+
+    def _function(self, u: np.ndarray, rows: np.ndarray, with_gradient: bool) -> tuple[np.ndarray, np.ndarray]:
         z = self.mean[rows] + self.sd[rows] * u
-        value, gradient = self.batches(z, self.participants[rows])
+        value, gradient = self.batches(z, self.participants[rows], with_gradient)
         constant = 0.5 * u.shape[1] * np.log(2 * np.pi) + np.log(self.sd[rows]).sum(axis=1)
         return 0.5 * (u**2).sum(axis=1) + constant - value, u - self.sd[rows] * gradient
 
@@ -78,6 +85,13 @@ class Modes:
         with np.errstate(invalid="ignore", divide="ignore"):
             condition = values.max(axis=1, initial=1.0) / values.min(axis=1, initial=np.inf)
         return np.where(definite(self.hessian), condition, np.nan)
+
+    def with_rows(self, rows: np.ndarray, others: Modes) -> Modes:
+        """These, with some of them replaced."""
+        new = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, values in new.items():
+            values[rows] = getattr(others, name)
+        return Modes(**new)
 
 
 def search(

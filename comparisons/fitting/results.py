@@ -17,7 +17,16 @@ from .plain_data import DamagedData, from_bytes, to_bytes
 
 FIT_FILE, TABLE_FILE = "fit.npz", "estimates.csv"
 FORMAT, VERSION = "eplstm-fit", 1
-BY_PERSON = ("z", "covariance", "log_likelihood", "log_prior", "n_choices", "converged", "group_mean")
+BY_PERSON = (
+    "z",
+    "covariance",
+    "log_likelihood",
+    "log_prior",
+    "n_choices",
+    "converged",
+    "group_mean",
+    "sampled_log_evidence",
+)
 """Fields with an item for each participant."""
 
 
@@ -55,7 +64,9 @@ class Fit:
     group: pd.DataFrame | None = None
     """Group-level estimates: one row for each parameter and covariate, with intervals."""
     samples: np.ndarray | None = None
-    """(S, P, k): posterior draws, ``bayes`` only."""
+    """(S, P, k): draws from the posterior, all of the same weight; None: Laplace's approximation alone."""
+    sampled_log_evidence: np.ndarray | None = None
+    """(P,): by importance sampling; None: Laplace's approximation alone."""
     failures: dict[str, str] = field(default_factory=dict)
     """Participants that could not be fitted at all, and why; they have no rows in the arrays above."""
 
@@ -64,7 +75,12 @@ class Fit:
 
     @property
     def log_evidence(self) -> np.ndarray:
-        """(P,): Laplace's approximation, log p(D|z) + log p(z) + k/2 log 2π + ½ log det Σ; NaN without Σ."""
+        """(P,): log p(D) of each: sampled, or Laplace's approximation from z and the covariance.
+
+        That is log p(D|z) + log p(z) + k/2 log 2π + ½ log det Σ; NaN without Σ.
+        """
+        if self.sampled_log_evidence is not None:
+            return self.sampled_log_evidence.copy()
         k = len(self.space)
         if not k:
             return self.log_likelihood.copy()

@@ -58,7 +58,7 @@ def cross_validate_people(
     return cross_validate(
         lambda people: variant.objective(agent, people, observation),
         participants,
-        lambda objective: fit_map(objective, model=variant.name, restarts=restarts, seed=seed),
+        lambda objective: fit_map(objective, model=variant.name, restarts=restarts, seed=seed, draws=0),
         model=variant.name,
     ).folds
 
