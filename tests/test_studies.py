@@ -300,8 +300,9 @@ def test_fit_of_the_group(results):
 def test_compare_models(results):
     data, out = str(results / "data.csv"), results / "models"
     names = ("full", "no memory", "bias only")
-    assert run(results, "compare-models", data, "--out", str(out), "--restarts", "1", "--variants", *names) == 0
-    for name in ("shares", "groups", "held_out", "people"):
+    settings = ("--restarts", "1", "--loo", "--variants", *names)
+    assert run(results, "compare-models", data, "--out", str(out), *settings) == 0
+    for name in ("shares", "groups", "held_out_blocks", "held_out_trials", "people"):
         assert set(pd.read_csv(out / f"{name}.csv")["model"]) == set(names)
     assert "protected exceedance" in (out / "report.html").read_text()
 

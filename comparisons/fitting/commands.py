@@ -36,6 +36,9 @@ from .studies import (
     fit_people,
     held_out,
     joined,
+    left_out_trials,
+    loo_people,
+    loo_pieces,
     model_pieces,
     parameter_pieces,
     people_pieces,
@@ -147,7 +150,7 @@ class FitData(Common, Where):
     variant: str = "full"
     """What is fitted: see compare-models."""
     estimator: Literal["map", "empirical_bayes", "bayes"] = "map"
-    """MAP with Laplace uncertainty; empirical Bayes over the group; full Bayes (needs eplstm[bayes])."""
+    """MAP, and draws of each person's posterior; empirical Bayes of the group; full Bayes (eplstm[bayes])."""
     restarts: int = 4
     """Of each person's search."""
     covariates: Path | None = None
@@ -171,6 +174,8 @@ class CompareModels(Common, Where):
     """Of each person's search."""
     cross_validation: Literal["none", "blocks"] = "blocks"
     """Predict each block of a person from the others, too; needs two blocks or more."""
+    loo: bool = False
+    """Predict each trial from all others, too, by PSIS-LOO; needs eplstm[bayes]."""
 
 
 @dataclass(frozen=True)
@@ -382,13 +387,17 @@ def compare_models(command: CompareModels, console: Console) -> int:
     pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
     done = run(console, "Fitting", fit_people, pieces, command, command.out / "pieces")
     fits = joined(picked, done.results)
-    left_out = None
+    scores = {}
     if command.cross_validation == "blocks":
         pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
         left = run(console, "Cross-validation", cross_validate_people, pieces, command, command.out / "held_out")
-        left_out = held_out(picked, left.results)
+        scores["blocks"] = {name: cv.scores for name, cv in held_out(picked, left.results).items()}
+    if command.loo:
+        pieces = loo_pieces(agent, picked, people, observation, done.results)
+        left = run(console, "Leaving trials out", loo_people, pieces, command, command.out / "loo")
+        scores["trials"] = left_out_trials(picked, left.results)
     with told(console, command.out):
-        best = fit_report.write_comparison(command.out, list(fits.values()), picked, left_out, settings=command)
+        best = fit_report.write_comparison(command.out, list(fits.values()), picked, scores, settings=command)
     console.print(best)
     return 0
 

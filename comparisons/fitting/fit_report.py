@@ -15,7 +15,7 @@ from ..report import canvas_of, figure_html, html_page, html_table, plain, versi
 from ..runs import write_text
 from . import fit_plots as plots
 from .designs import Design
-from .held_out import CrossValidation, compare_scores
+from .held_out import compare_scores
 from .model_selection import compare_groups, compare_people, evidence_matrix, random_effects_selection
 from .predictive import PredictiveCheck
 from .recovery_measures import (
@@ -186,15 +186,25 @@ def _page_of_recovery(page: Page, name: str, replicates: Sequence[tuple[Truth, F
 # ---- models ------------------------------------------------------------------------------------------
 
 
+LEFT_OUT = {
+    "blocks": "Log-likelihood of each block of a person, estimated from their other blocks, summed.",
+    "trials": "Log-likelihood of each trial of a person given all others, by Pareto-smoothed importance sampling "
+    "(Vehtari, Gelman & Gabry, 2017), summed.",
+}
+
+
 def write_comparison(
     folder: Path,
     fits: Sequence[Fit],
     variants: Sequence[Variant],
-    held_out: Mapping[str, CrossValidation] | None,
+    left_out: Mapping[str, Mapping[str, pd.Series]],
     *,
     settings: Any,
 ) -> str:
-    """Which model explains the choices, for each person and for the group; the verdict in a sentence."""
+    """Which model explains the choices, for each person and for the group; the verdict in a sentence.
+
+    ``left_out``: of what was predicted, ``blocks`` or ``trials``, each model's scores by participant.
+    """
     page = Page(folder)
     common = [id for id in fits[0].ids if all(id in fit.ids for fit in fits)]
     evidence = evidence_matrix(fits, participants=common)
@@ -219,7 +229,7 @@ def write_comparison(
     page.figure(
         "shares",
         "Shares of the models",
-        "Random-effects selection (Stephan et al., 2009; Rigoux et al., 2014) on Laplace's log evidence: the "
+        "Random-effects selection (Stephan et al., 2009; Rigoux et al., 2014) on the log evidence: the "
         "expected share of people for whom each model holds.",
         1,
         lambda axes: plots.plot_model_frequencies(selection, ax=axes[0]),
@@ -237,11 +247,12 @@ def write_comparison(
     page.heading("The group as one")
     page.text("Sums over participants. At few choices a person, BIC takes models that are too simple.")
     page.table("groups", groups)
-    if held_out:
+    if left_out:
         page.heading("Predicting what was left out")
-        page.text("Log-likelihood of each block of a person, estimated from their other blocks, summed.")
+    for what, scores in left_out.items():
+        page.text(LEFT_OUT[what])
         page.table(
-            "held_out", compare_scores({name: cv.scores.loc[list(known.index)] for name, cv in held_out.items()})
+            f"held_out_{what}", compare_scores({name: own.loc[known.index] for name, own in scores.items()})
         )
     page.heading("Person by person")
     page.table("people", compare_people(fits, list(known.index)))

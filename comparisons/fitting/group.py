@@ -85,9 +85,15 @@ def fit_empirical_bayes(
     fits = [first]
 
     def under(mean: np.ndarray, sd: np.ndarray, restarts: int, draws: int) -> Fit:
-        settings = {"restarts": restarts, "seed": seed, "draws": draws}
-        prior = (center + scale * mean, scale * sd)
-        found = fit_map(some, model=model, prior=prior, start=fits[-1].z, **settings)
+        found = fit_map(
+            some,
+            model=model,
+            restarts=restarts,
+            seed=seed,
+            prior=(center + scale * mean, scale * sd),
+            start=fits[-1].z,
+            draws=draws,
+        )
         if len(found) < len(first):
             raise ValueError(f"fit_empirical_bayes: {found.failures} under the group; leave them out.")
         return found

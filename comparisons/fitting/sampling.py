@@ -153,7 +153,7 @@ class _Person:
             for mean, covariance in proposals:
                 parts.append(_log_t(self.x, mean, covariance))
                 shares.append((1 - OF_PRIOR) / len(self.rounds) / len(proposals))
-        return logsumexp(np.array(parts), axis=0, b=np.array(shares)[:, None])
+        return np.asarray(logsumexp(np.array(parts), axis=0, b=np.array(shares)[:, None]))
 
     def _tempered(self) -> np.ndarray:
         """Log weights, flattened as far as needed for enough draws to count."""

@@ -16,7 +16,7 @@ import pandas as pd
 from .data import Participant
 from .designs import Design
 from .estimation import fit_map
-from .held_out import CrossValidation, cross_validate
+from .held_out import CrossValidation, cross_validate, pointwise_draws, psis_loo
 from .likelihood import TrainedAgent
 from .model_selection import evidence_matrix
 from .pieces import Piece, seed_of
@@ -26,6 +26,8 @@ from .variant import Observation, Variant
 
 TOGETHER = 8
 """Participants in a piece: enough to share the cost of calls, few enough to lose little when a run is killed."""
+LOO_DRAWS = 250
+"""Draws of a posterior by which trials are left out."""
 EVIDENCE = ("aic", "bic", "log_evidence")
 """What models are compared by."""
 
@@ -108,6 +110,45 @@ def held_out(variants: Sequence[Variant], results: Mapping[str, Any]) -> dict[st
         if own:
             found[variant.name] = CrossValidation(variant.name, "blocks", pd.concat(own, ignore_index=True))
     return found
+
+
+def loo_people(
+    agent: TrainedAgent,
+    variant: Variant,
+    participants: Sequence[Participant],
+    observation: Observation | None,
+    fitted: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Each trial of some participants predicted from all others: ``Loo.table``, from the draws of their fit."""
+    fit = Fit.from_plain(dict(fitted))
+    kept = [p for p in participants if p.id in fit.ids]
+    if not kept or fit.samples is None:
+        return pd.DataFrame({"model": [], "participant": [], "elpd": []})
+    objective = variant.objective(agent, kept, observation)
+    draws = pointwise_draws(objective, fit.samples[:: max(1, len(fit.samples) // LOO_DRAWS)])
+    return psis_loo(draws, fit.ids, model=variant.name).table()
+
+
+def loo_pieces(
+    agent: TrainedAgent,
+    variants: Sequence[Variant],
+    participants: Sequence[Participant],
+    observation: Observation | None,
+    fits: Mapping[str, Any],
+) -> list[Piece]:
+    """Pieces of ``loo_people``, for what pieces of ``fit_people`` gave."""
+    kept = ("agent", "variant", "participants", "observation")
+    return [
+        Piece(piece.name, {name: piece.arguments[name] for name in kept} | {"fitted": fits[piece.name]})
+        for piece in people_pieces(agent, variants, participants, observation)
+        if piece.name in fits
+    ]
+
+
+def left_out_trials(variants: Sequence[Variant], results: Mapping[str, pd.DataFrame]) -> dict[str, pd.Series]:
+    """Expected log predictive densities by participant, of each variant, of pieces of ``loo_people``."""
+    every = pd.concat([table for table in results.values() if len(table)], ignore_index=True)
+    return {v.name: every[every["model"] == v.name].set_index("participant")["elpd"] for v in variants}
 
 
 # ---- recovery of parameters --------------------------------------------------------------------------
