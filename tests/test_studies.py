@@ -1,5 +1,7 @@
 """Designs, simulated people, variants, predictive checks and recovery studies, and the commands that run them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,6 +33,7 @@ from eplstm.comparisons.fitting.studies import (
     recover_model,
     recover_parameters,
 )
+from eplstm.comparisons.fitting.variant import distinct
 from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, save_model
 from eplstm.tasks import ContextualChoice
 
@@ -165,6 +168,14 @@ def test_each_variant_is_simulated_and_fitted(agent):
         value = objective.log_likelihood(torch.from_numpy(z[None])).sum()
         assert float(value) == pytest.approx(total, abs=1e-9), variant.name
         assert np.isfinite(total)
+
+
+def test_variants_that_are_the_same_for_an_agent_are_named_once(agent):
+    every = list(variants().values())
+    by_context, by_all = (replace(agent, config=replace(agent.config, key=key)) for key in ((6, 12), None))
+    assert [v.name for v in every if v not in distinct(every, by_context)] == ["context key"]
+    assert [v.name for v in every if v not in distinct(every, by_all)] == ["whole-input key"]
+    assert distinct(every, replace(agent, config=replace(agent.config, key=(0, 6)))) == every
 
 
 def test_what_a_variant_leaves_out(agent, people):

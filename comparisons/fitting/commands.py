@@ -45,7 +45,7 @@ from .studies import (
     recover_model,
     recover_parameters,
 )
-from .variant import RECOMMENDED, Observation, Variant, variants
+from .variant import RECOMMENDED, Observation, Variant, distinct, variants
 from .writing import write_trials
 
 AGENT = Path("results/agent")
@@ -168,8 +168,8 @@ class CompareModels(Common, Where):
     out: Path = Path("results/models")
     """Folder of the results."""
     variants: tuple[str, ...] = ()
-    """Names; by default all: "full", "no forgetting", "no memory", "whole-input key", "context key", "bias only",
-    "evidence only"."""
+    """Names; by default all that differ for the agent: "full", "no forgetting", "no memory", "whole-input key",
+    "context key", "bias only", "evidence only"."""
     restarts: int = 4
     """Of each person's search."""
     cross_validation: Literal["none", "blocks"] = "blocks"
@@ -213,7 +213,7 @@ class Recover(Common, Where):
     """Some of it only. Calibration is of the same people as parameters."""
     participants: int = 24
     """People in a group."""
-    groups: int = 4
+    groups: int = 2
     """Groups of each kind."""
     blocks_of: tuple[int, ...] = (3, 12)
     """Numbers of blocks a person, each a design of its own: recovery by number of trials."""
@@ -249,6 +249,16 @@ def chosen(command: Common, names: Sequence[str]) -> list[Variant]:
         raise ValueError(f"There is no variant {unknown[0]!r}; there are {', '.join(map(repr, known))}.")
     picked = [known[name] for name in names or known]
     return [v if v.baseline else v.with_space(replace(v.space, fixed=space.fixed)) for v in picked]
+
+
+def candidates(command: Any, agent: TrainedAgent, console: Console) -> list[Variant]:
+    """The variants of the command; by default all that differ for this agent."""
+    picked = chosen(command, command.variants)
+    kept = picked if command.variants else distinct(picked, agent)
+    left = [v.name for v in picked if v not in kept]
+    if left:
+        console.print(f"Left out, since for this agent they are another variant: {', '.join(left)}.")
+    return kept
 
 
 def run(
@@ -377,7 +387,7 @@ def compare_models(command: CompareModels, console: Console) -> int:
     """``eplstm compare-models``."""
     check_folder(command.out, command.overwrite)
     agent = trained_agent(command, console)
-    picked = chosen(command, command.variants)
+    picked = candidates(command, agent, console)
     if len(picked) < 2:
         raise ValueError(f"compare-models needs two variants or more; got {[v.name for v in picked]}.")
     people = read(command, agent, console)
@@ -448,7 +458,7 @@ def recover(command: Recover, console: Console) -> int:
         found.failures |= done.failures
         found.take_parameters(done.results)
     if "models" in command.what:
-        picked = chosen(command, command.variants)
+        picked = candidates(command, agent, console)
         pieces = model_pieces(
             agent,
             picked,

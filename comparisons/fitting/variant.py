@@ -144,3 +144,19 @@ def variants(*free: str) -> dict[str, Variant]:
         ),
     )
     return {variant.name: variant for variant in each}
+
+
+def distinct(candidates: Sequence[Variant], agent: TrainedAgent) -> list[Variant]:
+    """The variants without those that are, for this agent, an earlier one under another name.
+
+    Such as ``context key`` beside ``full``, where the agent's own key is the context: no choices tell them apart.
+    """
+    kept: list[Variant] = []
+    seen: list[tuple[object, ...]] = []
+    for variant in candidates:
+        key = None if variant.baseline else variant.agent(agent).config.key_columns
+        what = (variant.space, variant.memory, variant.baseline, key)
+        if what not in seen:
+            kept.append(variant)
+            seen.append(what)
+    return kept
