@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from .checkpoint import CheckpointError, load_model, save_model
 from .config import ModelConfig
+from .interaction import EpisodeRecord
 from .losses import LossSettings, TrialTensors
 from .person import Person
 from .records import TrialRecord
 from .reference import ReferenceEpisodicLSTM
-from .training import train
+from .training import train, train_episodes
 from .weights import GATE_ORDER, initial_weights, weight_shapes
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "Cohort",
     "EncodingMechanism",
+    "EpisodeRecord",
     "EpisodicLSTMComposition",
     "EpisodicMemory",
     "GeneralPathWarning",
@@ -54,6 +56,7 @@ __all__ = [
     "load_model",
     "save_model",
     "train",
+    "train_episodes",
     "weight_shapes",
 ]
 

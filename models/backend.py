@@ -106,6 +106,10 @@ class Session:
         """Called before each step of the optimiser with {projection: gradient}, if ``wants_gradients``."""
 
     wants_gradients = False
+    width = 1
+    """Sequences that each of the inputs stands for: M parallel worlds, whose inputs come about as they are run."""
+    max_gradient_norm: float | None = None
+    """Gradients of all parameters together are scaled down to this norm, if theirs is larger."""
 
 
 class AllInputs:
@@ -306,6 +310,9 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         composition = self.composition
         by_node = composition._all_inputs.by_node(inputs)
+        width = composition._session.width
+        if width > 1:
+            by_node = {node: values.repeat(width, 1, 1) for node, values in by_node.items()}
         which = composition._next_trials(len(next(iter(by_node.values()))))
         before = composition._session.begin(which)
         course = composition._execute_sequences(self, which, by_node, before)
@@ -633,6 +640,9 @@ class RecurrentComposition(pnl.AutodiffComposition):
         """One step of the optimiser; gradients are shown to the session beforehand."""
         wrapper = self.parameters.pytorch_representation._get(context)
         self._backward(wrapper, minibatch_loss)
+        if self._session.max_gradient_norm is not None:
+            learned = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(learned, self._session.max_gradient_norm)
         if self._session.wants_gradients:
             self._session.before_update(wrapper.gradients())
         self._steps.step()

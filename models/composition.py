@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psyneulink as pnl
@@ -43,6 +43,7 @@ from .backend import (
     start_from,
 )
 from .config import ModelConfig
+from .interaction import EpisodeRecord, Interaction, check_one_world, plan_episodes
 from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
@@ -53,6 +54,9 @@ from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, last_choices, pl
 from .standard import StandardGraph
 from .views import as_format, dash_feedback, drop_phantom, plain_label
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+
+if TYPE_CHECKING:
+    from ..tasks.environment import Worlds
 
 SIDE_BY_SIDE = 256
 """Most trials that ``simulate`` runs side by side."""
@@ -501,6 +505,109 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 course = self._simulate_general(wrapper, inputs, plan)
         return self._record(plan, course)
 
+    def run_episodes(
+        self,
+        worlds: Worlds,
+        episodes: int,
+        actions: np.ndarray | None = None,
+        seed: int | None = None,
+        context: Any = None,
+    ) -> EpisodeRecord:
+        """Run the next episodes of an epoch in PsyNeuLink's Python mode, the environment in the loop.
+
+        It is one ``run()``, whose input at each step is what the world shows after the action before.
+
+        Args:
+            worlds: one world of a task, in an epoch (``worlds.begin_epoch()``).
+            episodes: how many.
+            actions: (episodes, T) forced choices; without them they are drawn from the policy.
+            seed: for what is drawn.
+            context: execution context, by default the composition's own.
+
+        Raises:
+            ValueError: model and task do not fit each other, there are several worlds, or the epoch has not so
+                many episodes left.
+        """
+        check_one_world(worlds, "run_episodes")
+        context = as_context(self, context)
+        self._in_graph.of(context).check_loop(f"'{self.name}'")
+        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        interaction, length = plan.interaction, worlds.task.length
+        assert interaction is not None
+        course: list[dict[str, np.ndarray]] = []
+
+        def begin() -> None:
+            episode, step = divmod(len(course), length)
+            if step == 0:
+                start_from(self, {self.hidden: plan.h0[episode], self.cell: plan.c0[episode]}, context)
+
+        def keep() -> None:
+            course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
+            interaction.act(course[-1]["policy"][None])
+
+        def input_of_step(step: int) -> dict[Any, np.ndarray]:
+            if step % length == 0:
+                interaction.begin(step // length)
+            here = self._inputs_in_loop(interaction)
+            return {getattr(node, "input_port", node): v for node, v in here.items()} if self.is_nested else here
+
+        self.run(
+            inputs=input_of_step,
+            num_trials=episodes * length,
+            call_before_trial=begin,
+            call_after_trial=keep,
+            context=context.execution_id,
+        )
+        record = self._record(plan, {k: np.array([step[k] for step in course]) for k in course[0]})
+        return EpisodeRecord.of(record, interaction)
+
+    def simulate_episodes(
+        self,
+        worlds: Worlds,
+        episodes: int,
+        actions: np.ndarray | None = None,
+        seed: int | None = None,
+        context: Any = None,
+    ) -> EpisodeRecord:
+        """Run the next episodes of an epoch without learning, in PyTorch mode, in M worlds at once.
+
+        Args:
+            worlds: M worlds of a task, in an epoch; world e has the memory of environment e.
+            episodes: of each world.
+            actions: (episodes · M, T) forced choices, in the order of the record.
+            seed, context: as in ``run_episodes``.
+
+        Raises:
+            ValueError: as in ``run_episodes``, or the graph cannot be executed in PyTorch mode.
+        """
+        context = as_context(self, context)
+        self._in_graph.of(context).check_loop(f"'{self.name}'")
+        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        interaction = plan.interaction
+        assert interaction is not None
+        self._prepare_to_simulate(context)
+        self._choose_path(context)
+        wrapper = self.parameters.pytorch_representation._get(context)
+        wrapper.load_weights(context)
+        inputs = {n: torch.from_numpy(v[: worlds.n].copy()) for n, v in self._inputs(plan.trials).items()}
+        parts = []
+        with torch.no_grad():
+            if self.detour is None:
+                self._standard.begin(wrapper, inputs, context)
+            for first in range(0, len(plan.trials), worlds.n):
+                rows = slice(first, first + worlds.n)
+                before = {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
+                interaction.begin(first)
+                if self.detour is None:
+                    which = range(rows.start, rows.stop)
+                    course = self._standard.execute(wrapper, which, inputs, before, interaction=interaction)
+                    parts.append(course.trajectory)
+                else:
+                    values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
+                    parts.append(self._values(lambda node, values=values: values[node].numpy()))
+        record = self._record(plan, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return EpisodeRecord.of(record, interaction)
+
     def _prepare_to_simulate(self, context: Any) -> None:
         """As ``_prepare``; where the fast path is taken, any PyTorch form will do: it uses the matrices alone, and
         so need not be made anew for each person."""
@@ -605,13 +712,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
             return np.zeros((n, length, *shape)) if values is None else np.reshape(values, (n, length, *shape))
 
         policy = shaped("policy", self.config.n_actions)
-        if action is None:
+        if plan.interaction is not None:
+            action = plan.interaction.action
+        elif action is None:
             action = choose(policy, plan.luck) if plan.actions is None else plan.actions
         return TrialRecord(
             policy=policy,
             value=shaped("value"),
             action=action,
-            reward=(action == plan.trials.targets).astype(float),
+            reward=plan.rewards(slice(None), action),
             hidden=shaped("hidden", size),
             cell=shaped("cell", size),
             memory=shaped("memory", size),
@@ -689,6 +798,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         *,
         learning_rate: float,
         loss: LossSettings,
+        max_gradient_norm: float | None = None,
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
     ) -> TrialRecord:
@@ -699,6 +809,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             plan,
             loss,
             record_gradients=record_gradients,
+            max_gradient_norm=max_gradient_norm,
             learning_rate=learning_rate,
             call_after_minibatch=call_back,
             minibatch_size=plan.environments,
@@ -707,13 +818,22 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return self.record
 
     def _learn_plan(
-        self, plan: TrialPlan, loss: LossSettings, record_gradients: bool = False, **kwargs: Any
+        self,
+        plan: TrialPlan,
+        loss: LossSettings,
+        record_gradients: bool = False,
+        max_gradient_norm: float | None = None,
+        **kwargs: Any,
     ) -> Any:
         self._in_graph.of(as_context(self, kwargs.get("context"))).check_training(f"'{self.name}'")
         session = _TrialSession(self, plan, loss, record_gradients)
+        session.max_gradient_norm = max_gradient_norm
         result = None
         if plan.trials.targets.size:
             once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1)]
+            if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
+                once, session.width = once[:: plan.environments], plan.environments
+                kwargs["minibatch_size"] = 1
             result = super().learn(self._inputs(once), session, **kwargs)
         self.record = session.record()
         return result
@@ -754,9 +874,49 @@ class EpisodicLSTMComposition(RecurrentComposition):
             super()._begin(wrapper, inputs, context)
 
     def _execute_sequences(self, wrapper: RecurrentWrapper, which: range, inputs: Any, before: Any) -> Any:
-        if self.detour is not None:
-            return super()._execute_sequences(wrapper, which, inputs, before)
-        return self._standard.execute(wrapper, which, inputs, before)
+        interaction = self._session.plan.interaction
+        if self.detour is None:
+            course = self._standard.execute(wrapper, which, inputs, before, interaction=interaction)
+            if interaction is not None:
+                self._show_all(interaction, slice(which.start, which.stop), inputs)
+            return course
+        if interaction is not None:
+            return self._execute_in_loop(wrapper, interaction, inputs, before)
+        return super()._execute_sequences(wrapper, which, inputs, before)
+
+    def _execute_in_loop(
+        self, wrapper: RecurrentWrapper, interaction: Interaction, inputs: Any, before: Any
+    ) -> Course:
+        """One episode of some worlds, step by step, by the general path."""
+        if wrapper.nested:
+            raise NotTrainable(
+                f"'{self.name}' holds other compositions: it cannot be trained with the environment in the loop."
+            )
+        course, steps = Course([]), wrapper.steps(inputs, before)
+        for t in range(interaction.length):
+            for node, values in self._inputs_in_loop(interaction).items():
+                inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
+            course.steps.append(next(steps))
+            policy = course.steps[-1][wrapper.nodes_map[self._policy_node]][0][:, 0]
+            interaction.act(policy.detach().numpy())
+        return course
+
+    def _inputs_in_loop(self, interaction: Interaction) -> dict[Any, np.ndarray]:
+        """Inputs of the present step, {node: (M, size)}."""
+        inputs = {self.input_node: interaction.inputs}
+        if self._has_memory:
+            inputs[self.retrieve_node] = interaction.retrieve[:, None].astype(float)
+            inputs[self.encode_node] = interaction.encode[:, None].astype(float)
+        return inputs
+
+    def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
+        """Put what an episode has shown where PsyNeuLink looks for inputs."""
+        seen = {self.input_node: interaction.inputs_seen[rows]}
+        if self._has_memory:
+            seen[self.retrieve_node] = interaction.retrieved[rows, :, None].astype(float)
+            seen[self.encode_node] = interaction.encoded[rows, :, None].astype(float)
+        for node, values in seen.items():
+            inputs[node][...] = torch.from_numpy(values)
 
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch; on the fast path with its derivatives."""
@@ -868,6 +1028,8 @@ class _TrialSession(Session):
 
     def begin(self, which: range) -> dict[Any, Tensor]:
         rows = slice(which.start, which.stop)
+        if self.plan.interaction is not None:
+            self.plan.interaction.begin(which.start)
         return {
             self.model.hidden: torch.from_numpy(self.plan.h0[rows]),
             self.model.cell: torch.from_numpy(self.plan.c0[rows]),
@@ -899,10 +1061,13 @@ class _TrialSession(Session):
     def _outcome(self, which: range, course: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Actions, targets and rewards, each (B, T)."""
         rows, plan = slice(which.start, which.stop), self.plan
-        action = choose(course["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+        if plan.interaction is not None:
+            action = target = plan.interaction.action[rows]
+        else:
+            action = choose(course["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+            target = plan.trials.targets[rows]
         course["action"] = action
-        target = plan.trials.targets[rows]
-        return action, target, (action == target).astype(float)
+        return action, target, plan.rewards(rows, action)
 
     def _keep(self, course: dict[str, np.ndarray], actor: np.ndarray, critic: np.ndarray) -> None:
         self._course.append(course)
@@ -920,6 +1085,8 @@ class _TrialSession(Session):
         """What happened on the trials trained so far."""
         course = {k: np.concatenate([c[k] for c in self._course]) for k in (self._course or [{}])[0]}
         record = self.model._record(self.plan, course, action=course.get("action"))
+        if self.plan.interaction is not None:
+            record = EpisodeRecord.of(record, self.plan.interaction)
         shapes = weight_shapes(self.model.config)
         record.policy_loss, record.value_loss = np.concatenate([*self._losses, np.empty((0, 2))]).T
         if self.wants_gradients:

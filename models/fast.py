@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from .interaction import Interaction
 
 # ---- the recurrence, forwards and backwards, in NumPy ------------------------------------------------------
 
@@ -46,7 +50,7 @@ def recur(
     h0: np.ndarray,
     c0: np.ndarray,
     read: Callable[[slice], np.ndarray] | None = None,
-    write: Callable[[slice, np.ndarray], None] | None = None,
+    write: Callable[[slice, np.ndarray, np.ndarray], None] | None = None,
     stretches: list[slice] | None = None,
 ) -> Recurrence:
     """c_t and h_t of all steps, with z_t = drive_t + h_{t-1} W, gates σ(z_t) and the candidate tanh(z_t):
@@ -58,7 +62,7 @@ def recur(
         weight: (P, H, 5H).
         h0, c0: (P, B, H).
         read: steps → m_t (steps, P, B, H); None: r_t = 0 and m_t = 0.
-        write: called after each stretch with its steps and their c_t.
+        write: called after each stretch with its steps, c_t and h_t; it may set the drive of later steps.
         stretches: steps that are run at once; all by default.
     """
     length, size = len(drive), drive.shape[-1] // 5
@@ -93,7 +97,7 @@ def recur(
             np.multiply(o_t, tanh_c_t, out=h_t)
             c, h = c_t, h_t
         if write is not None:
-            write(steps, cells[1:][steps])
+            write(steps, cells[1:][steps], hiddens[1:][steps])
     if memory is None:
         r[...] = 0.0
     return Recurrence(gates, cells, hiddens, squashed, memory)
@@ -250,7 +254,7 @@ def run_trials(
         values = retrieve(steps).transpose(2, 0, 1, 3)  # type: ignore[misc]
         return np.tanh(values).reshape(-1, *whole[1:])
 
-    def write(steps: slice, cells: np.ndarray) -> None:
+    def write(steps: slice, cells: np.ndarray, _hiddens: np.ndarray) -> None:
         encode(steps, cells.reshape(-1, agents, batch, size).transpose(1, 2, 0, 3))  # type: ignore[misc]
 
     recurrence = recur(
@@ -264,10 +268,7 @@ def run_trials(
     )
     hidden = recurrence.hiddens[1:].reshape(length, agents, batch, size)
     flat = hidden.swapaxes(0, 1).reshape(agents, length * batch, size)
-    logits = np.matmul(flat, weights.actor_weight)
-    logits += weights.actor_bias
-    policy = np.exp(logits - logits.max(-1, keepdims=True))
-    policy /= policy.sum(-1, keepdims=True)
+    policy = policies(flat, weights.actor_weight, weights.actor_bias)
     value = np.matmul(flat, weights.critic_weight)
     value += weights.critic_bias
 
@@ -275,6 +276,70 @@ def run_trials(
         return array.reshape(agents, length, batch, -1).swapaxes(1, 2)
 
     return Trace(inputs, recurrence, by_trial(policy), by_trial(value)[..., 0], (agents, batch, length))
+
+
+def policies(hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """π_t = softmax(h_t W_π + b_π): (..., H) → (..., A)."""
+    logits = np.matmul(hidden, weight)
+    logits += bias
+    policy = np.exp(logits - logits.max(-1, keepdims=True))
+    policy /= policy.sum(-1, keepdims=True)
+    return policy
+
+
+def run_episode(
+    weights: Weights,
+    interaction: Interaction,
+    h0: np.ndarray,
+    c0: np.ndarray,
+    read: Callable[[], np.ndarray] | None = None,
+    store: Callable[[np.ndarray], None] | None = None,
+) -> Trace:
+    """One episode of B worlds side by side: what they show depends on the actions, so steps come one by one.
+
+    Args:
+        weights: of one agent.
+        interaction: an episode that has begun.
+        h0, c0: (1, B, H), the states before the first step.
+        read: what the memory gives at the present step, (B, H), before the tanh; None: a plain LSTM.
+        store: called after each step with its c_t (B, H).
+    """
+    length, (batch, columns), size = interaction.length, interaction.inputs.shape, h0.shape[-1]
+    x, drive = np.empty((length, batch, columns)), np.empty((length, batch, 5 * size))
+    policy = np.empty((length, batch, weights.actor_weight.shape[-1]))
+
+    def see(t: int) -> None:
+        x[t] = interaction.inputs
+        np.matmul(x[t], weights.input_weight[0], out=drive[t])
+        drive[t] += weights.bias[0]
+
+    def act(step: slice, cells: np.ndarray, hiddens: np.ndarray) -> None:
+        t = step.start
+        if store is not None:
+            store(cells[0])
+        policy[t] = policies(hiddens[0], weights.actor_weight[0], weights.actor_bias[0])
+        interaction.act(policy[t])
+        if t + 1 < length:
+            see(t + 1)
+
+    see(0)
+    recurrence = recur(
+        drive,
+        weights.hidden_weight[0],
+        h0[0],
+        c0[0],
+        None if read is None else lambda _step: np.tanh(read())[None],
+        act,
+        [slice(t, t + 1) for t in range(length)],
+    )
+    value = np.matmul(recurrence.hiddens[1:], weights.critic_weight[0]) + weights.critic_bias[0]
+    return Trace(
+        x.reshape(1, length * batch, columns),
+        recurrence,
+        policy.swapaxes(0, 1)[None],
+        value[..., 0].swapaxes(0, 1)[None],
+        (1, batch, length),
+    )
 
 
 @dataclass(eq=False)

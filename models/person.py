@@ -106,6 +106,14 @@ class Person:
                 "Networks are trained once, people are fitted: set .person = Person() to train the network."
             )
 
+    def check_loop(self, name: str) -> None:
+        """Raise ValueError if this is not the trained agent itself, where the environment is in the loop."""
+        if self.changed:
+            raise ValueError(
+                f"{name} stands for a person who differs from the trained agent in {', '.join(self.changed)}: "
+                "with the environment in the loop, only the agent itself is run. Set .person = Person()."
+            )
+
     @property
     def scales_key(self) -> bool:
         """Whether the key of this person is not that of the trained agent."""

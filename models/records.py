@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
 from .person import Person, with_lost_episodes
+
+if TYPE_CHECKING:
+    from .interaction import Interaction
 
 NO_CHOICE = -1
 """In place of an action: no choice was made at this step."""
@@ -57,7 +60,7 @@ class TrialRecord:
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         rows = slice(environment, None, environments)
         cut: dict[str, Any] = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in parts.items()}
-        return TrialRecord(**cut)
+        return replace(self, **cut)
 
     @staticmethod
     def concatenate(records: list[TrialRecord]) -> TrialRecord:
@@ -91,6 +94,14 @@ class TrialPlan:
     """(n, H)"""
     environments: int = 1
     """Copies of the task that run in parallel, M: row k · M + e is trial k of environment e."""
+    interaction: Interaction | None = None
+    """Where the environment is in the loop: what it shows takes the place of the trials', which are blank."""
+
+    def rewards(self, rows: slice, action: np.ndarray) -> np.ndarray:
+        """Of the actions (B, T) of these trials: (B, T)."""
+        if self.interaction is not None:
+            return self.interaction.reward[rows]
+        return (action == self.trials.targets[rows]).astype(float)
 
 
 def plan_environments(

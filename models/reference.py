@@ -27,8 +27,8 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,10 +36,14 @@ from torch import Tensor, nn
 
 from ..tasks.trials import Trials
 from .config import ModelConfig
+from .interaction import EpisodeRecord, plan_episodes
 from .losses import LossSettings, TrialTensors, users_loss
 from .person import Person
 from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, plan_run
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+
+if TYPE_CHECKING:
+    from ..tasks.environment import Worlds
 
 COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
@@ -268,11 +272,39 @@ class ReferenceEpisodicLSTM(nn.Module):
             else:
                 actions[t] = plan.actions[n, t]
             last_choice = int(actions[t]) if actions[t] != NO_CHOICE else last_choice
+        return self._trial(steps, actions, trials.targets[n], (actions == trials.targets[n]).astype(float))
+
+    def run_episode(self, plan: TrialPlan, first: int) -> list[dict[str, Tensor]]:
+        """The next episode of all worlds of a plan, in step with each other: for each what ``run_trial`` gives.
+
+        They are rows first ... first + M − 1 of the plan; each world has an episodic memory of its own.
+        """
+        like, interaction = self.input_weight, plan.interaction
+        assert interaction is not None
+        rows = range(first, first + plan.environments)
+        states = [(torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)) for n in rows]
+        steps: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
+        interaction.begin(first)
+        for _ in range(interaction.length):
+            x = torch.from_numpy(interaction.inputs).to(like)
+            retrieve, encode = interaction.retrieve.tolist(), interaction.encode.tolist()
+            for e, (h, c) in enumerate(states):
+                self.episodic_memory = self._memory_of(e)
+                steps[e].append(self.step(x[e], h, c, retrieve=retrieve[e], encode=encode[e]))
+                states[e] = steps[e][-1][2], steps[e][-1][3]
+            interaction.act(np.stack([own[-1][0].detach().cpu().numpy() for own in steps]))
+        self.episodic_memory = self.memories[0]
+        actions, rewards = interaction.action, interaction.reward
+        return [self._trial(own, actions[n], actions[n], rewards[n]) for n, own in zip(rows, steps, strict=True)]
+
+    def _trial(
+        self, steps: list[tuple[Tensor, ...]], actions: np.ndarray, targets: np.ndarray, rewards: np.ndarray
+    ) -> dict[str, Tensor]:
+        """What ``step`` gave at each step, with actions, targets and rewards (T,), by the names of a record."""
         names = ("policy", "value", "hidden", "cell", "memory", "gates")
         trial = {name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
-        trial["action"] = torch.from_numpy(actions)
-        trial["target"] = torch.from_numpy(trials.targets[n])
-        trial["reward"] = (trial["action"] == trial["target"]).to(like)
+        trial["action"], trial["target"] = torch.from_numpy(actions), torch.from_numpy(targets)
+        trial["reward"] = torch.from_numpy(rewards).to(self.input_weight)
         return trial
 
     # ---- passes over trials --------------------------------------------------------------------------
@@ -309,12 +341,36 @@ class ReferenceEpisodicLSTM(nn.Module):
                 last_choice = int(made[-1]) if len(made) else last_choice
         return self._record(plan, outcomes)
 
+    def run_episodes(
+        self, worlds: Worlds, episodes: int, actions: np.ndarray | None = None, seed: int | None = None
+    ) -> EpisodeRecord:
+        """Run the next episodes of an epoch without learning, the environment in the loop; memories go on.
+
+        Args:
+            worlds: M worlds of a task, in an epoch (``worlds.begin_epoch()``).
+            episodes: of each world.
+            actions: (episodes · M, T) forced choices; without them they are drawn from the policy.
+            seed: for what is drawn.
+
+        Raises:
+            ValueError: model and task do not fit each other, or the epoch has not so many episodes left.
+        """
+        self.person.check_loop("The reference")
+        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        assert plan.interaction is not None
+        outcomes: list[dict[str, Tensor]] = []
+        with torch.no_grad():
+            for first in range(0, len(plan.trials), plan.environments):
+                outcomes += self.run_episode(plan, first)
+        return EpisodeRecord.of(self._record(plan, outcomes), plan.interaction)
+
     def learn_trials(
         self,
         plan: TrialPlan,
         *,
         learning_rate: float,
         loss: LossSettings,
+        max_gradient_norm: float | None = None,
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
     ) -> TrialRecord:
@@ -325,25 +381,37 @@ class ReferenceEpisodicLSTM(nn.Module):
         for update in range(-(-len(plan.trials) // plan.environments)):
             optimizer.zero_grad()
             together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
-            for n in together:
-                self.episodic_memory = self._memory_of(n % plan.environments)
-                trial = self.run_trial(plan, n)
+            for trial in self._trials_of_update(plan, together):
                 policy_loss, value_loss = self.loss(trial, loss)
-                ((policy_loss + loss.value_weight * value_loss) / len(together)).backward()
+                total = (policy_loss + loss.value_weight * value_loss) / len(together)
+                total.backward()
                 outcomes.append({k: v.detach() for k, v in trial.items()})
                 losses.append((policy_loss.item(), value_loss.item()))
             self.episodic_memory = self.memories[0]
+            if max_gradient_norm is not None:
+                nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
             if record_gradients:
                 gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
             optimizer.step()
             if after_trial is not None:
                 after_trial(update)
         record = self._record(plan, outcomes)
+        if plan.interaction is not None:
+            record = EpisodeRecord.of(record, plan.interaction)
         record.policy_loss, record.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
         if record_gradients:
             shapes = weight_shapes(self.config)
             record.gradients = {k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes}
         return record
+
+    def _trials_of_update(self, plan: TrialPlan, together: range) -> Iterator[dict[str, Tensor]]:
+        """The trials of one update: one of each environment."""
+        if plan.interaction is not None:
+            yield from self.run_episode(plan, together.start)
+            return
+        for n in together:
+            self.episodic_memory = self._memory_of(n % plan.environments)
+            yield self.run_trial(plan, n)
 
     def loss(self, trial: dict[str, Tensor], settings: LossSettings) -> tuple[Tensor, Tensor]:
         """Actor's and critic's loss of one trial (Mnih et al., 2016, summed over steps as in dnd-lstm).

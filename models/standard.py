@@ -12,7 +12,7 @@ synchronisation remain PsyNeuLink's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .backend import RecurrentWrapper, get_matrix, graph_signature
-from .fast import Gradients, Trace, Weights, gradients, run_trials
+from .fast import Gradients, Trace, Weights, gradients, run_episode, run_trials
 from .losses import Slopes
 from .memory import EntryRing
 from .person import Person
@@ -32,6 +32,7 @@ from .weights import GATE_ORDER
 
 if TYPE_CHECKING:
     from .composition import EpisodicLSTMComposition
+    from .interaction import Interaction
 
 MEMORY_SETTINGS = frozenset(
     {
@@ -228,6 +229,7 @@ class StandardGraph:
         inputs: Mapping[Any, Tensor],
         before: Mapping[Any, Tensor],
         one_memory: bool = False,
+        interaction: Interaction | None = None,
     ) -> StandardCourse:
         """Execute B trials side by side.
 
@@ -238,17 +240,18 @@ class StandardGraph:
             before: {mechanism: (B, H)}: h0 and c0.
             one_memory: whether all trials read the memory of environment 0, in place of each having an environment
                 of its own; if there are several, none of them may store.
+            interaction: an episode that has begun: what it shows takes the place of the inputs.
         """
         model, memories = self.model, self._memories
         x = inputs[model.input_node].numpy()
         self._weights = self._matrices.joined(self._person.gate_bias)
-        trace = run_trials(
-            self._weights,
-            x[None],
-            before[model.hidden].numpy()[None],
-            before[model.cell].numpy()[None],
-            *(memories.of(which, x, one_memory) if memories is not None else ()),
-        )
+        start = before[model.hidden].numpy()[None], before[model.cell].numpy()[None]
+        if interaction is not None:
+            both = memories.in_loop(interaction) if memories is not None else ()
+            trace = run_episode(self._weights, interaction, *start, *both)
+        else:
+            both = memories.of(which, x, one_memory) if memories is not None else ()
+            trace = run_trials(self._weights, x[None], *start, *both)
         return StandardCourse(
             model, wrapper, inputs, before, trace, None if memories is None else memories.retrieved
         )
@@ -343,6 +346,7 @@ class _Memories:
         self.encodes = inputs[model.encode_node][..., 0].numpy() > 0.5
         self.always_retrieves = bool(self.retrieves.all())
         self.rings: list[EntryRing] = []
+        self._side_by_side: SideBySide | None = None
 
     def of(self, which: range, x: np.ndarray, one_memory: bool) -> tuple[Any, Any, list[slice] | None]:
         """``retrieve``, ``encode`` and ``stretches`` for these trials, whose inputs are x (B, T, D)."""
@@ -356,6 +360,52 @@ class _Memories:
         if not self._stored:
             return self.retrieve, None, None
         return self.retrieve, self.encode, stretches_between(self.encodes[rows], self.retrieves[rows])
+
+    def in_loop(self, interaction: Interaction) -> tuple[Callable[[], np.ndarray], Callable[[np.ndarray], None]]:
+        """``read`` and ``store`` for an episode of B worlds, each of which has an environment."""
+        worlds = len(interaction.inputs)
+        while len(self.rings) < worlds:
+            self.rings.append(self.function.ring(self.context, len(self.rings)))
+        if self._side_by_side is None or len(self._side_by_side.rings) != worlds:
+            self._side_by_side = SideBySide(self.rings[:worlds])
+        together, asked = self._side_by_side, None  # keys that were answered last, while nothing is stored
+
+        def keys() -> np.ndarray:
+            own = interaction.inputs[:, self.columns]
+            return own if self.key_scale is None else own * self.key_scale
+
+        def read() -> np.ndarray:
+            nonlocal asked
+            queries = keys()
+            if asked is None or not np.array_equal(asked, queries):  # a barcode stays the same for an episode
+                found = self._match_in_loop(torch.from_numpy(queries[:, None]), together)
+                self.retrieved = [field[:, 0].numpy() for field in found]
+                asked = queries
+            return self.retrieved[1] * interaction.retrieve[:, None]
+
+        def store(cells: np.ndarray) -> None:
+            nonlocal asked
+            which = np.flatnonzero(interaction.encode).tolist()
+            if which:
+                own, asked = keys(), None
+                for b in which:
+                    self._store(b, [own[b], cells[b]])
+
+        return read, store
+
+    def _match_in_loop(self, queries: Tensor, together: SideBySide) -> list[Tensor]:
+        fields = together.fields()
+        if fields is None:
+            return self._match(queries, list(range(len(queries))))
+        keys, values = (torch.from_numpy(field) for field in fields)
+        found = matches(self.settings, queries, keys, self.rings[0].oldest)
+        return [taken(found, field) for field in (keys, values)]
+
+    def _store(self, environment: int, entry: list[np.ndarray]) -> None:
+        if self.appends:
+            self.rings[environment].append(entry)
+        else:
+            self.function.store_entry(entry, self.context, environment=environment)
 
     def retrieve(self, steps: slice) -> np.ndarray:
         """What the memories hold for these steps, zeros where nothing is retrieved: (1, B, steps, H)."""
@@ -385,8 +435,36 @@ class _Memories:
         """Store the entries of these steps, given c_t (1, B, steps, H)."""
         for b, t in self._stored:
             if steps.start <= t < steps.stop:
-                entry = [self._keys[b, t], cells[0, b, t - steps.start]]
-                if self.appends:
-                    self.rings[b].append(entry)
-                else:
-                    self.function.store_entry(entry, self.context, environment=b)
+                self._store(b, [self._keys[b, t], cells[0, b, t - steps.start]])
+
+
+class SideBySide:
+    """Rings whose entries lie side by side, in one array a field, so that all are searched at once.
+
+    Each ring goes on as before, in its part of the arrays; a ring that has moved out (it grew, or was given other
+    entries) is taken in again when entries are asked for.
+
+    Args:
+        rings: the rings.
+    """
+
+    def __init__(self, rings: list[EntryRing]) -> None:
+        self.rings = rings
+        self._arrays: list[np.ndarray] = []
+
+    def fields(self) -> list[np.ndarray] | None:
+        """(rings, n, size) for each field; None if the rings are not equally full."""
+        first = self.rings[0]
+        if any(ring.n_stored != first.n_stored or ring.limit != first.limit for ring in self.rings):
+            return None
+        if not self._arrays or any(ring.fields[0].base is not self._arrays[0] for ring in self.rings):
+            self._take_in()
+        return [array[:, : len(first)] for array in self._arrays]
+
+    def _take_in(self) -> None:
+        rows = max(len(ring.fields[0]) for ring in self.rings)
+        self._arrays = [np.empty((len(self.rings), rows, field.shape[1])) for field in self.rings[0].fields]
+        for place, ring in enumerate(self.rings):
+            for array, field in zip(self._arrays, ring.fields, strict=True):
+                array[place, : len(field)] = field
+            ring.fields = [array[place] for array in self._arrays]

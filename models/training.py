@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..tasks.trials import Trials
+from .interaction import plan_episodes
 from .losses import Loss, LossSettings
 from .records import plan_environments, plan_trials
 
 if TYPE_CHECKING:
+    from ..tasks.environment import Worlds
     from .composition import EpisodicLSTMComposition
     from .reference import ReferenceEpisodicLSTM
 
@@ -61,8 +63,7 @@ def train(
     Raises:
         ValueError: sizes or values do not fit the model.
     """
-    if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
+    _check_rate(learning_rate)
     settings = LossSettings(loss, gamma, entropy_weight, value_weight)
     if isinstance(trials, (list, tuple)):
         plan = plan_environments(model.config, trials, actions, initial_states, seed)
@@ -78,3 +79,65 @@ def train(
     if isinstance(trials, (list, tuple)):
         return [record.of_environment(e, plan.environments) for e in range(plan.environments)]
     return record
+
+
+def train_episodes(
+    model: ReferenceEpisodicLSTM | EpisodicLSTMComposition,
+    worlds: Worlds,
+    episodes: int,
+    *,
+    learning_rate: float = 1e-3,
+    gamma: float = 0.9,
+    entropy_weight: float = 0.05,
+    value_weight: float = 0.5,
+    max_gradient_norm: float | None = None,
+    actions: Any = None,
+    seed: int | Sequence[int] | None = None,
+    record_gradients: bool = False,
+    loss: Loss = "actor_critic",
+    after_episode: Callable[[int], None] | None = None,
+) -> Any:
+    """Train a model on the next episodes of an epoch, the environment in the loop: one update an episode.
+
+    A composition is trained by its own ``learn()`` in PsyNeuLink's PyTorch mode. Each update is of one episode of
+    all worlds, from the mean of their losses (A2C; Mnih et al., 2016), back through the whole episode. World e has
+    the memory of environment e. An epoch begins with ``worlds.begin_epoch()`` and ``model.clear_memory()``.
+
+    Args:
+        model: the reference or the composition.
+        worlds: M worlds of a task.
+        episodes: of each world; no more than the epoch has left.
+        learning_rate: Adam's.
+        gamma: discount of later rewards.
+        entropy_weight: weight of an entropy bonus in the actor-critic loss.
+        value_weight: weight of the critic's loss.
+        max_gradient_norm: gradients of all weights together are scaled down to this norm; None: as they are.
+        actions: (episodes · M, T) forced choices, row k · M + e that of episode k of world e.
+        seed: for what is drawn: initial states and choices.
+        record_gradients: keep each update's gradients, by the names of ``weights()``.
+        loss: ``actor_critic``, or a function of ``TrialTensors``; its targets are the actions taken.
+        after_episode: called with the number of the update, from 0.
+
+    Returns:
+        An ``EpisodeRecord`` with ``policy_loss`` and ``value_loss``.
+
+    Raises:
+        ValueError: model and task do not fit each other, the epoch has not so many episodes left, or a value is
+            outside its range.
+    """
+    _check_rate(learning_rate)
+    if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
+        raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
+    return model.learn_trials(
+        plan_episodes(model.config, worlds, episodes, actions, seed),
+        learning_rate=learning_rate,
+        loss=LossSettings(loss, gamma, entropy_weight, value_weight),
+        max_gradient_norm=max_gradient_norm,
+        record_gradients=record_gradients,
+        after_trial=after_episode,
+    )
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
+        raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")

@@ -1,0 +1,275 @@
+"""The environment in the loop: all paths of both models through equal episodes, step by step."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from eplstm.models import (
+    EpisodicLSTMComposition,
+    GeneralPathWarning,
+    ModelConfig,
+    NotTrainable,
+    Person,
+    ReferenceEpisodicLSTM,
+    train,
+    train_episodes,
+)
+from eplstm.tasks import BarcodeBandit, TwoStep, WaterMaze
+
+ATOL = 1e-10
+TASKS = {
+    "bandit": BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5),
+    "two-step": TwoStep(trials=8, barcode_bits=5),
+    "maze": WaterMaze(height=3, width=3, horizon=6, contexts=3, exposures=2, barcode_bits=5),
+}
+SEEN = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates")
+
+
+def config_for(task, **changes):
+    settings = {"hidden_size": 6, "memory_capacity": 20, "key": task.key_columns, "kernel": "cosine"}
+    return ModelConfig(input_size=task.input_size, n_actions=task.n_actions, **{**settings, **changes})
+
+
+def made_worlds(task, n=1, seed=0):
+    worlds = task.worlds([np.random.default_rng((seed, e)) for e in range(n)])
+    worlds.begin_epoch()
+    return worlds
+
+
+def models(config, general=False):
+    """Reference (float64) and composition with the same weights."""
+    composition = EpisodicLSTMComposition(config, seed=4)
+    composition.fast_path = not general
+    return ReferenceEpisodicLSTM(config, seed=4).double(), composition
+
+
+def assert_same(one, other, atol=ATOL):
+    for name in SEEN:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=atol, err_msg=name)
+    for name, values in one.facts.items():
+        np.testing.assert_array_equal(values, other.facts[name], err_msg=name)
+    for f in fields(one.trials):
+        if isinstance(getattr(one.trials, f.name), np.ndarray):
+            np.testing.assert_array_equal(getattr(one.trials, f.name), getattr(other.trials, f.name), err_msg=f.name)
+
+
+def assert_same_state(reference, composition, worlds):
+    for name, weight in reference.weights().items():
+        np.testing.assert_allclose(weight, composition.weights()[name], atol=ATOL, err_msg=name)
+    for e in range(worlds):
+        pairs = zip(reference.memory(environment=e), composition.memory(environment=e), strict=True)
+        for one, other in pairs:
+            np.testing.assert_allclose(one, other, atol=ATOL)
+
+
+# ---- the ladder --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+def test_learning(task, general):
+    """Policies, values, states, rewards, gradients and weights, over an epoch of updates."""
+    task = TASKS[task]
+    reference, composition = models(config_for(task, ties="newest"), general)
+    episodes = min(task.episodes, 5)
+    settings = {"learning_rate": 1e-2, "seed": 5, "max_gradient_norm": 0.5, "record_gradients": True}
+    one, other = (
+        train_episodes(m, made_worlds(task, 3), episodes, **settings) for m in (reference, composition)
+    )
+    assert_same(one, other)
+    for name in ("policy_loss", "value_loss"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=ATOL)
+    for name, gradient in one.gradients.items():
+        np.testing.assert_allclose(gradient, other.gradients[name], atol=ATOL, err_msg=name)
+    assert_same_state(reference, composition, 3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_running(task):
+    """Python mode, PyTorch mode on both paths, and the reference, one after the other through two episodes."""
+    task = TASKS[task]
+    reference, fast = models(config_for(task))
+    _, general = models(config_for(task), general=True)
+    _, python = models(config_for(task))
+    worlds = [made_worlds(task) for _ in range(4)]
+    for part in range(min(2, task.episodes)):
+        expected = reference.run_episodes(worlds[0], 1, seed=part)
+        assert_same(expected, fast.simulate_episodes(worlds[1], 1, seed=part))
+        assert_same(expected, general.simulate_episodes(worlds[2], 1, seed=part))
+        assert_same(expected, python.run_episodes(worlds[3], 1, seed=part))
+    for composition in (fast, general, python):
+        assert_same_state(reference, composition, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory_capacity": 2},
+        {"memory_capacity": 0},
+        {"repeated_key": "overwrite"},
+        {"retrieval": "average", "sharpness": 3.0},
+        {"kernel": "l2", "key": None},
+        {"kernel": "l1", "ties": "newest"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+def test_memories(changes, general):
+    task = TASKS["bandit"]
+    reference, composition = models(config_for(task, **changes), general)
+    one, other = (
+        train_episodes(m, made_worlds(task, 2), 12, learning_rate=1e-2, seed=1) for m in (reference, composition)
+    )
+    assert_same(one, other)
+    assert_same_state(reference, composition, 2)
+
+
+def test_recorded_actions():
+    """The actions of a record, forced on another model: its own luck does not matter."""
+    task = TASKS["two-step"]
+    reference, composition = models(config_for(task))
+    free = reference.run_episodes(made_worlds(task, 2), 1, seed=3)
+    again = composition.simulate_episodes(made_worlds(task, 2), 1, actions=free.action, seed=3)
+    assert_same(free, again)
+    for model in (reference, composition):
+        model.clear_memory()
+    records = [train_episodes(m, made_worlds(task, 2), 1, actions=free.action, seed=8) for m in (reference, composition)]
+    assert_same(*records)
+    np.testing.assert_array_equal(records[0].action, free.action)
+
+
+def test_episodes_are_trials_once_they_have_happened():
+    """What was seen, given to ``run_trials`` with the actions taken, gives the same states."""
+    task = TASKS["bandit"]
+    reference, _ = models(config_for(task))
+    record = reference.run_episodes(made_worlds(task), 12, seed=2)
+    reference.clear_memory()
+    again = reference.run_trials(record.trials, actions=record.action, seed=(2, 0))
+    for name in ("policy", "value", "hidden", "cell", "memory", "gates"):
+        np.testing.assert_allclose(getattr(record, name), getattr(again, name), atol=1e-12)
+
+
+def test_a_world_is_the_same_alone_and_among_others():
+    task = TASKS["bandit"]
+    reference, composition = models(config_for(task))
+    together = composition.simulate_episodes(made_worlds(task, 3), 12, seed=6)
+    alone = reference.run_episodes(made_worlds(task, 1), 12, seed=6)
+    assert_same(together.of_environment(0, 3), alone)
+
+
+def test_memories_that_are_not_equally_full():
+    """Worlds that have had different numbers of entries are matched one by one, and go on side by side."""
+    task = TASKS["bandit"]
+    reference, composition = models(config_for(task))
+    rng = np.random.default_rng(0)
+    entries = rng.random((2, task.key_columns[1])), rng.random((2, 6))
+    for model in (reference, composition):
+        model.set_memory(*entries, environment=1)
+    one, other = (m.simulate_episodes if m is composition else m.run_episodes for m in (reference, composition))
+    assert_same(one(made_worlds(task, 2), 12, seed=6), other(made_worlds(task, 2), 12, seed=6))
+
+
+def test_a_changed_graph_is_trained_as_it_is_run():
+    """The general path: a gain of the actor, which the reference does not have, in learn() and in run()."""
+    task = TASKS["bandit"]
+    _, changed = models(config_for(task))
+    changed.actor.function.gain = 0.5
+    with pytest.warns(GeneralPathWarning):
+        trained = train_episodes(changed, made_worlds(task), 12, learning_rate=0.0, seed=1)
+    changed.clear_memory()
+    assert_same(trained, changed.run_episodes(made_worlds(task), 12, seed=1))
+
+
+def test_it_learns():
+    """A bandit of two arms whose good one is the same all the time: half an hour of pulls, and it is found."""
+    task = BarcodeBandit(arms=2, contexts=2, exposures=20, pulls=5, p_good=1.0, p_bad=0.0, barcode_bits=4)
+    _, composition = models(config_for(task, hidden_size=16, memory_capacity=40, ties="newest"))
+    worlds = made_worlds(task, 16)
+    first = last = 0.0
+    for epoch in range(8):
+        if epoch:
+            worlds.begin_epoch()
+        composition.clear_memory()
+        record = train_episodes(composition, worlds, 40, learning_rate=5e-3, seed=epoch)
+        first, last = (record.reward[:, 0].mean(), record.reward[:, -1].mean())
+    assert last > 0.9 and first > 0.6
+
+
+# ---- what is told, and what is refused ---------------------------------------------------------------
+
+
+def test_record():
+    task = TASKS["bandit"]
+    _, composition = models(config_for(task))
+    calls = []
+    record = train_episodes(composition, made_worlds(task, 2), 3, seed=0, after_episode=calls.append)
+    assert calls == [0, 1, 2] and len(record) == 6
+    assert record.trials.inputs.shape == (6, 4, task.input_size)
+    assert record.trials.encode[:, -1].all() and not record.trials.encode[:, :-1].any()
+    np.testing.assert_array_equal(record.reward, record.facts["reward"])
+    np.testing.assert_array_equal(record.action, record.facts["action"])
+    np.testing.assert_array_equal(record.trials.inputs[:, 1:, -1], record.reward[:, :-1])
+    second = record.of_environment(1, 2)
+    np.testing.assert_array_equal(second.facts["good_arm"], record.facts["good_arm"][1::2])
+    np.testing.assert_array_equal(second.trials.context, record.trials.context[1::2])
+
+
+def test_what_does_not_fit():
+    task = TASKS["bandit"]
+    reference, composition = models(config_for(task))
+    worlds = made_worlds(task, 2)
+    with pytest.raises(ValueError, match="episodes must lie between 1 and the 12 that the epoch has left; got 13"):
+        reference.run_episodes(worlds, 13)
+    with pytest.raises(ValueError, match="runs one world at a time.*got 2"):
+        composition.run_episodes(worlds, 1)
+    with pytest.raises(ValueError, match=r"actions must have the shape \(episodes · M, T\) = \(4, 4\)"):
+        reference.run_episodes(worlds, 2, actions=np.zeros((2, 4), int))
+    other = ReferenceEpisodicLSTM(config_for(replace(task, barcode_bits=6)))
+    with pytest.raises(ValueError, match="The worlds have 9 input columns, the model 10"):
+        other.run_episodes(worlds, 1)
+    with pytest.raises(ValueError, match="max_gradient_norm must be"):
+        train_episodes(reference, worlds, 1, max_gradient_norm=0.0)
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        train_episodes(reference, worlds, 1, learning_rate=-1.0)
+    for model in (reference, composition):
+        model.person = Person(gate_bias=1.0)
+    for call in (reference.run_episodes, composition.simulate_episodes):
+        with pytest.raises(ValueError, match="differs from the trained agent in gate_bias"):
+            call(worlds, 1)
+    assert worlds.episode is None  # nothing was begun
+
+
+def test_a_model_with_others_in_it_is_refused():
+    task = TASKS["bandit"]
+    import psyneulink as pnl
+
+    _, composition = models(config_for(task))
+    inner = pnl.AutodiffComposition([pnl.ProcessingMechanism(name="within")], name="inside")
+    composition.add_node(inner)
+    with pytest.raises((NotTrainable, ValueError)), pytest.warns(GeneralPathWarning):
+        train_episodes(composition, made_worlds(task), 1)
+
+
+def test_clipping_scales_all_gradients_alike():
+    task = TASKS["bandit"]
+    free, clipped = (models(config_for(task))[1] for _ in range(2))
+    whole = train_episodes(free, made_worlds(task), 1, seed=1, record_gradients=True).gradients
+    cut = train_episodes(clipped, made_worlds(task), 1, seed=1, record_gradients=True, max_gradient_norm=0.01)
+    norm = np.sqrt(sum((g**2).sum() for g in whole.values()))
+    assert norm > 0.01
+    for name, gradient in cut.gradients.items():
+        np.testing.assert_allclose(gradient, whole[name] * 0.01 / (norm + 1e-6), atol=1e-12)
+    assert torch.get_num_threads() == 1
+
+
+def test_trials_and_episodes_in_turns(make_trials):
+    """A model that has been trained in the loop trains on trials again, and the other way round."""
+    task = TASKS["bandit"]
+    reference, composition = models(config_for(task))
+    trials = make_trials(n=3, steps=4, size=task.input_size, n_actions=3)
+    for _ in range(2):
+        for model in (reference, composition):
+            train(model, trials, seed=2, learning_rate=1e-2)
+            train_episodes(model, made_worlds(task, 2), 2, seed=1, learning_rate=1e-2)
+    assert_same_state(reference, composition, 2)
