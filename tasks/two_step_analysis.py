@@ -156,8 +156,9 @@ def stay_effects(trials: pd.DataFrame, *, correct: bool = True, level: float = 0
                 }
             )
         )
+    present = set(trials["condition"])
     effects = pd.concat(parts).set_index(["condition", "effect"])
-    return effects.reindex([c for c in CONDITIONS if c in effects.index.levels[0]], level="condition")
+    return effects.reindex([c for c in CONDITIONS if c in present], level="condition")
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
