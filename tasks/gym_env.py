@@ -83,7 +83,7 @@ class TaskEnv(gymnasium.Env):
         self.observation_space, self.action_space = _spaces(task)
         # The recipe for another one like this: Gymnasium's checker and its vector environments ask for it.
         name = type(task.choice if isinstance(task, _Blocks) else task).__name__
-        self.spec = EnvSpec(f"eplstm/{name}-v0", entry_point=TaskEnv, kwargs={"task": task})
+        self.spec = EnvSpec(f"eplstm/{name}-v0", entry_point=f"{__name__}:TaskEnv", kwargs={"task": task})
         self._worlds: Worlds | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
