@@ -110,7 +110,14 @@ def brute_force(arms, pulls, p_good, p_bad):
     return best(np.full(arms, 1 / arms), pulls)
 
 
-CASES = [(2, 4, 0.9, 0.1), (3, 4, 0.9, 0.1), (3, 4, 0.6, 0.5), (3, 3, 1.0, 0.0), (4, 3, 0.7, 0.0), (2, 3, 1.0, 0.4)]
+CASES = [
+    (2, 4, 0.9, 0.1),
+    (3, 4, 0.9, 0.1),
+    (3, 4, 0.6, 0.5),
+    (3, 3, 1.0, 0.0),
+    (4, 3, 0.7, 0.0),
+    (2, 3, 1.0, 0.4),
+]
 
 
 @pytest.mark.parametrize(("arms", "pulls", "p_good", "p_bad"), CASES)
