@@ -51,7 +51,9 @@ def assert_same(one, other, atol=ATOL):
         np.testing.assert_array_equal(values, other.facts[name], err_msg=name)
     for f in fields(one.trials):
         if isinstance(getattr(one.trials, f.name), np.ndarray):
-            np.testing.assert_array_equal(getattr(one.trials, f.name), getattr(other.trials, f.name), err_msg=f.name)
+            np.testing.assert_array_equal(
+                getattr(one.trials, f.name), getattr(other.trials, f.name), err_msg=f.name
+            )
 
 
 def assert_same_state(reference, composition, worlds):
@@ -74,9 +76,7 @@ def test_learning(task, general):
     reference, composition = models(config_for(task, ties="newest"), general)
     episodes = min(task.episodes, 5)
     settings = {"learning_rate": 1e-2, "seed": 5, "max_gradient_norm": 0.5, "record_gradients": True}
-    one, other = (
-        train_episodes(m, made_worlds(task, 3), episodes, **settings) for m in (reference, composition)
-    )
+    one, other = (train_episodes(m, made_worlds(task, 3), episodes, **settings) for m in (reference, composition))
     assert_same(one, other)
     for name in ("policy_loss", "value_loss"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=ATOL)
@@ -134,7 +134,9 @@ def test_recorded_actions():
     assert_same(free, again)
     for model in (reference, composition):
         model.clear_memory()
-    records = [train_episodes(m, made_worlds(task, 2), 1, actions=free.action, seed=8) for m in (reference, composition)]
+    records = [
+        train_episodes(m, made_worlds(task, 2), 1, actions=free.action, seed=8) for m in (reference, composition)
+    ]
     assert_same(*records)
     np.testing.assert_array_equal(records[0].action, free.action)
 
