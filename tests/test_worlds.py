@@ -194,9 +194,9 @@ def test_bad_actions(task, actions, message):
 @every_task
 def test_the_order_of_calls(task):
     worlds = task.worlds(generators(2))
-    with pytest.raises(ValueError, match="begin_epoch.* must come before"):
+    with pytest.raises(ValueError, match=r"begin_epoch.* must come before"):
         worlds.begin_episode()
-    with pytest.raises(ValueError, match="no episode is under way.*begin_episode"):
+    with pytest.raises(ValueError, match=r"no episode is under way.*begin_episode"):
         worlds.act(np.zeros(2, int))
     worlds.begin_epoch()
     with pytest.raises(ValueError, match="no episode is under way"):
@@ -216,17 +216,17 @@ def test_the_order_of_calls(task):
 
 @pytest.mark.parametrize("rngs", [None, 3, np.random.default_rng(0), (r for r in generators(2))])
 def test_generators_come_in_a_list(rngs):
-    with pytest.raises(TypeError, match="rngs must be a list of numpy.random.Generator"):
+    with pytest.raises(TypeError, match=r"rngs must be a list of numpy.random.Generator"):
         TASKS[0].worlds(rngs)
 
 
 def test_each_world_has_a_generator_of_its_own():
     rng = np.random.default_rng(0)
-    with pytest.raises(TypeError, match="each world needs a numpy.random.Generator.*got int"):
+    with pytest.raises(TypeError, match=r"each world needs a numpy.random.Generator.*got int"):
         TASKS[0].worlds([rng, 3])
     with pytest.raises(ValueError, match="at least one generator"):
         TASKS[0].worlds([])
-    with pytest.raises(ValueError, match="share a generator.*spawn"):
+    with pytest.raises(ValueError, match=r"share a generator.*spawn"):
         TASKS[0].worlds([rng, rng])
 
 
