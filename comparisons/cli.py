@@ -29,6 +29,7 @@ from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
 from .benchmark_cases import BenchmarkSettings
 from .fitting import commands as fitting
+from .reproduction import commands as reproduction
 from .runs import Interrupted, ModelKind, fresh_accuracy, train_run
 from .settings import RunSettings
 
@@ -153,6 +154,7 @@ Command = (
     | Annotated[fitting.CompareModels, tyro.conf.subcommand("compare-models")]
     | Annotated[fitting.Predict, tyro.conf.subcommand("predict")]
     | Annotated[fitting.Recover, tyro.conf.subcommand("recover")]
+    | Annotated[reproduction.Reproduce, tyro.conf.subcommand("reproduce")]
 )
 
 
@@ -320,6 +322,7 @@ FUNCTIONS: dict[type, Callable[..., int]] = {
     fitting.CompareModels: fitting.compare_models,
     fitting.Predict: fitting.predict,
     fitting.Recover: fitting.recover,
+    reproduction.Reproduce: reproduction.reproduce,
 }
 
 

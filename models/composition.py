@@ -22,7 +22,7 @@ It shares no computation with the reference: each checks the other.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -510,7 +510,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         worlds: Worlds,
         episodes: int,
         actions: np.ndarray | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         context: Any = None,
     ) -> EpisodeRecord:
         """Run the next episodes of an epoch in PsyNeuLink's Python mode, the environment in the loop.
@@ -566,7 +566,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         worlds: Worlds,
         episodes: int,
         actions: np.ndarray | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         context: Any = None,
     ) -> EpisodeRecord:
         """Run the next episodes of an epoch without learning, in PyTorch mode, in M worlds at once.

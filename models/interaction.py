@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..tasks.trials import Trials
+from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
 from .records import TrialPlan, TrialRecord, choose, plan_environments
 
@@ -54,12 +54,12 @@ class Interaction:
     @property
     def retrieve(self) -> np.ndarray:
         """(M,) bool: whether the memory is read at this step."""
-        return self.worlds.retrieve
+        return self.worlds.retrieve & self.worlds.reads
 
     @property
     def encode(self) -> np.ndarray:
         """(M,) bool: whether (key, c_t) is stored at this step."""
-        return self.worlds.encode
+        return self.worlds.encode & self.worlds.stores
 
     def begin(self, first: int) -> None:
         """Begin the next episode of all worlds; it is rows first ... first + M − 1."""
@@ -114,19 +114,48 @@ class EpisodeRecord(TrialRecord):
     ``encounter``, the exposure. Run again with ``actions`` of this record, they give the same."""
     facts: dict[str, np.ndarray] = field(default_factory=dict)
     """What the task tells of each step, by name, each (n, T)."""
+    worlds: int = 1
+    """M"""
+
+    def by_world(self) -> dict[str, np.ndarray]:
+        """The facts in the form of ``eplstm.tasks.play``, which the analyses of the tasks take.
+
+        Each (episodes, M, T); and ``context`` and ``exposure`` of each episode, (episodes, M).
+        """
+        assert self.trials is not None
+        found: dict[str, np.ndarray] = {
+            name: values.reshape(-1, self.worlds, values.shape[1]) for name, values in self.facts.items()
+        }
+        for name, values in (("context", self.trials.context), ("exposure", self.trials.encounter)):
+            assert values is not None
+            found[name] = values.reshape(-1, self.worlds)
+        return found
 
     def of_environment(self, environment: int, environments: int) -> EpisodeRecord:
         """The episodes of one of the worlds."""
         rows = slice(environment, None, environments)
         cut = super().of_environment(environment, environments)
         facts = {name: values[rows] for name, values in self.facts.items()}
-        return replace(cut, trials=None if self.trials is None else self.trials[rows], facts=facts)  # type: ignore[return-value]
+        trials = None if self.trials is None else self.trials[rows]
+        return replace(cut, trials=trials, facts=facts, worlds=1)  # type: ignore[call-arg, return-value]
+
+    @staticmethod
+    def concatenate(records: list[TrialRecord]) -> EpisodeRecord:
+        """One record of all episodes, in order."""
+        episodes = [record for record in records if isinstance(record, EpisodeRecord)]
+        whole = TrialRecord.concatenate(records)
+        of_trials = {f.name: getattr(whole, f.name) for f in fields(TrialRecord)}
+        seen = [record.trials for record in episodes if record.trials is not None]
+        facts = {name: np.concatenate([r.facts[name] for r in episodes]) for name in episodes[0].facts}
+        trials = concatenate(seen) if len(seen) == len(records) else None
+        return EpisodeRecord(**of_trials, trials=trials, facts=facts, worlds=episodes[0].worlds)
 
     @classmethod
     def of(cls, record: TrialRecord, interaction: Interaction) -> EpisodeRecord:
         """A record of trials with what the worlds say of them."""
         of_trials = {f.name: getattr(record, f.name) for f in fields(TrialRecord)}
-        return cls(**of_trials, trials=interaction.trials(), facts=interaction.facts)
+        worlds = interaction.worlds.n
+        return cls(**of_trials, trials=interaction.trials(), facts=interaction.facts, worlds=worlds)
 
 
 def plan_episodes(

@@ -157,7 +157,9 @@ def plan_environments(
     return TrialPlan(
         trials=concatenate(list(environments))[order],
         actions=None if actions is None else interleaved("actions"),
-        **{name: interleaved(name) for name in ("luck", "h0", "c0")},
+        luck=interleaved("luck"),
+        h0=interleaved("h0"),
+        c0=interleaved("c0"),
         environments=count,
     )
 

@@ -27,7 +27,7 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -342,7 +342,11 @@ class ReferenceEpisodicLSTM(nn.Module):
         return self._record(plan, outcomes)
 
     def run_episodes(
-        self, worlds: Worlds, episodes: int, actions: np.ndarray | None = None, seed: int | None = None
+        self,
+        worlds: Worlds,
+        episodes: int,
+        actions: np.ndarray | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> EpisodeRecord:
         """Run the next episodes of an epoch without learning, the environment in the loop; memories go on.
 

@@ -86,6 +86,10 @@ class Worlds(ABC):
     """(M, D) float: x_t of the present step. A new array at each step. After the last step, what would follow."""
     context: np.ndarray
     """(M,) int: the context of the present episode, from 0; the numbers are those of the epoch."""
+    reads: bool = True
+    """False lesions the agent: it retrieves nothing, whatever ``retrieve`` says."""
+    stores: bool = True
+    """False: it encodes nothing."""
     exposure: np.ndarray
     """(M,) int: how often the epoch has shown the context, this episode included (1, 2, ...)."""
 

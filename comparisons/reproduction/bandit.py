@@ -1,0 +1,213 @@
+"""The barcode bandit: what was found out about a barcode's arms is there at its next exposure's first pull."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ...models import EpisodeRecord
+from ...tasks import BarcodeBandit
+from ...tasks.barcode_bandit import with_memory, without_memory
+from .drawing import band, dress, level
+from .study import (
+    EPLSTM,
+    INTACT,
+    LSTM,
+    RETRIEVAL_OFF,
+    Claim,
+    Figure,
+    Found,
+    Measures,
+    Study,
+    act_in_worlds,
+    agents_of,
+    as_text,
+    mean_and_half,
+    means_by,
+    of_seeds,
+    states_of,
+    train_in_worlds,
+)
+from .training import LoopSettings
+
+TASK = BarcodeBandit()
+AT_CHANCE = 0.03
+"""How far from chance, as expected reward, counts as at chance."""
+
+
+def measure(record: EpisodeRecord, task: BarcodeBandit) -> Measures:
+    """By exposure and pull, (exposures, pulls): expected reward of the arm pulled, and the reinstatement gate."""
+    assert record.trials is not None and record.trials.encounter is not None
+    exposure = record.trials.encounter
+    return {
+        "expected": means_by(exposure, record.facts["expected"], task.exposures),
+        "gate": means_by(exposure, record.gates[:, :, 3].mean(-1), task.exposures),
+    }
+
+
+def claims(study: Study, found: Found) -> list[Claim]:
+    """What is claimed, and what came of it."""
+    task = study.task
+    assert isinstance(task, BarcodeBandit)
+    made = []
+    if any(agent == EPLSTM for agent, _ in found):
+        ep = of_seeds(found, EPLSTM, "expected")
+        ratio = ep[:, 1:, 0] / ep[:, :-1, -1]
+        worst = ratio.mean(0).argmin()
+        made.append(
+            Claim(
+                "epLSTM's first pull takes up where the exposure before left off: at least .95 of its last pull, "
+                "at each exposure from the second",
+                f"least at exposure {worst + 2}: {as_text(ratio[:, worst])}",
+                bool(ratio.mean(0).min() >= 0.95),
+            )
+        )
+        late = ep[:, 4:, 0]
+        made.append(
+            Claim(
+                "its first pull is above .85 from the fifth exposure on",
+                f"least at exposure {late.mean(0).argmin() + 5}: {as_text(late[:, late.mean(0).argmin()])}",
+                bool(late.shape[1] and late.mean(0).min() > 0.85),
+            )
+        )
+        off = of_seeds(found, EPLSTM, "expected", RETRIEVAL_OFF)[:, 1:, 0]
+        made.append(
+            Claim(
+                "without retrieval (lesion), its first pull is at chance at later exposures",
+                f"exposures 2 to {task.exposures}: {as_text(off.mean(1))}; chance {task.chance:.2f}",
+                bool(abs(off.mean() - task.chance) <= AT_CHANCE),
+            )
+        )
+    if any(agent == LSTM for agent, _ in found):
+        first = of_seeds(found, LSTM, "expected")[:, :, 0]
+        far = abs(first.mean(0) - task.chance).argmax()
+        made.append(
+            Claim(
+                "the plain LSTM explores anew: its first pull is at chance at every exposure",
+                f"farthest at exposure {far + 1}: {as_text(first[:, far])}; chance {task.chance:.2f}",
+                bool(abs(first.mean(0) - task.chance).max() <= AT_CHANCE),
+            )
+        )
+    if agents_of(found) == [EPLSTM, LSTM]:
+        ep, plain = (of_seeds(found, agent, "expected")[:, 0, -1] for agent in (EPLSTM, LSTM))
+        best = without_memory(task)[-1]
+        made.append(
+            Claim(
+                "epLSTM explores as well as the plain LSTM on first exposures: within .05 at the last pull",
+                f"epLSTM {as_text(ep)}, LSTM {as_text(plain)}; best without memory {best:.2f}",
+                bool(ep.mean() >= plain.mean() - 0.05),
+            )
+        )
+    return made
+
+
+def tables(study: Study, found: Found) -> dict[str, pd.DataFrame]:
+    """Expected reward by agent, state, exposure and pull, with 95 % intervals over seeds."""
+    rows = []
+    for agent, state in states_of(found):
+        mean, half = mean_and_half(of_seeds(found, agent, "expected", state))
+        gate = of_seeds(found, agent, "gate", state).mean(0)
+        rows += [
+            {
+                "agent": agent,
+                "state": state,
+                "exposure": e + 1,
+                "pull": p + 1,
+                "expected_reward": mean[e, p],
+                "lower": mean[e, p] - half[e, p],
+                "upper": mean[e, p] + half[e, p],
+                "gate": gate[e, p],
+            }
+            for e in range(mean.shape[0])
+            for p in range(mean.shape[1])
+        ]
+    return {"expected_reward": pd.DataFrame(rows)}
+
+
+def figures(study: Study, found: Found) -> list[Figure]:
+    """Reward by pull and exposure, regret, and the gate."""
+    task = study.task
+    assert isinstance(task, BarcodeBandit)
+    shown = sorted({1, 2, 3, 5, task.exposures} & set(range(1, task.exposures + 1)))
+    pulls = np.arange(1, task.pulls + 1)
+
+    def rewards(axes: Sequence[Axes]) -> None:
+        for ax, agent in zip(axes, agents_of(found), strict=True):
+            samples = of_seeds(found, agent, "expected")
+            for place, exposure in enumerate(shown):
+                band(ax, pulls, samples[:, exposure - 1], f"exposure {exposure}", place, len(shown))
+            level(ax, task.informed, "knows the arm")
+            ax.plot(pulls, without_memory(task), ":", color="#767676", linewidth=1.4, label="best without memory")
+            level(ax, task.chance, "chance")
+            dress(ax, agent, "Pull", "Expected reward", legend=agent == agents_of(found)[0])
+            ax.set_ylim(0, 1)
+
+    def regret(axes: Sequence[Axes]) -> None:
+        exposures = np.arange(1, task.exposures + 1)
+        for place, agent in enumerate(agents_of(found)):
+            lost = (task.informed - of_seeds(found, agent, "expected")).sum(-1)
+            band(axes[0], exposures, lost, agent, place)
+        best = (task.informed - with_memory(task)).sum(-1)
+        axes[0].plot(exposures, best, ":", color="#767676", linewidth=1.4, label="forgets nothing")
+        dress(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost")
+        axes[0].set_ylim(bottom=0)
+        first = np.arange(1, task.exposures + 1)
+        states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT)]
+        for place, (agent, state) in enumerate(states):
+            if agent in agents_of(found):
+                name = agent if state == INTACT else f"{agent}, {state}"
+                band(axes[1], first, of_seeds(found, agent, "expected", state)[:, :, 0], name, place)
+        level(axes[1], task.chance, "chance")
+        dress(axes[1], "First pull", "Exposure", "Expected reward")
+        axes[1].set_ylim(0, 1)
+
+    def gates(axes: Sequence[Axes]) -> None:
+        samples = of_seeds(found, EPLSTM, "gate")
+        for place, exposure in enumerate(shown):
+            band(axes[0], pulls, samples[:, exposure - 1], f"exposure {exposure}", place, len(shown))
+        dress(axes[0], "Reinstatement gate of the epLSTM", "Pull", "Mean of r_t")
+
+    made = [
+        Figure(
+            "reward",
+            "Reward by pull and exposure",
+            "Expected reward of the arm that is pulled; bands are 95 % intervals over seeds. The epLSTM takes up "
+            "at its first pull where it left off; the LSTM looks for the good arm anew.",
+            len(agents_of(found)),
+            rewards,
+        ),
+        Figure(
+            "regret",
+            "Regret, and the first pull",
+            "Left: expected rewards lost against who knows the arm. Right: the first pull of each exposure, for "
+            "which nothing but memory can help.",
+            2,
+            regret,
+        ),
+    ]
+    if EPLSTM in agents_of(found):
+        caption = "Mean over units. At first exposures nothing that is stored helps."
+        made.append(Figure("gate", "When memory is reinstated", caption, 1, gates))
+    return made
+
+
+STUDY = Study(
+    name="bandit",
+    about="Barcode bandit: in an epoch, 10 barcodes come 10 times each, and each has one good arm of 10. An agent "
+    "with episodic memory is to exploit at the second exposure what a plain recurrent agent must explore again.",
+    task=TASK,
+    training_task=BarcodeBandit(exposures=3),
+    full=LoopSettings(updates=30_000),
+    fast=LoopSettings(updates=300, worlds=16, hidden_size=32),
+    fresh_worlds=100,
+    fresh_epochs=1,
+    measure=measure,
+    claims=claims,
+    tables=tables,
+    figures=figures,
+    train=train_in_worlds,
+    act=act_in_worlds,
+)

@@ -1,0 +1,128 @@
+"""``eplstm reproduce``: train agents on a task of the paper, measure them, and say which of its claims hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+from rich.console import Console
+
+from ..fitting.commands import Where, check_folder, told
+from ..fitting.fit_report import Page
+from ..fitting.pieces import Piece, progress_bar, run_pieces
+from ..report import html_table
+from .studies import STUDIES
+from .study import EPLSTM, LSTM, Claim, Found, Study, train_and_measure
+
+TaskName = Literal["contextual-choice", "bandit", "two-step", "water-maze"]
+
+
+@dataclass(frozen=True)
+class Reproduce(Where):
+    """Train agents on a task of the paper over several seeds, measure them in fresh worlds, and write a report.
+
+    Finished agents are kept, and training goes on from checkpoints: give the same command again to go on.
+    """
+
+    task: Annotated[TaskName, tyro.conf.Positional] = "bandit"
+    """The task."""
+    out: Path = Path("results/reproduction")
+    """Folder; the task has one of its own in it."""
+    seeds: int = 5
+    """Agents of each kind."""
+    agents: tuple[Literal["epLSTM", "LSTM"], ...] = (EPLSTM, LSTM)
+    """Which kinds: with and without episodic memory, of the same budget."""
+    fast: bool = False
+    """A look in a minute or two: agents are hardly trained, and claims will not hold."""
+    overwrite: bool = False
+    """Start anew in place of what is there."""
+
+
+def reproduce(command: Reproduce, console: Console) -> int:
+    """``eplstm reproduce``."""
+    if command.seeds < 1:
+        raise ValueError(f"reproduce: seeds must be at least 1; got {command.seeds}.")
+    study = STUDIES[command.task]
+    out = command.out / command.task
+    check_folder(out, command.overwrite)
+    pieces = [
+        Piece(
+            f"{agent}, seed {seed}",
+            {
+                "study": command.task,
+                "agent": agent,
+                "seed": seed,
+                "fast": command.fast,
+                "folder": str((out / "agents" / f"{agent}-{seed}").absolute()),
+            },
+        )
+        for seed in range(command.seeds)
+        for agent in command.agents
+    ]
+    with progress_bar(console, "Agents") as bar:
+        done = run_pieces(
+            train_and_measure,
+            pieces,
+            store=out / "pieces",
+            where=command.place(),
+            progress=bar,
+            overwrite=command.overwrite,
+        )
+    if done.failures:
+        console.print(done.summary(), style="red")
+    found: Found = {
+        (agent, seed): done.results[name]
+        for agent in command.agents
+        for seed in range(command.seeds)
+        if (name := f"{agent}, seed {seed}") in done.results
+    }
+    if not found:
+        raise ValueError("reproduce: no agent could be trained; the tracebacks are in the folder of the pieces.")
+    with told(console, out):
+        claims = write_report(out, study, found, command)
+    for claim in claims:
+        holds = "holds   " if claim.holds else "does not"
+        console.print(f"{holds}  {claim.claim}: {claim.measured}", highlight=False)
+    return int(bool(done.failures))
+
+
+def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> list[Claim]:
+    """Write the report; the claims."""
+    page = Page(out)
+    settings = study.settings(command.fast)
+    page.text(study.about)
+    if command.fast:
+        page.text("The fast setting: agents are hardly trained, and claims are not expected to hold.", bad=True)
+    claims = study.claims(study, found)
+    page.heading("What is claimed, and what was measured")
+    page.text(f"Means over {command.seeds} seeds with 95 % intervals (t), in worlds that nobody was trained in.")
+    page.table("claims", pd.DataFrame([asdict(claim) for claim in claims]))
+    for figure in study.figures(study, found):
+        page.figure(figure.name, figure.title, figure.caption, figure.panels, figure.draw)
+    page.heading("Numbers")
+    for name, numbers in study.tables(study, found).items():
+        page.table(name, numbers, numbers.head(12), digits=3)
+    page.heading("Training")
+    seconds = [plain["seconds"] for plain in found.values()]
+    page.text(
+        f"{len(seconds)} agents, each trained through PsyNeuLink's learn(), took {np.sum(seconds) / 60:.0f} min "
+        f"of one core together ({np.median(seconds):.0f} s an agent). One update is from an episode of all worlds."
+    )
+    page.parts.append(html_table(("setting", "value"), [(n, str(v)) for n, v in asdict(settings).items()]))
+    page.parts.append(
+        html_table(
+            ("task", "value"),
+            [(n, str(v)) for n, v in asdict(study.task).items()]
+            + [
+                (f"{n}, in training", str(v))
+                for n, v in asdict(study.training_task).items()
+                if v != getattr(study.task, n)
+            ],
+        )
+    )
+    page.write(f"Reproduction: {study.name}", command)
+    return claims

@@ -1,0 +1,193 @@
+"""Training an agent in the worlds of a task, and letting it act in fresh ones.
+
+Epoch k of training is drawn from the seed (seed, k) alone, so an interrupted run goes on exactly as it would have
+gone on. Fresh worlds are drawn from other seeds than those of training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...models import EpisodeRecord, EpisodicLSTMComposition, ModelConfig, load_model, save_model, train_episodes
+from ...tasks.environment import Task
+
+SAVE_AFTER = 30.0
+"""Seconds of training between two checkpoints."""
+TRAINING, FRESH = 0, 1
+"""What seeds of training and of fresh worlds begin with, so that they never meet."""
+POINTER = "progress.json"
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How an agent is trained in parallel worlds (A2C: one update from an episode of all of them)."""
+
+    updates: int
+    """Updates; the last epoch is trained to its end."""
+    worlds: int = 64
+    """Parallel worlds, M."""
+    hidden_size: int = 64
+    """Hidden units, H."""
+    memory_capacity: int = 100
+    """Entries of the episodic memory of each world."""
+    learning_rate: float = 3e-3
+    """Adam's, at the beginning."""
+    learning_rate_end: float = 0.1
+    """What share of it is left at the end; in between it falls exponentially."""
+    gamma: float = 0.9
+    """Discount of later rewards."""
+    entropy_weight: float = 0.05
+    """Weight of the entropy bonus, at the beginning."""
+    entropy_end: float = 0.02
+    """What share of it is left at the end; in between it falls exponentially."""
+    value_weight: float = 0.5
+    """Weight of the critic's loss."""
+    max_gradient_norm: float | None = None
+    """Gradients of all weights together are scaled down to this norm."""
+
+    def share(self, update: int, end: float) -> float:
+        """What is left of a quantity that falls to the share ``end`` by the last update."""
+        return end ** min(update / self.updates, 1.0)
+
+    def config(self, task: Task, memory: bool) -> ModelConfig:
+        """Of an agent with or without episodic memory: cosine, the barcode as key, the newest of equal keys."""
+        return ModelConfig(
+            input_size=task.input_size,
+            hidden_size=self.hidden_size,
+            n_actions=task.n_actions,
+            memory_capacity=self.memory_capacity if memory else 0,
+            kernel="cosine",
+            key=task.key_columns,
+            ties="newest",
+        )
+
+
+def worlds_of(task: Task, count: int, *seed: int) -> Any:
+    """``count`` worlds at the beginning of an epoch, each with a generator of its own."""
+    worlds = task.worlds([np.random.default_rng((*seed, e)) for e in range(count)])
+    worlds.begin_epoch()
+    return worlds
+
+
+def train_agent(
+    task: Task,
+    config: ModelConfig,
+    settings: LoopSettings,
+    seed: int,
+    folder: str | os.PathLike[str] | None = None,
+    after_epoch: Callable[[int, float], object] | None = None,
+) -> tuple[EpisodicLSTMComposition, np.ndarray]:
+    """Train a composition, through PsyNeuLink's ``learn()``, one call an epoch.
+
+    Args:
+        task: whose worlds it is trained in.
+        config: the agent.
+        settings: of training.
+        seed: of weights, worlds and draws.
+        folder: keeps checkpoints, from which the same call goes on; None: none.
+        after_epoch: called with the updates so far, and the mean reward of a step in the epoch.
+
+    Returns:
+        The agent, and the mean reward of a step in each epoch.
+    """
+    model, history = EpisodicLSTMComposition(config, seed=seed), []
+    place = None if folder is None else _Checkpoints(Path(folder))
+    if place is not None and (kept := place.latest()) is not None:
+        model, history = kept
+    saved = time.monotonic()
+    while (update := len(history) * task.episodes) < settings.updates:
+        epoch = len(history)
+        worlds = worlds_of(task, settings.worlds, TRAINING, seed, epoch)
+        model.clear_memory()
+        record = train_episodes(
+            model,
+            worlds,
+            task.episodes,
+            learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
+            gamma=settings.gamma,
+            entropy_weight=settings.entropy_weight * settings.share(update, settings.entropy_end),
+            value_weight=settings.value_weight,
+            max_gradient_norm=settings.max_gradient_norm,
+            seed=(TRAINING, seed, epoch),
+        )
+        history.append(float(record.reward.mean()))
+        if after_epoch is not None:
+            after_epoch(update + task.episodes, history[-1])
+        if place is not None and time.monotonic() - saved > SAVE_AFTER:
+            place.keep(model, history)
+            saved = time.monotonic()
+    if place is not None:
+        place.keep(model, history)
+    model.clear_memory()
+    return model, np.array(history)
+
+
+class _Checkpoints:
+    """Checkpoints in a folder: a new one is whole before the old one goes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def latest(self) -> tuple[EpisodicLSTMComposition, list[float]] | None:
+        """The agent, and the course of its training."""
+        pointer = self.folder / POINTER
+        if not pointer.is_file():
+            return None
+        history = json.loads(pointer.read_text())["history"]
+        return load_model(self._of(len(history)), "composition"), history
+
+    def keep(self, model: EpisodicLSTMComposition, history: list[float]) -> None:
+        """Keep the agent as it is now."""
+        save_model(model, self._of(len(history)), overwrite=True)
+        new = self.folder / f"{POINTER}.new"
+        new.write_text(json.dumps({"history": history}))
+        os.replace(new, self.folder / POINTER)
+        for other in self.folder.glob("epoch-*"):
+            if other != self._of(len(history)):
+                shutil.rmtree(other)
+
+    def _of(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}"
+
+
+def act_in_fresh_worlds(
+    model: EpisodicLSTMComposition,
+    task: Task,
+    worlds: int,
+    seed: int,
+    epochs: int = 1,
+    *,
+    retrieve: bool = True,
+    encode: bool = True,
+) -> EpisodeRecord:
+    """Let an agent act, without learning, through whole epochs that it has not been trained on.
+
+    Args:
+        model: the agent; its memory is empty afterwards.
+        task: whose worlds.
+        worlds: how many, side by side.
+        seed: of the worlds and of choices.
+        epochs: of each world.
+        retrieve, encode: False: what the agent would read, or store, is left out (a lesion).
+
+    Returns:
+        Of the episodes of all epochs, one epoch after the other.
+    """
+    records = []
+    for epoch in range(epochs):
+        fresh = worlds_of(task, worlds, FRESH, seed, epoch)
+        fresh.reads, fresh.stores = retrieve, encode
+        model.clear_memory()
+        records.append(model.simulate_episodes(fresh, task.episodes, seed=(FRESH, seed, epoch)))
+    model.clear_memory()
+    return EpisodeRecord.concatenate(records)
