@@ -21,7 +21,9 @@ def code_cells(notebook):
 
 
 def test_the_notebooks_are_there():
-    assert {"01_build", "02_compare", "03_extend", "04_fit"} <= {path.stem for path in NOTEBOOKS}
+    assert {"01_build", "02_compare", "03_extend", "04_fit", "05_environments"} <= {
+        path.stem for path in NOTEBOOKS
+    }
 
 
 @each_notebook

@@ -34,6 +34,8 @@ from .study import (
 from .training import LoopSettings
 
 TASK = BarcodeBandit()
+TRAINING_TASK = BarcodeBandit(exposures=3)
+"""With fewer exposures than are measured: a third of the episodes are first ones, which are learned last."""
 AT_CHANCE = 0.03
 """How far from chance, as expected reward, counts as at chance."""
 
@@ -199,7 +201,8 @@ STUDY = Study(
     about="Barcode bandit: in an epoch, 10 barcodes come 10 times each, and each has one good arm of 10. An agent "
     "with episodic memory is to exploit at the second exposure what a plain recurrent agent must explore again.",
     task=TASK,
-    training_task=BarcodeBandit(exposures=3),
+    training_task=TRAINING_TASK,
+    epoch=TRAINING_TASK.episodes,
     full=LoopSettings(updates=30_000),
     fast=LoopSettings(updates=300, worlds=16, hidden_size=32),
     fresh_worlds=100,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,14 +14,25 @@ import numpy as np
 import pandas as pd
 import tyro
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ..fitting.commands import Where, check_folder, told
 from ..fitting.fit_report import Page
-from ..fitting.pieces import Piece, progress_bar, run_pieces
+from ..fitting.pieces import Piece, run_pieces
 from ..report import html_table
 from .studies import STUDIES
 from .study import EPLSTM, LSTM, Claim, Found, Study, train_and_measure
+from .training import epochs_done
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the agents' checkpoints."""
 TaskName = Literal["contextual-choice", "bandit", "two-step", "water-maze"]
 
 
@@ -63,13 +78,15 @@ def reproduce(command: Reproduce, console: Console) -> int:
         for seed in range(command.seeds)
         for agent in command.agents
     ]
-    with progress_bar(console, "Agents") as bar:
+    if command.overwrite:
+        shutil.rmtree(out / "agents", ignore_errors=True)
+    with training_bar(console, study, command, pieces) as finished:
         done = run_pieces(
             train_and_measure,
             pieces,
             store=out / "pieces",
             where=command.place(),
-            progress=bar,
+            progress=finished,
             overwrite=command.overwrite,
         )
     if done.failures:
@@ -88,6 +105,43 @@ def reproduce(command: Reproduce, console: Console) -> int:
         holds = "holds   " if claim.holds else "does not"
         console.print(f"{holds}  {claim.claim}: {claim.measured}", highlight=False)
     return int(bool(done.failures))
+
+
+@contextmanager
+def training_bar(
+    console: Console, study: Study, command: Reproduce, pieces: list[Piece]
+) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar of updates over all agents, which looks at their checkpoints wherever they are trained."""
+    each = study.settings(command.fast).updates
+    folders = [Path(piece.arguments["folder"]) for piece in pieces]
+    ended, stop = [0, 0], threading.Event()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+
+    def finished(done: int, _total: int, failed: int) -> None:
+        ended[:] = done, failed
+        show()
+
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("Training", total=each * len(pieces))
+
+        def show() -> None:
+            updates = sum(min(epochs_done(folder) * study.epoch, each) for folder in folders)
+            failed = f", {ended[1]} failed" if ended[1] else ""
+            what = f"Training: {ended[0]} of {len(pieces)} agents{failed}"
+            bar.update(task, description=what, completed=max(updates, ended[0] * each))
+
+        def watch() -> None:
+            while not stop.wait(LOOK_EVERY):
+                show()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield finished
+        finally:
+            stop.set()
+            watcher.join()
+            show()
 
 
 def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> list[Claim]:

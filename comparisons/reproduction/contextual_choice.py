@@ -29,14 +29,14 @@ from .study import (
     of_seeds,
     states_of,
 )
-from .training import FRESH, TRAINING, LoopSettings
+from .training import FRESH, TRAINING, Checkpoints, LoopSettings
 
 CONTEXTS = 50
 """Of a block: each is shown twice."""
 
 
 def train_on_blocks(
-    study: Study, memory: bool, seed: int, fast: bool, _folder: str | None
+    study: Study, memory: bool, seed: int, fast: bool, folder: str | None
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent on blocks of trials, of all environments at once, with the context as key."""
     task, settings = study.training_task, study.settings(fast)
@@ -47,8 +47,9 @@ def train_on_blocks(
         memory_capacity=settings.memory_capacity if memory else 0,
         key=task.context_columns,
     )
-    model, history = EpisodicLSTMComposition(config, seed=seed), []
-    for block in range(settings.updates // (2 * CONTEXTS)):
+    checkpoints = Checkpoints(folder)
+    model, history = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [])
+    for block in range(len(history), settings.updates // (2 * CONTEXTS)):
         rngs = [np.random.default_rng((TRAINING, seed, block, e)) for e in range(settings.worlds)]
         model.clear_memory()
         records = train(
@@ -61,7 +62,9 @@ def train_on_blocks(
             value_weight=settings.value_weight,
             seed=(TRAINING, seed, block),  # type: ignore[arg-type]
         )
-        history.append(np.mean([record.reward.mean() for record in records]))
+        history.append(float(np.mean([record.reward.mean() for record in records])))
+        checkpoints.keep_now_and_then(model, history)
+    checkpoints.keep(model, history)
     model.clear_memory()
     return model, np.array(history)
 
@@ -181,6 +184,7 @@ STUDY = Study(
     "context comes back. Agents with episodic memory are to know it at the second encounter, before any evidence.",
     task=ContextualChoice(),
     training_task=ContextualChoice(),
+    epoch=2 * CONTEXTS,
     full=LoopSettings(
         updates=6_000,
         worlds=32,

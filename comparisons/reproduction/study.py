@@ -60,6 +60,8 @@ class Study:
     """In which agents are measured."""
     training_task: Any
     """In which they are trained: perhaps with fewer exposures, so that first ones are a larger share."""
+    epoch: int
+    """Updates of training between two clearings of the memory."""
     full: LoopSettings
     fast: LoopSettings
     """A look in a minute or two: no agent is well trained."""

@@ -99,11 +99,8 @@ def train_agent(
     Returns:
         The agent, and the mean reward of a step in each epoch.
     """
-    model, history = EpisodicLSTMComposition(config, seed=seed), []
-    place = None if folder is None else _Checkpoints(Path(folder))
-    if place is not None and (kept := place.latest()) is not None:
-        model, history = kept
-    saved = time.monotonic()
+    checkpoints = Checkpoints(folder)
+    model, history = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [])
     while (update := len(history) * task.episodes) < settings.updates:
         epoch = len(history)
         worlds = worlds_of(task, settings.worlds, TRAINING, seed, epoch)
@@ -122,32 +119,48 @@ def train_agent(
         history.append(float(record.reward.mean()))
         if after_epoch is not None:
             after_epoch(update + task.episodes, history[-1])
-        if place is not None and time.monotonic() - saved > SAVE_AFTER:
-            place.keep(model, history)
-            saved = time.monotonic()
-    if place is not None:
-        place.keep(model, history)
+        checkpoints.keep_now_and_then(model, history)
+    checkpoints.keep(model, history)
     model.clear_memory()
     return model, np.array(history)
 
 
-class _Checkpoints:
-    """Checkpoints in a folder: a new one is whole before the old one goes."""
+def epochs_done(folder: Path) -> int:
+    """Epochs that the latest checkpoint of an agent has behind it; 0 if there is none."""
+    try:
+        return len(json.loads((folder / POINTER).read_text())["history"])
+    except (OSError, ValueError):
+        return 0
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+
+class Checkpoints:
+    """Checkpoints of training in a folder: a new one is whole before the old one goes.
+
+    Args:
+        folder: where; None: nothing is kept.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._saved = time.monotonic()
 
     def latest(self) -> tuple[EpisodicLSTMComposition, list[float]] | None:
-        """The agent, and the course of its training."""
-        pointer = self.folder / POINTER
-        if not pointer.is_file():
+        """The agent, and the course of its training; None if nothing was kept."""
+        if self.folder is None or not (self.folder / POINTER).is_file():
             return None
-        history = json.loads(pointer.read_text())["history"]
+        history = json.loads((self.folder / POINTER).read_text())["history"]
         return load_model(self._of(len(history)), "composition"), history
+
+    def keep_now_and_then(self, model: EpisodicLSTMComposition, history: list[float]) -> None:
+        """Keep the agent as it is now, if the last time is long enough ago."""
+        if time.monotonic() - self._saved > SAVE_AFTER:
+            self.keep(model, history)
 
     def keep(self, model: EpisodicLSTMComposition, history: list[float]) -> None:
         """Keep the agent as it is now."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         save_model(model, self._of(len(history)), overwrite=True)
         new = self.folder / f"{POINTER}.new"
         new.write_text(json.dumps({"history": history}))
@@ -155,8 +168,10 @@ class _Checkpoints:
         for other in self.folder.glob("epoch-*"):
             if other != self._of(len(history)):
                 shutil.rmtree(other)
+        self._saved = time.monotonic()
 
     def _of(self, epoch: int) -> Path:
+        assert self.folder is not None
         return self.folder / f"epoch-{epoch}"
 
 

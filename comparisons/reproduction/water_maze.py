@@ -34,6 +34,9 @@ from .study import (
 )
 from .training import LoopSettings
 
+TRAINING_TASK = WaterMaze(exposures=3)
+"""With fewer exposures than are measured, so that first ones are a larger share."""
+
 
 def measure(record: EpisodeRecord, task: Task) -> Measures:
     """By exposure: median and mean steps to the first goal (T where it was not reached), goals, and the gate by
@@ -139,8 +142,9 @@ STUDY = Study(
     "grid of 5 × 5. At the second exposure, an agent with episodic memory is to go there straight. (Grid, horizon "
     "and rewards are this package's; the paper's were not at hand.)",
     task=WaterMaze(),
-    training_task=WaterMaze(exposures=3),
-    full=LoopSettings(updates=12_000),
+    training_task=TRAINING_TASK,
+    epoch=TRAINING_TASK.episodes,
+    full=LoopSettings(updates=6_000),
     fast=LoopSettings(updates=120, worlds=16, hidden_size=32),
     fresh_worlds=100,
     fresh_epochs=1,

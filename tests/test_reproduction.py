@@ -1,0 +1,267 @@
+"""Training in the loop with checkpoints, measures and claims, and the command ``eplstm reproduce``."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from eplstm.comparisons.cli import main
+from eplstm.comparisons.reproduction import bandit, contextual_choice, training, two_step, water_maze
+from eplstm.comparisons.reproduction.studies import STUDIES
+from eplstm.comparisons.reproduction.study import (
+    EPLSTM,
+    INTACT,
+    LSTM,
+    RETRIEVAL_OFF,
+    as_text,
+    mean_and_half,
+    of_seeds,
+    train_and_measure,
+)
+from eplstm.comparisons.reproduction.training import (
+    LoopSettings,
+    act_in_fresh_worlds,
+    epochs_done,
+    train_agent,
+    worlds_of,
+)
+from eplstm.tasks import BarcodeBandit, ModelBased, ModelFree, RandomPolicy, TwoStep, WaterMaze, play
+from eplstm.tasks.water_maze import KnownGoal, steps_to_goal
+
+TASK = BarcodeBandit(arms=2, contexts=3, exposures=2, pulls=3, barcode_bits=4)
+SETTINGS = LoopSettings(updates=24, worlds=3, hidden_size=5, memory_capacity=10)
+
+
+# ---- training ----------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(updates):
+    def after(done, _reward):
+        if done >= updates:
+            raise Stopped
+
+    return after
+
+
+def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
+    config = SETTINGS.config(TASK, memory=True)
+    whole, history = train_agent(TASK, config, SETTINGS, 7)
+    with pytest.raises(Stopped):
+        train_agent(TASK, config, SETTINGS, 7, tmp_path, stop_after(12))
+    assert epochs_done(tmp_path) == 1  # that of the epoch in which it was stopped was not kept
+    again, later = train_agent(TASK, config, SETTINGS, 7, tmp_path)
+    np.testing.assert_array_equal(later, history)
+    for name, weight in whole.weights().items():
+        np.testing.assert_array_equal(weight, again.weights()[name])
+    assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-4"]
+    finished, _ = train_agent(TASK, config, SETTINGS, 7, tmp_path)  # nothing is left to do
+    np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert epochs_done(tmp_path / "none") == 0
+    (tmp_path / "progress.json").write_text("not this")
+    assert epochs_done(tmp_path) == 0
+
+
+def test_quantities_fall_to_their_shares():
+    settings = replace(SETTINGS, updates=100, learning_rate_end=0.01)
+    assert settings.share(0, 0.01) == 1 and settings.share(50, 0.01) == pytest.approx(0.1)
+    assert settings.share(100, 0.01) == settings.share(200, 0.01) == pytest.approx(0.01)
+
+
+def test_training_and_fresh_worlds_never_meet():
+    seen = [worlds_of(TASK, 2, kind, 0, 0) for kind in (training.TRAINING, training.FRESH)]
+    assert any((seen[0]._epoch[name] != seen[1]._epoch[name]).any() for name in seen[0]._epoch)
+
+
+def test_lesions_in_fresh_worlds():
+    model, _ = train_agent(TASK, SETTINGS.config(TASK, True), replace(SETTINGS, updates=6), 0)
+    intact = act_in_fresh_worlds(model, TASK, 3, 1, epochs=2)
+    assert len(intact) == 2 * 3 * TASK.episodes and intact.worlds == 3
+    assert (intact.memory != 0).any() and intact.trials.encode[:, -1].all()
+    facts = intact.by_world()
+    assert facts["reward"].shape == (12, 3, 3) and facts["exposure"].shape == (12, 3)
+    np.testing.assert_array_equal(facts["reward"][7, 2], intact.reward[7 * 3 + 2])
+    for lesion in ({"retrieve": False}, {"encode": False}):
+        without = act_in_fresh_worlds(model, TASK, 3, 1, **lesion)
+        assert (without.memory == 0).all()
+        np.testing.assert_array_equal(without.trials.context, intact.trials.context[: len(without)])
+    assert len(model.memory()[0]) == 0
+
+
+# ---- measures of agents that are known ---------------------------------------------------------------
+
+
+class Recorded:
+    """What ``play`` gave, in the form of an ``EpisodeRecord``."""
+
+    def __init__(self, facts, hidden=4):
+        episodes, self.worlds, steps = facts["reward"].shape
+        self.gates = np.random.default_rng(0).random((episodes * self.worlds, steps, 4, hidden))
+        heads = ("episode", "context", "exposure")
+        self.facts = {n: v.reshape(-1, steps) for n, v in facts.items() if n not in heads}
+        self.trials = type("Trials", (), {"encounter": facts["exposure"].ravel()})
+        self._facts = facts
+
+    def by_world(self):
+        return self._facts
+
+
+def test_measures_of_the_bandit():
+    task = BarcodeBandit()
+    worlds = task.worlds([np.random.default_rng(e) for e in range(20)])
+    facts = play(worlds, RandomPolicy(task, np.random.default_rng(0)), task.episodes)
+    found = bandit.measure(Recorded(facts), task)
+    assert found["expected"].shape == found["gate"].shape == (10, 10)
+    np.testing.assert_allclose(found["expected"], task.chance, atol=0.08)
+    third = facts["exposure"] == 3
+    np.testing.assert_allclose(found["expected"][2], facts["expected"][third].mean(0))
+
+
+def test_measures_of_the_maze():
+    task = WaterMaze(height=4, width=4, contexts=3, exposures=3)
+    worlds = task.worlds([np.random.default_rng(e) for e in range(10)])
+    facts = play(worlds, KnownGoal(worlds), task.episodes)
+    found = water_maze.measure(Recorded(facts), task)
+    assert (found["median"] < 4).all() and (found["goals"] > 4).all() and found["gate"].shape == (3, task.length)
+    np.testing.assert_allclose(found["steps"][1], steps_to_goal(facts)[0][facts["exposure"] == 2].mean())
+
+
+def test_measures_of_the_two_step_task():
+    task = TwoStep()
+    worlds = task.worlds([np.random.default_rng(e) for e in range(60)])
+    index = two_step.EFFECTS.index("interaction")
+    for kind, based in ((ModelBased, True), (ModelFree, False)):
+        facts = play(worlds, kind(task, np.random.default_rng(0), episodic=True), 1)
+        found = two_step.measure(Recorded(facts), task)
+        assert found["stay"].shape == (3, 4) and found["effects"].shape == (3, 4) and found["gate"].shape == (2,)
+        assert (found["effects"][2, index] > 0.5) == based
+        assert 0.5 < found["reward"].mean() < 0.85
+
+
+# ---- claims ------------------------------------------------------------------------------------------
+
+
+def bandit_agents(first, last, off=0.18, plain_first=0.18, plain_last=0.7, seeds=3):
+    """Pieces of agents whose expected rewards go from ``first`` to ``last`` by exposure, in a straight line."""
+    found = {}
+    for seed in range(seeds):
+        noise = 0.005 * np.random.default_rng(seed).standard_normal()
+        rise = np.linspace(np.array(first), np.array(last), 10, axis=1) + noise
+        flat = np.tile(np.linspace(plain_first, plain_last, 10), (10, 1)) + noise
+        states = {INTACT: rise, RETRIEVAL_OFF: np.full((10, 10), off), "encoding off": np.full((10, 10), off)}
+        gate = np.full((10, 10), 0.5)
+        found[EPLSTM, seed] = {state: {"expected": values, "gate": gate} for state, values in states.items()}
+        found[LSTM, seed] = {INTACT: {"expected": flat, "gate": gate}}
+    return found
+
+
+GOOD = ([0.18, 0.66, 0.82] + [0.88] * 7, [0.68, 0.84] + [0.89] * 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, None),
+        ({"first": [0.18, 0.5, *GOOD[0][2:]]}, 0),
+        ({"first": [0.18, 0.66, 0.82, 0.88, 0.8, *[0.88] * 5], "last": [0.68, 0.84, 0.84, 0.84, *[0.84] * 6]}, 1),
+        ({"off": 0.4}, 2),
+        ({"plain_first": 0.3}, 3),
+        ({"plain_last": 0.8}, 4),
+    ],
+    ids=str,
+)
+def test_claims_about_the_bandit_hold_or_do_not(changes, fails):
+    found = bandit_agents(**{"first": GOOD[0], "last": GOOD[1]} | changes)
+    holds = [claim.holds for claim in bandit.claims(STUDIES["bandit"], found)]
+    assert holds == [n != fails for n in range(5)]
+
+
+def test_claims_about_the_maze_hold_or_do_not():
+    def agents(second, plain, off):
+        rows = np.array([16.0, second, 4, 4, 4]), np.array([15.0, plain, 15, 15, 15])
+        gate = np.zeros((5, 25))
+        ep = {state: {n: rows[0] for n in ("median", "steps", "goals")} | {"gate": gate} for state in (INTACT,)}
+        ep[RETRIEVAL_OFF] = {n: np.full(5, off) for n in ("median", "steps", "goals")}
+        return {(EPLSTM, 0): ep, (LSTM, 0): {INTACT: {n: rows[1] for n in ("median", "steps", "goals")}}}
+
+    study = STUDIES["water-maze"]
+    assert [c.holds for c in water_maze.claims(study, agents(5.0, 14.0, 16.0))] == [True, True, True]
+    assert [c.holds for c in water_maze.claims(study, agents(9.0, 14.0, 16.0))] == [False, True, False]
+    assert [c.holds for c in water_maze.claims(study, agents(5.0, 6.0, 16.0))] == [True, False, True]
+
+
+def test_claims_about_contextual_choice_hold_or_do_not():
+    def agents(second, off=0.5, plain=0.5):
+        def right(value):
+            return {"right": np.stack([np.r_[np.full(5, 0.5), np.full(5, 0.99)], np.full(10, value)])}
+
+        return {
+            (EPLSTM, 0): {INTACT: right(second), RETRIEVAL_OFF: right(off)},
+            (LSTM, 0): {INTACT: right(plain)},
+        }
+
+    def holds(found):
+        return [claim.holds for claim in contextual_choice.claims(STUDIES["contextual-choice"], found)]
+
+    assert holds(agents(0.98)) == [True] * 4
+    assert holds(agents(0.9)) == [False, True, True, True]
+    assert holds(agents(0.98, off=0.7, plain=0.7)) == [True, True, False, False]
+
+
+def test_intervals_over_seeds():
+    samples = np.array([[1.0], [2.0], [3.0]])
+    mean, half = mean_and_half(samples)
+    assert mean[0] == 2 and half[0] == pytest.approx(4.302653 / np.sqrt(3))  # t of two degrees of freedom
+    assert np.isnan(mean_and_half(samples[:1])[1]).all()
+    assert as_text(samples[:, 0]) == "2.00 (-0.48 … 4.48)" and as_text(samples[:1, 0]) == "1.00"
+    assert of_seeds(bandit_agents(*GOOD), LSTM, "expected").shape == (3, 10, 10)
+
+
+# ---- the command -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Studies of agents that are hardly trained at all."""
+    for name, study in list(STUDIES.items()):
+        fast = replace(study.fast, updates=study.epoch, worlds=4, hidden_size=6)
+        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=6, fresh_epochs=1))
+
+
+@pytest.mark.parametrize("task", ["bandit", "two-step", "water-maze", "contextual-choice"])
+def test_reproduce(task, small, tmp_path, capsys):
+    arguments = ["reproduce", task, "--fast", "--seeds", "2", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    out = tmp_path / task
+    page = (out / "report.html").read_text()
+    claims = pd.read_csv(out / "claims.csv")
+    assert {"claim", "measured", "holds"} == set(claims.columns) and len(claims) >= 3
+    assert "fast setting" in page and "learning_rate" in page
+    figures = list((out / "figures").glob("*.png"))
+    assert len(figures) >= 2 and all(f"figures/{path.name}" in page for path in figures)
+    assert all(json.loads((out / "agents" / f"{a}-1" / "progress.json").read_text()) for a in (EPLSTM, LSTM))
+    assert main(arguments) == 2 and "holds a report" in capsys.readouterr().err
+    (out / "report.html").unlink()
+    times = {path: path.stat().st_mtime_ns for path in (out / "agents").rglob("*")}
+    assert main(arguments) == 0  # all agents are kept
+    assert {path: path.stat().st_mtime_ns for path in (out / "agents").rglob("*")} == times
+
+
+def test_reproduce_refuses(tmp_path, capsys):
+    assert main(["reproduce", "bandit", "--seeds", "0", "--out", str(tmp_path)]) == 2
+    assert "seeds must be at least 1; got 0" in capsys.readouterr().err
+
+
+def test_a_piece_depends_on_its_seed_alone(small):
+    one, other = (train_and_measure("bandit", EPLSTM, 3, fast=True) for _ in range(2))
+    np.testing.assert_array_equal(one[INTACT]["expected"], other[INTACT]["expected"])
+    np.testing.assert_array_equal(one["history"], other["history"])
+    assert set(one) == {"history", "seconds", INTACT, RETRIEVAL_OFF, "encoding off"}
