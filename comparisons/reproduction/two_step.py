@@ -173,7 +173,7 @@ STUDY = Study(
     task=TwoStep(),
     training_task=TwoStep(),
     epoch=TwoStep.episodes,
-    full=LoopSettings(updates=1_600, worlds=32, hidden_size=48),
+    full=LoopSettings(updates=1_000, worlds=32, hidden_size=48),
     fast=LoopSettings(updates=12, worlds=8, hidden_size=16),
     fresh_worlds=64,
     fresh_epochs=4,

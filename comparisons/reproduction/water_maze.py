@@ -144,7 +144,7 @@ STUDY = Study(
     task=WaterMaze(),
     training_task=TRAINING_TASK,
     epoch=TRAINING_TASK.episodes,
-    full=LoopSettings(updates=6_000),
+    full=LoopSettings(updates=4_000),
     fast=LoopSettings(updates=120, worlds=16, hidden_size=32),
     fresh_worlds=100,
     fresh_epochs=1,
