@@ -127,12 +127,16 @@ class BenchmarkSettings:
         )
 
 
+BLOCKS_OF_TRAINING = 40
+
+
 class Workbench:
     """Makes what the cases need, and makes each model once."""
 
     def __init__(self, settings: BenchmarkSettings) -> None:
         self.settings = settings
         self._models: dict[Any, Model] = {}
+        self._trained: dict[ModelConfig, dict[str, np.ndarray]] = {}
 
     def config(self, hidden: int | None = None, entries: int | None = None) -> ModelConfig:
         """The agent, with another number of hidden units or entries."""
@@ -185,6 +189,19 @@ class Workbench:
         for environment in range(environments):
             model.set_memory(*self.entries(model.config), environment=environment)
         return model
+
+    def remembering(self, config: ModelConfig) -> dict[str, np.ndarray]:
+        """Weights of an agent that has learned to use its memory; trained once, in some seconds."""
+        if config not in self._trained:
+            settings, length = self.settings, self.settings.trial_length
+            task, agent = ContextualChoice(settings.obs_dim, length, length // 2), Cohort(config, [settings.seed])
+            for block in range(BLOCKS_OF_TRAINING):
+                agent.clear_memory()
+                rngs = [np.random.default_rng((settings.seed, block, e)) for e in range(32)]
+                trials = [task.sample(10, rng) for rng in rngs]
+                agent.train([trials], learning_rate=2e-3, seed=[block])
+            self._trained[config] = agent.weights(0)
+        return self._trained[config]
 
     def trainer(self, model: Model, *, fast: bool = True) -> Callable[[Any], object]:
         """The function that trains a model on trials; a composition by its fast path or, without, node by node."""
@@ -423,8 +440,10 @@ def people_of(bench: Workbench, number: int) -> tuple[Any, np.ndarray]:
 
     settings = bench.settings
     config = replace(bench.config(), retrieval="average", key=(settings.obs_dim, 2 * settings.obs_dim))
-    agent = TrainedAgent(config, ReferenceEpisodicLSTM(config, seed=settings.seed).double().weights())
-    design = Design(3, 20, obs_dim=settings.obs_dim, trial_length=settings.trial_length, t_noise_off=0)
+    agent = TrainedAgent(config, bench.remembering(config))
+    design = Design(
+        3, 20, obs_dim=settings.obs_dim, trial_length=settings.trial_length, t_noise_off=settings.trial_length // 2
+    )
     space = ParameterSpace.of(*FITTED)
     z = space.draw(number, np.random.default_rng(settings.seed))
     people = simulate_people(agent, design, space, z, settings.seed)

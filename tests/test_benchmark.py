@@ -371,6 +371,7 @@ def test_a_line_has_one_colour_in_all_panels_and_lost_times_have_no_place():
 # ---- the cases ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_cases_measure_something():
     sizes = {"repetitions": 1, "grow_hidden": (3,), "grow_entries": (4,)}  # one composition serves them all
     found = cases_.run_benchmark(BenchmarkSettings(**{**TINY, **sizes}))

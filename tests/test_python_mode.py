@@ -759,6 +759,7 @@ def test_needed_autodiff_compositions_are_initialized_at_each_trial(monkeypatch)
     assert count.count(case.h) == 1
 
 
+@pytest.mark.slow
 def test_a_third_of_the_work_at_most():
     """In function calls, which do not depend on the machine."""
     config = ModelConfig(D, H, A, memory_capacity=5)
