@@ -259,6 +259,7 @@ CONFIGS = {
     "average": ModelConfig(D, H, A, memory_capacity=5, retrieval="average", sharpness=2.0, kernel="cosine"),
     "part": ModelConfig(D, H, A, memory_capacity=3, key=(1, 3), ties="newest", repeated_key="overwrite"),
     "no memory": ModelConfig(D, H, A, memory_capacity=0),
+    "memory as input": ModelConfig(D, H, A, 5, retrieval="average", sharpness=2.0, reinstatement="input"),
 }
 
 
@@ -271,6 +272,8 @@ CONFIGS = {
         rarely("no memory", True),
         rarely("average", False),
         ("part", False),
+        ("memory as input", True),
+        rarely("memory as input", False),
     ],
 )
 def test_in_a_recurrent_composition(name, fast):
