@@ -296,6 +296,22 @@ def test_in_a_recurrent_composition(name, fast):
     same_memory(built, plain)
 
 
+@pytest.mark.parametrize("name", ["nearest", "memory as input"])
+def test_logs_of_the_gates(name):
+    """The gates, which are kept without gradients, are computed anew where they are asked for."""
+    config = CONFIGS[name]
+    data, plain, built = make_data(n=2), Plain(config), Outer(config=config)
+    for gate in built.agent.gates.values():
+        gate.set_log_conditions("value")
+    built.outer.learn(built.inputs(data), Squares(built, data), learning_rate=LEARNING_RATE)
+    expected = torch.cat([values["gates"] for values in learn_plain(plain, data)[1]])
+    for k, block in enumerate(("forget", "input", "output", "reinstatement")):
+        if block in built.agent.gates:
+            (log,) = built.agent.gates[block].parameters.value.log.values()
+            values = np.array([np.ravel(entry.value) for entry in log])
+            np.testing.assert_allclose(values, expected[:, k], rtol=0, atol=ATOL, err_msg=block)
+
+
 # ---- in PsyNeuLink's AutodiffComposition ---------------------------------------------------------------------
 
 
