@@ -92,7 +92,7 @@ def save_model(
         "format_version": 2 if "memory.entries" in arrays else 1,
         "kind": kind,
         "eplstm_version": version("eplstm"),
-        "config": model.config.to_dict(),
+        "config": _config_of(model),
         "dtype": arrays["weights.input_weight"].dtype.name,
         "arrays": {name: list(array.shape) for name, array in arrays.items()},
         "sha256": _digest(arrays),
@@ -253,6 +253,12 @@ def _check_place(folder: Path, overwrite: bool) -> bool:
             "another folder."
         )
     return True
+
+
+def _config_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) -> dict[str, Any]:
+    """The settings; earlier readers do not know ``reinstatement``, and are right to refuse but the default."""
+    config = model.config.to_dict()
+    return {k: v for k, v in config.items() if (k, v) != ("reinstatement", "gate")}
 
 
 def _arrays_of(model: ReferenceEpisodicLSTM | EpisodicLSTMComposition | Cohort) -> dict[str, np.ndarray]:

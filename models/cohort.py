@@ -353,8 +353,8 @@ class _Chunk:
 
     def _weights(self) -> Weights:
         arrays = self._arrays
-        names = ("input_weight", "hidden_weight", "actor_weight", "actor_bias", "critic_weight", "critic_bias")
-        return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **{name: arrays[name] for name in names})
+        own = {name: array for name, array in arrays.items() if name not in ("input_bias", "hidden_bias")}
+        return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **own)
 
     def trial(self, plans: _Plans, outcome: _Outcome, settings: LossSettings | None) -> None:
         """One trial of every agent, in each of its environments, and one update."""

@@ -8,6 +8,9 @@ Ritter et al. (2018), with the equations of ``reference.py``. Each symbol is a n
     hidden, read-out bias                        → actor (π_t), critic (v_t)
     key, cell, ``encode``                        → encoding, which stores the entry
 
+With ``reinstatement="input"`` the memory m_t projects to the gates and the candidate, as the input does; there is
+no reinstatement gate and nothing ``reinstated``.
+
 Hidden and cell project back to the gates and to ``kept`` (feedback projections: values of the step before).
 A PsyNeuLink trial is a step here; a trial of the task is a sequence of them. What is particular to a person has
 its places in the same graph (see ``person_in_graph``).
@@ -87,7 +90,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
     Its nodes are attributes: ``input_node``, ``retrieve_node``, ``encode_node``, ``gates`` (by block),
     ``episodic_memory``, ``memory_node``, ``kept``, ``new``, ``reinstated``, ``cell``, ``cell_output``, ``hidden``,
     ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 it is a plain LSTM:
-    the memory's nodes and the reinstatement gate are not there, and r_t = 0.
+    the memory's nodes and the reinstatement gate are not there, and r_t = 0. With ``reinstatement="input"``, the
+    reinstatement gate and ``reinstated`` are not there, and r_t = 0.
 
     The settings of ``config`` are Parameters, too, by the same names (``capacity`` is ``memory_capacity``):
     ``composition.parameters.sharpness.set(5.0)`` acts on ``run()`` and ``learn()`` from then on, and on
@@ -123,6 +127,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         sharpness = memory_setting("sharpness")
         ties = memory_setting("ties")
         repeated_key = memory_setting("repeated_key")
+        reinstatement = fixed_setting("reinstatement")
         person = person_parameter()
         inverse_temperature = setting_of_person("inverse_temperature")
         lapse = setting_of_person("lapse")
@@ -173,7 +178,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             )
             for name in ("input bias", "hidden bias", "read-out bias")
         )
-        blocks = [block for block in GATE_ORDER if self._has_memory or block != "reinstatement"]
+        blocks = [block for block in GATE_ORDER if config.has_reinstatement_gate or block != "reinstatement"]
         self.gates = {
             block: _node(GATE_NAMES[block], [hidden], pnl.Tanh() if block == "candidate" else pnl.Logistic())
             for block in blocks
@@ -218,7 +223,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             input_ports=[pnl.InputPort(name="retrieved", variable=form[1], combine=pnl.PRODUCT)],
             function=pnl.Tanh(),
         )
-        self.reinstated = _node("reinstated r∘m", [hidden, hidden], _product())
+        if config.has_reinstatement_gate:
+            self.reinstated = _node("reinstated r∘m", [hidden, hidden], _product())
         self.encoding = EncodingMechanism(memory=self.episodic_memory, name="encoding")
 
     def _add_nodes(self) -> None:
@@ -228,7 +234,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         nodes = [*self.gates.values(), self.kept, self.new, self.cell, self.cell_output, self.hidden]
         if self._has_memory:
             nodes += [self.retrieve_node, self.encode_node, self.episodic_memory, self.memory_node]
-            nodes += [self.reinstated, self.encoding]
+            nodes += [self.reinstated] if self.config.has_reinstatement_gate else []
+            nodes += [self.encoding]
         for node in nodes:
             self.add_node(node)
         for node in (self.actor, self.critic):
@@ -247,6 +254,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             self._learn("input_bias", block, self.input_bias, gate)
             self._learn("hidden_weight", block, self.hidden, gate, feedback=True)
             self._learn("hidden_bias", block, self.hidden_bias, gate)
+            if config.reinstatement == "input":
+                self._learn("memory_weight", block, self.memory_node, gate)
         for name, node in (("actor", self.actor), ("critic", self.critic)):
             self._learn(f"{name}_weight", name, self.hidden, node)
             self._learn(f"{name}_bias", name, self.readout_bias, node)
@@ -266,9 +275,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
             self._to_keys.append(self._fix(self.input_node, self.episodic_memory.input_ports["key"], key))
             self._fix(self.episodic_memory.output_ports[1], self.memory_node, hidden)
             self._fix(self.retrieve_node, self.memory_node, switch)
-            self._fix(self.gates["reinstatement"], self.reinstated.input_ports[0], hidden)
-            self._fix(self.memory_node, self.reinstated.input_ports[1], hidden)
-            self._fix(self.reinstated, self.cell, hidden)
+            if config.has_reinstatement_gate:
+                self._fix(self.gates["reinstatement"], self.reinstated.input_ports[0], hidden)
+                self._fix(self.memory_node, self.reinstated.input_ports[1], hidden)
+                self._fix(self.reinstated, self.cell, hidden)
             self._to_keys.append(self._fix(self.input_node, self.encoding.input_ports["key"], key))
             self._fix(self.cell, self.encoding.input_ports["value"], hidden)
             self._fix(self.encode_node, self.encoding.input_ports["encode"], np.eye(1))

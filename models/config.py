@@ -11,6 +11,7 @@ Kernel = Literal["l2", "l1", "cosine"]
 Retrieval = Literal["nearest", "average"]
 Ties = Literal["oldest", "newest"]
 RepeatedKey = Literal["append", "overwrite"]
+Reinstatement = Literal["gate", "input"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class ModelConfig:
     repeated_key: RepeatedKey = "append"
     """What encoding a key that is stored already does: a new entry (dnd-lstm), or ``overwrite``: the value of
     the (newest) entry with that key is replaced, and the entry keeps its age."""
+    reinstatement: Reinstatement = "gate"
+    """How m_t reaches the cell. ``gate``: r_t ∘ m_t is added to c_t (Ritter et al., 2018). ``input``: the agent to
+    compare with, in which m_t is an input of the LSTM beside x_t, through ``memory_weight``, and r_t = 0."""
 
     def __post_init__(self) -> None:
         for name, least in (("input_size", 1), ("hidden_size", 1), ("n_actions", 1), ("memory_capacity", 0)):
@@ -55,11 +59,17 @@ class ModelConfig:
             ("retrieval", get_args(Retrieval)),
             ("ties", get_args(Ties)),
             ("repeated_key", get_args(RepeatedKey)),
+            ("reinstatement", get_args(Reinstatement)),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 options = ", ".join(repr(option) for option in allowed)
                 raise ValueError(f"ModelConfig: {name} must be one of {options}; got {value!r}.")
+        if self.reinstatement == "input" and self.memory_capacity == 0:
+            raise ValueError(
+                "ModelConfig: reinstatement='input' needs a memory; got memory_capacity=0. Give a memory_capacity "
+                "≥ 1, or leave reinstatement at 'gate', which makes a plain LSTM of it."
+            )
         if not isinstance(self.sharpness, (int, float, np.number)) or not 0 < self.sharpness < np.inf:
             raise ValueError(f"ModelConfig: sharpness must be a finite number > 0; got {self.sharpness!r}.")
         object.__setattr__(self, "sharpness", float(self.sharpness))
@@ -90,6 +100,11 @@ class ModelConfig:
     def key_size(self) -> int:
         """Columns of a key, K."""
         return self.key_columns.stop - self.key_columns.start
+
+    @property
+    def has_reinstatement_gate(self) -> bool:
+        """Whether there is a gate r_t; without it r_t = 0."""
+        return self.memory_capacity > 0 and self.reinstatement == "gate"
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""

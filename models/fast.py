@@ -3,7 +3,7 @@
 What makes it fast, beside doing for a whole trial what the general path does node by node and step by step:
 
 - a key depends on the input alone, so all retrievals of a trial come before its recurrence;
-- so does the input's part of the gates' drive;
+- so does the input's part of the gates' drive, and that of m_t where the memory is an input;
 - the read-outs of all steps are one product;
 - the backward is written out, in NumPy, whose calls cost less than PyTorch's where arrays are small.
 
@@ -52,18 +52,22 @@ def recur(
     read: Callable[[slice], np.ndarray] | None = None,
     write: Callable[[slice, np.ndarray, np.ndarray], None] | None = None,
     stretches: list[slice] | None = None,
+    memory_weight: np.ndarray | None = None,
 ) -> Recurrence:
     """c_t and h_t of all steps, with z_t = drive_t + h_{t-1} W, gates σ(z_t) and the candidate tanh(z_t):
 
         c_t = f_t ∘ c_{t-1} + i_t ∘ ĉ_t + r_t ∘ m_t,    h_t = o_t ∘ tanh(c_t)
 
+    With ``memory_weight``, m_t W_m is added to drive_t, and r_t = 0.
+
     Args:
-        drive: (T, P, B, 5H), or (T, B, 5H) for one agent, as all below.
+        drive: (T, P, B, 5H), or (T, B, 5H) for one agent, as all below; with ``memory_weight`` it is added to.
         weight: (P, H, 5H).
         h0, c0: (P, B, H).
         read: steps → m_t (steps, P, B, H); None: r_t = 0 and m_t = 0.
         write: called after each stretch with its steps, c_t and h_t; it may set the drive of later steps.
         stretches: steps that are run at once; all by default.
+        memory_weight: (P, H, 5H), if m_t is an input; None: it is reinstated.
     """
     length, size = len(drive), drive.shape[-1] // 5
     shape = drive.shape[1:-1]
@@ -71,6 +75,7 @@ def recur(
     cells, hiddens = np.empty((2, length + 1, *shape, size))
     squashed, part = np.empty((length, *shape, size)), np.empty((*shape, size))
     memory = None if read is None else np.empty((length, *shape, size))
+    reinstated = memory if memory_weight is None else None
     cells[0], hiddens[0] = c0, h0
     sigmoids = gates[..., : 4 * size]
     f, i, o, r, candidate = (gates[..., k * size : (k + 1) * size] for k in range(5))
@@ -81,6 +86,8 @@ def recur(
     for steps in stretches or [slice(0, length)]:
         if memory is not None:
             memory[steps] = read(steps)  # type: ignore[misc]
+            if memory_weight is not None:
+                drive[steps] += np.matmul(memory[steps], memory_weight)
         for t in range(steps.start, steps.stop):
             d_t, z_t, s_t, f_t, i_t, o_t, r_t, candidate_t, tanh_c_t, c_t, h_t = by_step[t]
             np.matmul(h, weight, out=z_t)
@@ -91,14 +98,14 @@ def recur(
             s_t *= 0.5
             np.multiply(f_t, c, out=c_t)
             c_t += np.multiply(i_t, candidate_t, out=part)
-            if memory is not None:
-                c_t += np.multiply(r_t, memory[t], out=part)
+            if reinstated is not None:
+                c_t += np.multiply(r_t, reinstated[t], out=part)
             np.tanh(c_t, out=tanh_c_t)
             np.multiply(o_t, tanh_c_t, out=h_t)
             c, h = c_t, h_t
         if write is not None:
             write(steps, cells[1:][steps], hiddens[1:][steps])
-    if memory is None:
+    if reinstated is None:
         r[...] = 0.0
     return Recurrence(gates, cells, hiddens, squashed, memory)
 
@@ -121,6 +128,8 @@ def recur_back(
         δh_t = (loss's own) + δz_{t+1} Wᵀ
         δc_t = (loss's own) + f_{t+1} ∘ δc_{t+1} + o_t ∘ (1 − tanh² c_t) ∘ δh_t
         δz_t = [c_{t-1}, ĉ_t, ·, m_t, i_t] ∘ slopes of the gates ∘ δc_t,   tanh(c_t) ∘ slope ∘ δh_t for o
+
+    Without a reinstatement gate, r_t = 0 and so is its slope.
 
     Args:
         past: what ``recur`` gave.
@@ -179,6 +188,8 @@ class Weights:
     """(P, H, 1)"""
     critic_bias: np.ndarray
     """(P, 1, 1)"""
+    memory_weight: np.ndarray | None = None
+    """(P, H, 5H): of m_t as an input; None: m_t is reinstated."""
 
 
 @dataclass(eq=False)
@@ -265,6 +276,7 @@ def run_trials(
         None if retrieve is None else read,
         None if encode is None else write,
         stretches,
+        weights.memory_weight if weights.memory_weight is None or not one else weights.memory_weight[0],
     )
     hidden = recurrence.hiddens[1:].reshape(length, agents, batch, size)
     flat = hidden.swapaxes(0, 1).reshape(agents, length * batch, size)
@@ -331,6 +343,7 @@ def run_episode(
         None if read is None else lambda _step: np.tanh(read())[None],
         act,
         [slice(t, t + 1) for t in range(length)],
+        None if weights.memory_weight is None else weights.memory_weight[0],
     )
     value = np.matmul(recurrence.hiddens[1:], weights.critic_weight[0]) + weights.critic_bias[0]
     return Trace(
@@ -353,6 +366,7 @@ class Gradients:
     actor_bias: np.ndarray | None = None
     critic_weight: np.ndarray | None = None
     critic_bias: np.ndarray | None = None
+    memory_weight: np.ndarray | None = None
     back: RecurrenceGradients | None = None
 
 
@@ -417,6 +431,8 @@ def gradients(
     found.input_weight = outer(trace.x, d_drive)
     found.bias = d_drive.sum(1, keepdims=True)
     found.hidden_weight = outer(by_agent(trace.recurrence.hiddens[:-1]), d_drive)
+    if weights.memory_weight is not None and trace.recurrence.memory is not None:
+        found.memory_weight = outer(by_agent(trace.recurrence.memory), d_drive)
     return found
 
 
@@ -497,8 +513,8 @@ class _Derivatives(torch.autograd.Function):
         g = gradients(weights, trace, d_policy, d_value, d_hidden, d_cell)
         d_x = d_h0 = d_c0 = None
         if g.back is not None:
-            d_x, d_h0, d_c0, through_cell = _of_inputs(weights, trace, g.back)
-            d_memory = through_cell if d_memory is None else through_cell + d_memory
+            d_x, d_h0, d_c0, onward = _of_inputs(weights, trace, g.back)
+            d_memory = onward if d_memory is None else onward + d_memory
         if d_memory is not None:
             d_memory = (1.0 - trace.memory**2) * d_memory
         found = [None if d is None else torch.from_numpy(d) for d in (d_x, d_h0, d_c0, d_memory)]
@@ -508,9 +524,11 @@ class _Derivatives(torch.autograd.Function):
 
 
 def _of_inputs(weights: Weights, trace: Trace, back: RecurrenceGradients) -> tuple[np.ndarray, ...]:
-    """Derivatives of the loss by x (P, B, T, D), h0 and c0 (P, B, H), and by m_t (P, B, T, H) through the cell."""
+    """Derivatives of the loss by x (P, B, T, D), h0 and c0 (P, B, H), and by m_t (P, B, T, H) through c_t."""
     agents, batch, _ = trace.shape
     d_drive, d_cells = (trace.by_trial(d) for d in (back.drive, back.cells))
     d_x = np.matmul(d_drive, weights.input_weight.swapaxes(-1, -2)[:, None])
     d_h0, d_c0 = (d.reshape(agents, batch, -1) for d in (back.h0, back.c0))
-    return d_x, d_h0, d_c0, d_cells * trace.gates[..., 3, :]
+    if weights.memory_weight is None:
+        return d_x, d_h0, d_c0, d_cells * trace.gates[..., 3, :]
+    return d_x, d_h0, d_c0, np.matmul(d_drive, weights.memory_weight.swapaxes(-1, -2)[:, None])

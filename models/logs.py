@@ -186,7 +186,8 @@ def _items_of_standard(course: Any, mechanism: Any) -> list[np.ndarray]:
     )
     if model._has_memory:
         values[model.memory_node] = lambda: trace.memory[0]
-        values[model.reinstated] = lambda: gates["reinstatement"] * trace.memory[0]
+        if model.config.has_reinstatement_gate:
+            values[model.reinstated] = lambda: gates["reinstatement"] * trace.memory[0]
         values[model.encoding] = lambda: inputs[model.encode_node]
     return [values[mechanism]()]
 

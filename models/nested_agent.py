@@ -91,7 +91,7 @@ class NestedAgent:
     def to_gates(self, name: str) -> Tensor:
         """PsyNeuLink's parameters of a weight, side by side: (sender, 5H)."""
         blocks = [self._matrices.parameters.get((name, block)) for block in GATE_ORDER]
-        none = torch.zeros_like(blocks[0])  # type: ignore[arg-type]  # the reinstatement gate of a plain LSTM
+        none = torch.zeros_like(blocks[0])  # type: ignore[arg-type]  # the reinstatement gate of a model without
         return torch.cat([none if block is None else block for block in blocks], dim=1)
 
 
@@ -182,6 +182,8 @@ class NestedTrials:
             h = self._step_before(self.before[0], self.sequence.hidden[0])
             drive = x @ weights("input_weight") + weights("input_bias")
             drive = drive + h @ weights("hidden_weight") + weights("hidden_bias")
+            if self.model.config.reinstatement == "input":
+                drive = drive + self.sequence.memory[0] @ weights("memory_weight")
             parts = dict(zip(GATE_ORDER, drive.chunk(len(GATE_ORDER), -1), strict=True))
             self._gates = {
                 block: torch.tanh(z) if block == "candidate" else torch.sigmoid(z) for block, z in parts.items()

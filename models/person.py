@@ -40,7 +40,8 @@ class Person:
     perseveration: float = 0.0
     """κ: pull towards the choice made last, in units of the read-out times β; below 0 away from it."""
     gate_bias: float = 0.0
-    """b_r: added to the drive of every reinstatement gate; below 0, memory is reinstated less."""
+    """b_r: added to the drive of every reinstatement gate; below 0, memory is reinstated less. Needs
+    ``reinstatement="gate"``."""
     sharpness: float | None = None
     """β_m > 0: inverse temperature of averaging over entries; None: that of the config. Needs
     ``retrieval="average"``."""
@@ -90,6 +91,11 @@ class Person:
         homeless = [name for name in of_memory if name in self.changed]
         if config.memory_capacity == 0 and homeless:
             raise ValueError(f"Person: {homeless} need a memory; the model has memory_capacity=0.")
+        if config.reinstatement == "input" and "gate_bias" in self.changed:
+            raise ValueError(
+                f"Person: gate_bias={self.gate_bias} needs a reinstatement gate; the model has "
+                "reinstatement='input'. Leave gate_bias at 0, or make one with ModelConfig(reinstatement='gate')."
+            )
         homeless = [name for name in ("sharpness", "forgetting") if name in self.changed]
         if config.retrieval != "average" and homeless:
             raise ValueError(

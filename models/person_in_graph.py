@@ -123,7 +123,8 @@ class PersonInGraph:
         model = self.model
         found: dict[Setting, float | None] = {(model.actor, "gain"): person.inverse_temperature}
         if model._has_memory:
-            found[model.gates["reinstatement"], "bias"] = person.gate_bias
+            if model.config.has_reinstatement_gate:
+                found[model.gates["reinstatement"], "bias"] = person.gate_bias
             found[model.episodic_memory, "sharpness"] = person.sharpness
             found[model.episodic_memory, "forgetting"] = person.forgetting
         if self.choice is not None:

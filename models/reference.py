@@ -11,6 +11,10 @@ Ritter et al. (2018), "Been There, Done That", in the form of dnd-lstm (Lu, 2019
     π_t = softmax(W_π h_t + b_π),   v_t = W_v h_t + b_v
     encode (key(x_t), c_t), detached, after c_t, on the steps that the task says
 
+With ``reinstatement="input"``, an agent to compare with, m_t is an input of the LSTM in place of being reinstated:
+
+    f_t, i_t, o_t = σ(W_x x_t + b_x + W_h h_{t-1} + b_h + W_m m_t),   ĉ_t = tanh(the same form),   r_t = 0
+
 What may differ between people who share the network (``Person``) has its place in the same equations: ``key``
 scaled by s_w, retrieval with sharpness β_m and forgetting λ, the drive of r_t with b_r, and choices with
 
@@ -143,6 +147,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.actor_bias: nn.Parameter
         self.critic_weight: nn.Parameter
         self.critic_bias: nn.Parameter
+        self.memory_weight: nn.Parameter  # only with reinstatement="input"
         for name, array in initial_weights(config, seed).items():
             self.register_parameter(name, nn.Parameter(torch.tensor(array, dtype=torch.float32)))
         self.episodic_memory = ReferenceMemory(config)
@@ -218,19 +223,21 @@ class ReferenceEpisodicLSTM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
         size, person = self.config.hidden_size, self.person
-        drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
-        if person.gate_bias:
-            drive = drive + drive.new_tensor([0.0, 0.0, 0.0, person.gate_bias, 0.0]).repeat_interleave(size)
-        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size]).view(4, size)
-        candidate = torch.tanh(drive[4 * size :])
-        if self.config.memory_capacity == 0:
-            r_t = torch.zeros_like(r_t)
-
         key = x_t[self.config.key_columns]
         if person.scales_key:
             key = torch.from_numpy(person.key_scale(self.config)).to(x_t) * key
         retrieved = self.episodic_memory.retrieve(key, person.sharpness, person.forgetting) if retrieve else None
         m_t = torch.zeros_like(c) if retrieved is None else torch.tanh(retrieved)
+
+        drive = self.input_weight @ x_t + self.input_bias + self.hidden_weight @ h + self.hidden_bias
+        if self.config.reinstatement == "input":
+            drive = drive + self.memory_weight @ m_t
+        if person.gate_bias:
+            drive = drive + drive.new_tensor([0.0, 0.0, 0.0, person.gate_bias, 0.0]).repeat_interleave(size)
+        f_t, i_t, o_t, r_t = torch.sigmoid(drive[: 4 * size]).view(4, size)
+        candidate = torch.tanh(drive[4 * size :])
+        if not self.config.has_reinstatement_gate:
+            r_t = torch.zeros_like(r_t)
 
         c_t = f_t * c + i_t * candidate + r_t * m_t
         h_t = o_t * torch.tanh(c_t)

@@ -47,7 +47,8 @@ MEMORY_SETTINGS = frozenset(
 )
 """Parameters of the memory's function that this path reads where it needs them: they may change."""
 
-GATE_WEIGHTS = ("input_weight", "input_bias", "hidden_weight", "hidden_bias")
+GATE_WEIGHTS = ("input_weight", "input_bias", "hidden_weight", "hidden_bias", "memory_weight")
+"""The last of them only with ``reinstatement="input"``."""
 READOUTS = ("actor_weight", "actor_bias", "critic_weight", "critic_bias")
 
 
@@ -108,7 +109,8 @@ class StandardCourse:
         if self.retrieved is not None:
             memory = self.trace.memory[0, :, -1]
             last[model.memory_node] = [memory]
-            last[model.reinstated] = [gates["reinstatement"] * memory]
+            if model.config.has_reinstatement_gate:
+                last[model.reinstated] = [gates["reinstatement"] * memory]
             last[model.episodic_memory] = self.retrieved
             last[model.encoding] = last[model.encode_node]
         return {
@@ -284,13 +286,14 @@ class LearnedMatrices:
         self._arrays = {
             key: matrix.detach().numpy() for key, matrix in self.parameters.items()
         }  # the same numbers
-        self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in GATE_WEIGHTS}
+        self._to_gates = [name for name in GATE_WEIGHTS if (name, GATE_ORDER[0]) in self._arrays]
+        self._none = {name: np.zeros_like(self._arrays[name, GATE_ORDER[0]]) for name in self._to_gates}
 
     def joined(self, gate_bias: float = 0.0) -> Weights:
         """Those to the gates side by side; ``gate_bias`` is added to that of the reinstatement gate."""
 
         def gates(name: str) -> np.ndarray:
-            none = self._none[name]  # for the reinstatement gate of a plain LSTM
+            none = self._none[name]  # for the reinstatement gate of a model without
             return np.concatenate([self._arrays.get((name, block), none) for block in GATE_ORDER], axis=1)[None]
 
         bias = gates("input_bias") + gates("hidden_bias")
@@ -301,13 +304,14 @@ class LearnedMatrices:
             input_weight=gates("input_weight"),
             bias=bias,
             hidden_weight=gates("hidden_weight"),
+            memory_weight=gates("memory_weight") if "memory_weight" in self._none else None,
             **{name: self._arrays[name, name.split("_")[0]][None] for name in READOUTS},
         )
 
     def room(self) -> Room:
         """Room for gradients."""
         rooms = {}
-        for name in (*GATE_WEIGHTS, *READOUTS):
+        for name in (*self._to_gates, *READOUTS):
             blocks = self._blocks(name)
             room = np.empty((len(blocks), *self._arrays[name, blocks[0]].shape))
             rooms[name] = (room, torch.from_numpy(room).unbind())

@@ -1,7 +1,8 @@
 """Names, shapes and gate order of the weights: what the two models have in common, and all that they share.
 
 Rows of the input and hidden weights and biases come in blocks of H, in ``GATE_ORDER``: with
-``input_weight[0:H]`` the forget gate's, and so on, as in dnd-lstm (f, i, o, r, then the candidate).
+``input_weight[0:H]`` the forget gate's, and so on, as in dnd-lstm (f, i, o, r, then the candidate). So do those of
+``memory_weight``, which only models with ``reinstatement="input"`` have.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ ADAM_STATE = ("step", "mean", "square")
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each weight: those of the LSTM have 5H rows, in ``GATE_ORDER``."""
+    """Shape of each weight: those of the LSTM have 5H rows, in ``GATE_ORDER``.
+
+    The rows of the reinstatement gate have no effect in a model that has none (a plain LSTM, or one with
+    ``reinstatement="input"``).
+    """
     inputs, hidden, actions = config.input_size, config.hidden_size, config.n_actions
     rows = len(GATE_ORDER) * hidden
-    return {
+    shapes: dict[str, tuple[int, ...]] = {
         "input_weight": (rows, inputs),
         "input_bias": (rows,),
         "hidden_weight": (rows, hidden),
@@ -33,11 +38,15 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "critic_weight": (1, hidden),
         "critic_bias": (1,),
     }
+    if config.reinstatement == "input":
+        shapes["memory_weight"] = (rows, hidden)  # last: weights are drawn in this order
+    return shapes
 
 
 def initial_weights(config: ModelConfig, seed: int | None = None) -> dict[str, np.ndarray]:
     """Orthogonal weights and zero biases, as in dnd-lstm (Saxe et al., 2014, for the orthogonal start).
 
+    From one seed, models with ``reinstatement="input"`` and ``"gate"`` get the same weights but ``memory_weight``.
     The numbers are exact in float32, so that models of either precision start from the same ones.
 
     Args:

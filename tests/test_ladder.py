@@ -86,6 +86,18 @@ CASES = {
         two_choices,
         {},
     ),
+    "memory as input": ({"reinstatement": "input"}, two_choices, {"gamma": 0.9, "entropy_weight": 0.05}),
+    "memory as input, overwrite, overflow": (
+        {"reinstatement": "input", "repeated_key": "overwrite", "memory_capacity": 3, "key": (1, 4)},
+        repeated,
+        {},
+    ),
+    "memory as input, average": (
+        {"reinstatement": "input", "retrieval": "average", "kernel": "cosine", "sharpness": 2.5},
+        two_choices,
+        {"loss": lambda t: (t.value - t.returns).abs().sum() + t.cell.sum()},
+    ),
+    "memory as input, empty": ({"reinstatement": "input"}, never_stored, {}),
     "discount": ({}, two_choices, {"gamma": 0.9}),
     "undiscounted, entropy, value weight": (
         {},

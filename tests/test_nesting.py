@@ -259,6 +259,7 @@ CONFIGS = {
     "average": ModelConfig(D, H, A, memory_capacity=5, retrieval="average", sharpness=2.0, kernel="cosine"),
     "part": ModelConfig(D, H, A, memory_capacity=3, key=(1, 3), ties="newest", repeated_key="overwrite"),
     "no memory": ModelConfig(D, H, A, memory_capacity=0),
+    "memory as input": ModelConfig(D, H, A, 5, retrieval="average", sharpness=2.0, reinstatement="input"),
 }
 
 
@@ -271,6 +272,8 @@ CONFIGS = {
         rarely("no memory", True),
         rarely("average", False),
         ("part", False),
+        ("memory as input", True),
+        rarely("memory as input", False),
     ],
 )
 def test_in_a_recurrent_composition(name, fast):
@@ -291,6 +294,22 @@ def test_in_a_recurrent_composition(name, fast):
             np.testing.assert_allclose(ours[built.layer(name)], theirs[f"layers.{name}"], rtol=0, atol=ATOL)
     same_weights(built, plain)
     same_memory(built, plain)
+
+
+@pytest.mark.parametrize("name", ["nearest", "memory as input"])
+def test_logs_of_the_gates(name):
+    """The gates, which are kept without gradients, are computed anew where they are asked for."""
+    config = CONFIGS[name]
+    data, plain, built = make_data(n=2), Plain(config), Outer(config=config)
+    for gate in built.agent.gates.values():
+        gate.set_log_conditions("value")
+    built.outer.learn(built.inputs(data), Squares(built, data), learning_rate=LEARNING_RATE)
+    expected = torch.cat([values["gates"] for values in learn_plain(plain, data)[1]])
+    for k, block in enumerate(("forget", "input", "output", "reinstatement")):
+        if block in built.agent.gates:
+            (log,) = built.agent.gates[block].parameters.value.log.values()
+            values = np.array([np.ravel(entry.value) for entry in log])
+            np.testing.assert_allclose(values, expected[:, k], rtol=0, atol=ATOL, err_msg=block)
 
 
 # ---- in PsyNeuLink's AutodiffComposition ---------------------------------------------------------------------

@@ -68,6 +68,10 @@ class TrainedAgent:
     """(start, stop): the input columns that show the context; None: not known."""
 
     def __post_init__(self) -> None:
+        if self.config.reinstatement != "gate":  # the recurrence of the likelihood has no W_m
+            raise ValueError(
+                f"TrainedAgent: people are fitted with reinstatement='gate'; got {self.config.reinstatement!r}."
+            )
         object.__setattr__(self, "weights", check_weights(self.config, self.weights))
         if self.context_columns is not None:
             start, stop = self.context_columns
