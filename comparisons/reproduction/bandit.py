@@ -13,6 +13,7 @@ from ...tasks import BarcodeBandit
 from ...tasks.barcode_bandit import with_memory, without_memory
 from .drawing import band, dress, level
 from .study import (
+    AS_INPUT,
     EPLSTM,
     INTACT,
     LSTM,
@@ -93,7 +94,7 @@ def claims(study: Study, found: Found) -> list[Claim]:
                 bool(abs(first.mean(0) - task.chance).max() <= AT_CHANCE),
             )
         )
-    if agents_of(found) == [EPLSTM, LSTM]:
+    if {EPLSTM, LSTM} <= set(agents_of(found)):
         ep, plain = (of_seeds(found, agent, "expected")[:, 0, -1] for agent in (EPLSTM, LSTM))
         best = without_memory(task)[-1]
         made.append(
@@ -157,7 +158,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
         dress(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost")
         axes[0].set_ylim(bottom=0)
         first = np.arange(1, task.exposures + 1)
-        states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT)]
+        states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
         for place, (agent, state) in enumerate(states):
             if agent in agents_of(found):
                 name = agent if state == INTACT else f"{agent}, {state}"

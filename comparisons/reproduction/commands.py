@@ -28,7 +28,7 @@ from ..fitting.fit_report import Page
 from ..fitting.pieces import Piece, run_pieces
 from ..report import html_table
 from .studies import STUDIES
-from .study import EPLSTM, LSTM, Claim, Found, Study, train_and_measure
+from .study import AGENTS, Claim, Found, Study, train_and_measure
 from .training import epochs_done
 
 LOOK_EVERY = 2.0
@@ -49,8 +49,9 @@ class Reproduce(Where):
     """Folder; the task has one of its own in it."""
     seeds: int = 5
     """Agents of each kind."""
-    agents: tuple[Literal["epLSTM", "LSTM"], ...] = (EPLSTM, LSTM)
-    """Which kinds: with and without episodic memory, of the same budget."""
+    agents: tuple[Literal["epLSTM", "LSTM", "memory as input"], ...] = AGENTS
+    """Which kinds, of the same budget: the agent of the paper, the same without memory, and the same whose
+    retrieved memory is a further input of the LSTM in place of what the reinstatement gate lets in."""
     fast: bool = False
     """A look in a minute or two: agents are hardly trained, and claims will not hold."""
     overwrite: bool = False
@@ -72,7 +73,7 @@ def reproduce(command: Reproduce, console: Console) -> int:
                 "agent": agent,
                 "seed": seed,
                 "fast": command.fast,
-                "folder": str((out / "agents" / f"{agent}-{seed}").absolute()),
+                "folder": str((out / "agents" / f"{agent.replace(' ', '-')}-{seed}").absolute()),
             },
         )
         for seed in range(command.seeds)

@@ -13,6 +13,7 @@ from ...models import EpisodicLSTMComposition, ModelConfig, train
 from ...tasks import ContextualChoice
 from .drawing import band, dress, level
 from .study import (
+    AS_INPUT,
     EPLSTM,
     INTACT,
     LSTM,
@@ -26,6 +27,7 @@ from .study import (
     as_text,
     mean_and_half,
     means_by,
+    memory_of,
     of_seeds,
     states_of,
 )
@@ -36,16 +38,18 @@ CONTEXTS = 50
 
 
 def train_on_blocks(
-    study: Study, memory: bool, seed: int, fast: bool, folder: str | None
+    study: Study, agent: str, seed: int, fast: bool, folder: str | None
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent on blocks of trials, of all environments at once, with the context as key."""
     task, settings = study.training_task, study.settings(fast)
+    memory = memory_of(agent)
     config = ModelConfig(
         input_size=task.input_size,
         hidden_size=settings.hidden_size,
         n_actions=task.n_actions,
-        memory_capacity=settings.memory_capacity if memory else 0,
+        memory_capacity=settings.memory_capacity if memory["memory"] else 0,
         key=task.context_columns,
+        reinstatement=memory["reinstatement"],
     )
     checkpoints = Checkpoints(folder)
     model, history = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [])
@@ -146,7 +150,7 @@ def tables(study: Study, found: Found) -> dict[str, pd.DataFrame]:
 def figures(study: Study, found: Found) -> list[Figure]:
     """Accuracy by encounter and step, and the gate."""
     steps = np.arange(study.task.trial_length)
-    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT)]
+    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
 
     def accuracy(axes: Sequence[Axes]) -> None:
         for e, ax in enumerate(axes):

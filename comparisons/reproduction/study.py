@@ -20,7 +20,10 @@ from scipy.stats import t as student
 from ...models import EpisodeRecord, EpisodicLSTMComposition
 from .training import LoopSettings, act_in_fresh_worlds, train_agent
 
-EPLSTM, LSTM = "epLSTM", "LSTM"
+EPLSTM, LSTM, AS_INPUT = "epLSTM", "LSTM", "memory as input"
+"""The agent of the paper; the same without memory; and the same whose retrieved memory is a further input of the
+LSTM, in place of what the reinstatement gate lets into its cell."""
+AGENTS = (EPLSTM, LSTM, AS_INPUT)
 INTACT, RETRIEVAL_OFF, ENCODING_OFF = "intact", "retrieval off", "encoding off"
 LESIONS = {INTACT: (True, True), RETRIEVAL_OFF: (False, True), ENCODING_OFF: (True, False)}
 Measures = dict[str, np.ndarray]
@@ -71,8 +74,8 @@ class Study:
     claims: Callable[[Study, Found], list[Claim]]
     tables: Callable[[Study, Found], dict[str, pd.DataFrame]]
     figures: Callable[[Study, Found], list[Figure]]
-    train: Callable[[Study, bool, int, bool, str | None], tuple[Any, np.ndarray]]
-    """(study, with memory, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by epoch."""
+    train: Callable[[Study, str, int, bool, str | None], tuple[Any, np.ndarray]]
+    """(study, kind of agent, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by epoch."""
     act: Callable[[Study, Any, int, bool, bool], Measures]
     """(study, agent, seed, retrieve, encode) → what is measured in fresh worlds."""
 
@@ -90,7 +93,7 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
 
     Args:
         study: name of the task's study.
-        agent: ``epLSTM`` or ``LSTM``.
+        agent: one of ``AGENTS``.
         seed: of all draws.
         fast: the fast setting.
         folder: for checkpoints.
@@ -103,20 +106,25 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
 
     found = STUDIES[study].quick() if fast else STUDIES[study]
     start = time.monotonic()
-    model, history = found.train(found, agent == EPLSTM, seed, fast, folder)
+    model, history = found.train(found, agent, seed, fast, folder)
     plain: dict[str, Any] = {"history": history, "seconds": time.monotonic() - start}
     for state, (retrieve, encode) in LESIONS.items():
-        if state == INTACT or agent == EPLSTM:
+        if state == INTACT or agent != LSTM:
             plain[state] = found.act(found, model, seed, retrieve, encode)
     return plain
 
 
+def memory_of(agent: str) -> dict[str, Any]:
+    """Settings in which kinds of agents differ, for ``LoopSettings.config``."""
+    return {"memory": agent != LSTM, "reinstatement": "input" if agent == AS_INPUT else "gate"}
+
+
 def train_in_worlds(
-    study: Study, memory: bool, seed: int, fast: bool, folder: str | None
+    study: Study, agent: str, seed: int, fast: bool, folder: str | None
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent with the environment in the loop."""
     settings = study.settings(fast)
-    config = settings.config(study.training_task, memory)
+    config = settings.config(study.training_task, **memory_of(agent))
     return train_agent(study.training_task, config, settings, seed, folder)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class LoopSettings:
         """What is left of a quantity that falls to the share ``end`` by the last update."""
         return end ** min(update / self.updates, 1.0)
 
-    def config(self, task: Task, memory: bool) -> ModelConfig:
+    def config(self, task: Task, memory: bool, reinstatement: Literal["gate", "input"] = "gate") -> ModelConfig:
         """Of an agent with or without episodic memory: cosine, the barcode as key, the newest of equal keys."""
         return ModelConfig(
             input_size=task.input_size,
@@ -68,6 +68,7 @@ class LoopSettings:
             kernel="cosine",
             key=task.key_columns,
             ties="newest",
+            reinstatement=reinstatement,
         )
 
 

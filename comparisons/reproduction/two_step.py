@@ -17,6 +17,7 @@ from .drawing import band, dress
 from .study import (
     EPLSTM,
     INTACT,
+    LSTM,
     Claim,
     Figure,
     Found,
@@ -69,7 +70,7 @@ def claims(study: Study, found: Found) -> list[Claim]:
         samples = of_seeds(found, agent, "effects")[:, :, index]
         mean, half = mean_and_half(samples)
         for c, condition in enumerate(CONDITIONS):
-            remembers = condition != "episodic" or agent == EPLSTM
+            remembers = condition != "episodic" or agent != LSTM
             what = "is model-based: the interaction is above 0" if remembers else "is not: no interaction above 0"
             above = bool(mean[c] - (0.0 if np.isnan(half[c]) else half[c]) > 0)
             claim = f"{agent}, {condition}: choice {what}, by its interval over seeds"
@@ -132,9 +133,18 @@ def figures(study: Study, found: Found) -> list[Figure]:
         for c, (ax, condition) in enumerate(zip(axes, CONDITIONS, strict=True)):
             for place, (name, samples) in enumerate(shown.items()):
                 mean, half = mean_and_half(samples[:, c])
-                at = np.arange(4) + 0.2 * (place - (len(shown) - 1) / 2)
+                at = np.arange(4) + 0.8 / len(shown) * (place - (len(shown) - 1) / 2)
                 color = COLORS[place]
-                ax.bar(at, mean - 0.5, 0.18, bottom=0.5, color=color, label=name, yerr=half, ecolor="#222222")
+                ax.bar(
+                    at,
+                    mean - 0.5,
+                    0.7 / len(shown),
+                    bottom=0.5,
+                    color=color,
+                    label=name,
+                    yerr=half,
+                    ecolor="#222222",
+                )
             ax.axhline(0.5, color=GREY, linewidth=1)
             ax.set_xticks(range(4), CELL_NAMES)
             dress(ax, condition, "Reference trial", "P(stay)", legend=c == 0)

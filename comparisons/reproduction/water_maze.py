@@ -14,6 +14,7 @@ from ...tasks.environment import Task
 from ...tasks.water_maze import known_goal, random_walk, steps_to_goal
 from .drawing import band, dress, level
 from .study import (
+    AS_INPUT,
     EPLSTM,
     INTACT,
     LSTM,
@@ -100,7 +101,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
     task = study.task
     assert isinstance(task, WaterMaze)
     exposures = np.arange(1, task.exposures + 1)
-    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT)]
+    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
 
     def steps(axes: Sequence[Axes]) -> None:
         for ax, name in zip(axes, ("steps", "goals"), strict=True):
