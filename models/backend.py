@@ -107,7 +107,8 @@ class Session:
 
     wants_gradients = False
     width = 1
-    """Sequences that each of the inputs stands for: M parallel worlds, whose inputs come about as they are run."""
+    """Sequences that each of the inputs stands for: M parallel worlds, whose inputs come about as they are run. As
+    each input has one of the results, these are of the first world."""
     max_gradient_norm: float | None = None
     """Gradients of all parameters together are scaled down to this norm, if theirs is larger."""
 
@@ -345,6 +346,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
     def _outputs(self) -> np.ndarray:
         """Values of the output ports at the last step, for ``results``: (B, ports, ...)."""
         items = [self.course.output(self, mechanism, item).detach() for mechanism, item in self._output_sources]
+        if self.composition._session is not None and self.composition._session.width > 1:
+            items = [item[:1] for item in items]
         if len({item.shape[-1] for item in items}) == 1:
             values = torch.stack(items, dim=1).numpy()
         else:  # arrays in an array: PsyNeuLink copies results repeatedly, and lists number by number
