@@ -65,9 +65,19 @@ class Page:
         self.parts.append(html_table([str(c).replace("_", " ") for c in shown.columns], rows, bad="no"))
         self.parts.append(f'<p>All of it: <a href="{name}.csv">{name}.csv</a></p>')
 
-    def figure(self, name: str, title: str, caption: str, panels: int, draw: Any, height: float = PANEL) -> None:
-        """A figure of panels side by side; ``draw`` is given their axes, and draws."""
-        with canvas_of(self.folder, name, max(PANEL * 1.15 * panels, 4.2), height) as canvas:
+    def figure(
+        self,
+        name: str,
+        title: str,
+        caption: str,
+        panels: int,
+        draw: Any,
+        height: float = PANEL,
+        width: float | None = None,
+    ) -> None:
+        """A figure of panels side by side; ``draw`` is given their axes, and draws. Sizes in inches."""
+        width = max(PANEL * 1.15 * panels, 4.2) if width is None else width
+        with canvas_of(self.folder, name, width, height) as canvas:
             draw(np.atleast_1d(canvas.subplots(1, panels)))
         self.parts.append(figure_html(f"{FIGURES}/{name}.png", title, caption))
 
@@ -394,6 +404,7 @@ def _recovery_of_models(page: Page, found: RecoveryResults) -> None:
                 caption,
                 1,
                 lambda axes, m=matrix, c=counts, t=title: plots.plot_matrix(m, counts=c, title=t, ax=axes[0]),
-                height=0.6 * len(found.names) + 2.2,
+                height=0.62 * len(found.names) + 1.8,
+                width=0.75 * len(found.names) + 3.0,
             )
             write_text(page.folder / f"{name}.csv", matrix.to_csv())
