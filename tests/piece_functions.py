@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from eplstm.comparisons.fitting.pieces import Piece, run_pieces, seed_of
+from eplstm.comparisons.work.pieces import Piece, run_pieces, seed_of
 
 STUDY_SEED = 2018
 
@@ -87,7 +87,7 @@ def estimate_from_plain(plain):
 
 
 if __name__ == "__main__":  # a study to be killed: python piece_functions.py STORE PLACE
-    from eplstm.comparisons.fitting.pieces import Cores, InProcess
+    from eplstm.comparisons.work.pieces import Cores, InProcess
 
     sys.path.insert(0, str(Path(__file__).parent))
     import piece_functions  # not those of __main__: the function's name is part of the work

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from eplstm.comparisons.fitting.baselines import BiasOnly, EvidenceOnly
-from eplstm.comparisons.fitting.data import ObservedBlock, Participant
 from eplstm.comparisons.fitting.parameters import ParameterSpace
+from eplstm.comparisons.fitting.table.data import ObservedBlock, Participant
 from eplstm.tasks import Trials
 
 # Sums of a few logarithms in another order: float64 rounding and nothing else.

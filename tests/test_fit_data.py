@@ -12,12 +12,10 @@ from eplstm.comparisons.fitting import (
     DataError,
     ObservedBlock,
     Participant,
-    files,
-    problems,
     read_trials,
-    schema,
     write_trials,
 )
+from eplstm.comparisons.fitting.table import files, problems, schema
 from eplstm.models import ModelConfig
 from eplstm.tasks import Trials
 

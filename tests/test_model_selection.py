@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from eplstm.comparisons.fitting.baselines import BiasOnly
-from eplstm.comparisons.fitting.data import ObservedBlock, Participant
 from eplstm.comparisons.fitting.model_selection import (
     compare_groups,
     compare_people,
@@ -23,6 +22,7 @@ from eplstm.comparisons.fitting.model_selection import (
 )
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.results import Fit
+from eplstm.comparisons.fitting.table.data import ObservedBlock, Participant
 from eplstm.tasks import Trials
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from eplstm.comparisons.fitting.piece_store import pack, unpack
-from eplstm.comparisons.fitting.pieces import (
+from eplstm.comparisons.work.pieces import (
     Cluster,
     Codec,
     Cores,
@@ -29,7 +28,8 @@ from eplstm.comparisons.fitting.pieces import (
     run_pieces,
     seed_of,
 )
-from eplstm.comparisons.fitting.plain_data import DamagedData, from_bytes, to_bytes
+from eplstm.comparisons.work.plain_data import DamagedData, from_bytes, to_bytes
+from eplstm.comparisons.work.store import pack, unpack
 from rich.console import Console
 
 HERE = str(Path(__file__).parent)
@@ -419,7 +419,7 @@ def test_a_killed_or_interrupted_study_on_cores_goes_on_and_leaves_no_process(fu
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     (tmp_path / "module.py").write_text("def one():\n    return 1\n")
     (tmp_path / "script.py").write_text(
-        "from eplstm.comparisons.fitting.pieces import Cores, Piece, run_pieces\n"
+        "from eplstm.comparisons.work.pieces import Cores, Piece, run_pieces\n"
         "import module\n"
         "run_pieces(module.one, [Piece('a')], where=Cores(1))\n"
     )

@@ -21,7 +21,6 @@ from eplstm.comparisons.fitting import (
     simulate_people,
     variants,
 )
-from eplstm.comparisons.fitting.pieces import run_pieces
 from eplstm.comparisons.fitting.studies import (
     best_models,
     fit_people,
@@ -34,6 +33,7 @@ from eplstm.comparisons.fitting.studies import (
     recover_parameters,
 )
 from eplstm.comparisons.fitting.variant import distinct
+from eplstm.comparisons.work.pieces import run_pieces
 from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, save_model
 from eplstm.tasks import ContextualChoice
 

@@ -6,12 +6,12 @@ What needs PyTorch is imported when it is first asked for: data can be read and 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .data import ObservedBlock, Participant, TrialTable
-from .problems import DataError, Problem
-from .reading import read_trials
-from .report import DataReport
-from .schema import schema_table
-from .writing import write_trials
+from .table.data import ObservedBlock, Participant, TrialTable
+from .table.problems import DataError, Problem
+from .table.reading import read_trials
+from .table.report import DataReport
+from .table.schema import schema_table
+from .table.writing import write_trials
 
 if TYPE_CHECKING:
     from .bayes import fit_bayes

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ...tasks.trials import Trials
-from .data import NO_CHOICE, ObservedBlock, Participant
 from .parameters import ParameterSpace
+from .table.data import NO_CHOICE, ObservedBlock, Participant
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,17 +18,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...models import load_model
+from ..page import REPORT
 from ..runs import find_checkpoint, train_run, write_text
 from ..settings import RunSettings
+from ..work.pieces import Cluster, Cores, Done, InProcess, Piece, Slurm, progress_bar, run_pieces
 from . import fit_report
-from .data import Participant
 from .designs import Design
 from .likelihood import TrainedAgent
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
-from .pieces import Cluster, Cores, Done, InProcess, Piece, Slurm, progress_bar, run_pieces
 from .predictive import PredictiveCheck, predictive_check
-from .reading import read_trials
 from .results import Fit
 from .simulation import policies_of, simulate_people
 from .studies import (
@@ -45,8 +44,10 @@ from .studies import (
     recover_model,
     recover_parameters,
 )
+from .table.data import Participant
+from .table.reading import read_trials
+from .table.writing import write_trials
 from .variant import RECOMMENDED, Observation, Variant, distinct, variants
-from .writing import write_trials
 
 AGENT = Path("results/agent")
 AGENT_SETTINGS = RunSettings(
@@ -283,7 +284,7 @@ def read(command: Any, agent: TrainedAgent, console: Console) -> list[Participan
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise FileExistsError if a report is there and is not to be replaced."""
-    if (folder / fit_report.REPORT).exists() and not overwrite:
+    if (folder / REPORT).exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a report; choose another folder with --out, or give --overwrite.")
 
 
@@ -291,7 +292,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def told(console: Console, folder: Path) -> Iterator[None]:
     """Say where the report is, once it is."""
     yield
-    console.print(f"Report: {escape(str(folder / fit_report.REPORT))}")
+    console.print(f"Report: {escape(str(folder / REPORT))}")
 
 
 # ---- the commands ------------------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..report import canvas_of, figure_html, html_page, html_table, plain, versions
+from ..page import PANEL, Page
+from ..report import html_table
 from ..runs import write_text
 from . import fit_plots as plots
 from .designs import Design
@@ -32,78 +32,6 @@ from .recovery_measures import (
 from .results import Fit
 from .studies import best_models, best_of_groups, of_design
 from .variant import Variant
-
-FIGURES, REPORT = "figures", "report.html"
-PANEL = 2.9
-"""Inches of a panel."""
-
-
-class Page:
-    """A report that is written piece by piece.
-
-    Args:
-        folder: where; made if need be.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.parts = folder, []
-        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-
-    def text(self, text: str, bad: bool = False) -> None:
-        """A paragraph."""
-        self.parts.append(f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>")
-
-    def heading(self, title: str) -> None:
-        """A heading."""
-        self.parts.append(f"<h2>{html.escape(title)}</h2>")
-
-    def table(self, name: str, frame: pd.DataFrame, shown: pd.DataFrame | None = None, digits: int = 2) -> None:
-        """A table, whole as CSV beside the page, and shown rounded."""
-        write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
-        shown = frame if shown is None else shown
-        rows = [[_rounded(value, digits) for value in row] for row in shown.itertuples(index=False)]
-        self.parts.append(html_table([str(c).replace("_", " ") for c in shown.columns], rows, bad="no"))
-        self.parts.append(f'<p>All of it: <a href="{name}.csv">{name}.csv</a></p>')
-
-    def figure(
-        self,
-        name: str,
-        title: str,
-        caption: str,
-        panels: int,
-        draw: Any,
-        height: float = PANEL,
-        width: float | None = None,
-    ) -> None:
-        """A figure of panels side by side; ``draw`` is given their axes, and draws. Sizes in inches."""
-        width = max(PANEL * 1.15 * panels, 4.2) if width is None else width
-        with canvas_of(self.folder, name, width, height) as canvas:
-            draw(np.atleast_1d(canvas.subplots(1, panels)))
-        self.parts.append(figure_html(f"{FIGURES}/{name}.png", title, caption))
-
-    def write(self, title: str, settings: Any) -> None:
-        """Write the page, with settings and versions at its end."""
-        self.heading("Settings")
-        rows = [(name, _setting(value)) for name, value in plain(asdict(settings)).items()]
-        self.parts.append(html_table(("setting", "value"), rows))
-        self.heading("Versions")
-        self.parts.append(html_table(("package", "version"), list(versions().items())))
-        write_text(self.folder / REPORT, html_page(title, self.parts))
-
-
-def _rounded(value: Any, digits: int) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (float, np.floating)):
-        return "–" if np.isnan(value) else f"{value:.{digits}f}"
-    return str(value)
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_setting(item)}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
 
 # ---- fit ---------------------------------------------------------------------------------------------
 
@@ -366,13 +294,13 @@ def _recovery_of_parameters(page: Page, found: RecoveryResults) -> None:
 def _calibration(page: Page, trials: int, found: Calibration) -> None:
     page.heading(f"Calibration, {trials} trials")
     name, k = f"calibration_{trials}_trials", len(found.names)
-    with canvas_of(page.folder, name, PANEL * 1.15 * k, 2 * PANEL) as canvas:
-        plots.plot_calibration(found, axes=canvas.subplots(2, k, squeeze=False))
     caption = (
         "Ranks of the truth among draws from the posterior (Talts et al., 2018): level if intervals are what they "
         "claim to be; a hill where they are too wide, a bowl where they are too narrow."
     )
-    page.parts.append(figure_html(f"{FIGURES}/{name}.png", "Ranks", caption))
+    page.figure(
+        name, "Ranks", caption, k, lambda axes: plots.plot_calibration(found, axes=axes), height=2 * PANEL, rows=2
+    )
     page.table(name, found.table(), digits=3)
 
 

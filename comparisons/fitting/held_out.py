@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from scipy.special import logsumexp
 
-from .data import Participant
 from .objective import Objective
 from .results import Fit
+from .table.data import Participant
 
 # ---- leaving out one trial: PSIS-LOO -----------------------------------------------------------------
 

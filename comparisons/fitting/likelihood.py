@@ -36,12 +36,12 @@ from ...models.config import ModelConfig
 from ...models.person import Person, returning, with_lost_episodes
 from ...models.records import last_choices
 from ...models.weights import check_weights
-from .data import ObservedBlock, Participant
 from .entries import KeyParts
 from .network import Batch, rows_at_once
 from .observation import FreeResponse, StepChoices, by_trial, log_mixture
 from .parameters import PARAMETERS, ParameterSpace
 from .recurrence import Cell
+from .table.data import ObservedBlock, Participant
 
 Values = Mapping[str, Tensor | float]
 """Natural values of parameters: numbers, or one for each restart and block, (R, B)."""

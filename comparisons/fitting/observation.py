@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .data import NO_CHOICE, ObservedBlock
+from .table.data import NO_CHOICE, ObservedBlock
 
 LARGEST_EXPONENT = 700.0
 """e to this power is still a finite number."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .data import NO_CHOICE, Participant
 from .likelihood import TrainedAgent
 from .results import Fit
 from .simulation import draw_choices
+from .table.data import NO_CHOICE, Participant
 from .variant import Observation, Variant
 
 

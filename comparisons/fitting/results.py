@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from ..work.plain_data import DamagedData, from_bytes, to_bytes
 from .parameters import FreeParameter, ParameterSpace
-from .plain_data import DamagedData, from_bytes, to_bytes
 
 FIT_FILE, TABLE_FILE = "fit.npz", "estimates.csv"
 FORMAT, VERSION = "eplstm-fit", 1

@@ -13,11 +13,11 @@ import numpy as np
 
 from ...models.person import Person, with_lost_episodes
 from ...tasks.trials import Trials
-from .data import NO_CHOICE, ObservedBlock, Participant
 from .designs import Design
 from .likelihood import Likelihood, TrainedAgent
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
+from .table.data import NO_CHOICE, ObservedBlock, Participant
 
 OF_CHOICE = ("lapse", "perseveration", "encoding_probability", "bound", "bound_noise", "non_decision_time")
 """Parameters that are drawn here; all others act in the network."""

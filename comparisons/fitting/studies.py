@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .data import Participant
+from ..work.pieces import Piece, seed_of
 from .designs import Design
 from .estimation import fit_map
 from .held_out import CrossValidation, cross_validate, pointwise_draws, psis_loo
 from .likelihood import TrainedAgent
 from .model_selection import evidence_matrix
-from .pieces import Piece, seed_of
 from .recovery_measures import Truth
 from .results import Fit
+from .table.data import Participant
 from .variant import Observation, Variant
 
 TOGETHER = 8

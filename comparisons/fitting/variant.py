@@ -14,13 +14,13 @@ import numpy as np
 
 from ...tasks.trials import Trials
 from .baselines import BiasOnly, EvidenceOnly
-from .data import Participant
 from .designs import Design
 from .likelihood import Likelihood, TrainedAgent
 from .objective import Objective
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
 from .simulation import OF_CHOICE, Policies, Values, policies_of_agent, simulate_people, unanswered
+from .table.data import Participant
 
 Observation = StepChoices | FreeResponse
 

@@ -24,9 +24,9 @@ from rich.progress import (
 )
 
 from ..fitting.commands import Where, check_folder, told
-from ..fitting.fit_report import Page
-from ..fitting.pieces import Piece, run_pieces
+from ..page import Page
 from ..report import html_table
+from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES
 from .study import AGENTS, Claim, Found, Study, train_and_measure
 from .training import epochs_done

@@ -1,7 +1,7 @@
 """A study of one task: agents of the same budget, over seeds, and what is measured of each.
 
 A piece of a study is one agent with one seed: trained, then measured in fresh worlds, intact and lesioned. Pieces
-are kept, and the same command goes on (``comparisons/fitting/pieces.py``). All claims are then read off what the
+are kept, and the same command goes on (``comparisons/work``). All claims are then read off what the
 pieces gave, with intervals over seeds.
 """
 

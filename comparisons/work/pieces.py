@@ -22,11 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .piece_calls import Call, InProcess, Outcome, Place
-from .piece_cluster import Cluster, Slurm
-from .piece_cores import Cores
-from .piece_store import PieceStore, unpack
+from .calls import Call, InProcess, Outcome, Place
+from .cluster import Cluster, Slurm
+from .cores import Cores
 from .plain_data import PLAIN, Codec, DamagedData, fingerprint
+from .store import PieceStore, unpack
 
 __all__ = [
     "PLAIN",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from ...tasks.trials import MAX_ACTIONS, Trials
+from ....tasks.trials import MAX_ACTIONS, Trials
 from .report import DataReport
 from .schema import is_missing
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from .piece_store import pack
 from .plain_data import Codec, full_name
+from .store import pack
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 """Environment of workers: several processes with several threads each would only get in each other's way."""
@@ -28,7 +28,7 @@ class Outcome:
     """What became of one piece: packed data, or the reason why there are none."""
 
     data: bytes | None
-    """As ``piece_store.pack`` gives them; None: it failed."""
+    """As ``store.pack`` gives them; None: it failed."""
     reason: str = ""
     """In a line."""
     traceback: str = ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...tasks.trials import MAX_ACTIONS, Trials
+from ....tasks.trials import MAX_ACTIONS, Trials
 from .cells import read_column
 from .checks import Rows, check_choices, check_input_size, check_match, check_order, trial_labels
 from .data import NO_CHOICE, ObservedBlock, Participant, TrialTable
@@ -21,7 +21,7 @@ from .schema import COLUMNS, KEY, LABELS, STIMULUS, STIMULUS_COLUMNS, Column, pl
 from .stimuli import Key, Stimuli, from_arrays, from_columns, load_arrays
 
 if TYPE_CHECKING:
-    from ...models.config import ModelConfig
+    from ....models.config import ModelConfig
 
 StimulusSource = str | os.PathLike[str] | Mapping[str, np.ndarray]
 

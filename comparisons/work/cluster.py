@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .piece_calls import ONE_THREAD, Call, Outcome, call_pickled, check_importable, check_number, failed, pickled
+from .calls import ONE_THREAD, Call, Outcome, call_pickled, check_importable, check_number, failed, pickled
 
 WORKERS_DIED = "its workers died, one after the other; out of memory?"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .piece_calls import ONE_THREAD, Call, Outcome, call_pickled, check_importable, check_number, pickled
+from .calls import ONE_THREAD, Call, Outcome, call_pickled, check_importable, check_number, pickled
 
 
 @dataclass(frozen=True)

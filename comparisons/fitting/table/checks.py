@@ -16,7 +16,7 @@ from .schema import BY_NAME, KEY, LABELS
 from .stimuli import Key, Stimuli, in_words
 
 if TYPE_CHECKING:
-    from ...models.config import ModelConfig
+    from ....models.config import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...tasks.trials import Trials
+from ....tasks.trials import Trials
 from .data import ObservedBlock, Participant, check_id
 from .files import check_suffix, write_arrays, write_table
 from .schema import LABELS
