@@ -162,19 +162,20 @@ def test_any_recurrent_composition_takes_it():
 
 
 def test_state_goes_from_model_to_model():
-    """Reference → a new composition → a new reference, each going on as the first would."""
-    reference, composition = models()
-    _, used = models()
-    train(used, make_trials(seed=3), learning_rate=RATE)  # has Adam's state and PyTorch form
+    """Into a composition that is new, or has Adam's state, or another of RMSprop's: each goes on alike."""
+    reference, new = models()
+    others = [new]
+    for optimizer in ("adam", "rmsprop"):
+        others.append(models()[1])
+        train(others[-1], make_trials(seed=3), learning_rate=RATE, optimizer=optimizer)
     train(reference, make_trials(), seed=1, **SETTINGS)
-    for other in (composition, used):
-        other.clear_memory()
+    for other in others:
         other.set_weights(reference.weights())
         other.set_memory(*reference.memory())
         other.set_optimizer_state(reference.optimizer_state())
         same_models(reference, other)
     train(reference, make_trials(seed=1), seed=2, **SETTINGS)
-    for other in (composition, used):
+    for other in others:
         train(other, make_trials(seed=1), seed=2, **SETTINGS)
         same_models(reference, other)
 
