@@ -44,6 +44,7 @@ from .adam import CAN_FUSE, Steps
 from .arguments import HONOURED, refusal
 from .logs import LearningLog, Loggables, ReadableLog
 from .memory import EpisodicMemory
+from .optimizers import check_same_optimizer, kind_in_torch, make_optimizer
 from .python_mode import graph_of, quick_run
 
 PROBE_TOLERANCE = 1e-9
@@ -234,7 +235,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("outer_creator") is not None:  # it takes the place of the composition's own
-            kwargs["composition"]._keep_adam_state(kwargs["context"])
+            kwargs["composition"]._keep_optimizer_state(kwargs["context"])
         super().__init__(*args, **kwargs)
         self._plan = [
             [self._plan_node(wrapper) for wrapper in sorted(set_, key=lambda w: w.name)]
@@ -242,6 +243,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         ]
         self.nested = [node for set_ in self._plan for node in set_ if isinstance(node, nesting().NestedNode)]
         self.has_state = nesting().has_state(self.composition)
+        self.optimizer_type = getattr(self.composition, "optimizer_type", None)
         self.all_output_values = None
         self.course: Any = None
         self._output_sources = self._plan_outputs()
@@ -389,7 +391,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
                 wrapper.matrix.copy_(torch.from_numpy(matrix))
                 mark_identity(wrapper)
 
-    def adam_state(self) -> dict[Any, dict[str, Tensor]]:
+    def torch_state(self) -> dict[Any, dict[str, Tensor]]:
         """The optimiser's state by projection."""
         if self.optimizer is None:
             return {}
@@ -399,11 +401,14 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             if self.optimizer.state.get(wrapper.matrix)
         }
 
-    def set_adam_state(self, states: Mapping[Any, dict[str, Tensor]]) -> None:
+    def set_torch_state(self, states: Mapping[Any, dict[str, Tensor]]) -> None:
         """Take the optimiser's state for those projections that are here and have the same form."""
         for wrapper in self.projections_map.values():
             state = states.get(wrapper.projection)
-            if state and state["exp_avg"].shape == wrapper.matrix.shape:
+            if not state:
+                continue
+            check_same_optimizer(kind_in_torch(state), self.composition.optimizer_type)
+            if all(v.shape == wrapper.matrix.shape for part, v in state.items() if part != "step"):
                 self.optimizer.state[wrapper.matrix] = state
 
     def gradients(self) -> dict[Any, np.ndarray]:
@@ -480,7 +485,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
-        self._adam_to_adopt: dict[Any, dict[str, Tensor]] = {}
+        self._state_to_adopt: dict[Any, dict[str, Tensor]] = {}
         self._took_over: set[Any] = set()
         self._searched: set[Any] | None = None
         super().__init__(*args, **kwargs)
@@ -579,20 +584,49 @@ class RecurrentComposition(pnl.AutodiffComposition):
         return pnl.ExecutionMode.PyTorch
 
     def _instantiate_optimizer(self, context: Any) -> Any:
-        """As the stock method; Adam works on all parameters in one call where PyTorch can (from 2.4 on)."""
+        """As the stock method, which knows no RMSprop; Adam works on all parameters in one call where PyTorch can
+        (from 2.4 on)."""
+        if self.optimizer_type == "rmsprop":
+            return self._instantiate_rmsprop(context)
         optimizer = super()._instantiate_optimizer(context)
         if isinstance(optimizer, torch.optim.Adam) and CAN_FUSE:
             for group in [optimizer.defaults, *optimizer.param_groups]:
                 group["fused"] = True
         return optimizer
 
+    def _instantiate_rmsprop(self, context: Any) -> Any:
+        """PyTorch's, with the groups that the stock method makes: learning rates are those of projections."""
+        self.optimizer_type = "sgd"
+        try:
+            stock = super()._instantiate_optimizer(context)
+        finally:
+            self.optimizer_type = "rmsprop"
+        if stock is None:  # there is nothing to train
+            return None
+        kept = ("params", "lr", "weight_decay")
+        return make_optimizer("rmsprop", [{name: group[name] for name in kept} for group in stock.param_groups])
+
+    def _check_optimizer(self, context: Context) -> None:
+        """See that the PyTorch form, if it is there, has the optimiser that ``optimizer_type`` names.
+
+        Raises:
+            ValueError: it has been trained with another.
+        """
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        states = self._state_to_adopt | (wrapper.torch_state() if wrapper is not None else {})
+        for state in states.values():
+            check_same_optimizer(kind_in_torch(state), self.optimizer_type)
+        if wrapper is not None and wrapper.optimizer_type != self.optimizer_type:
+            self.parameters.pytorch_representation._set(None, context)
+            self._signatures.pop(context.execution_id, None)
+
     def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
         built = super()._build_pytorch_representation(*args, context=context, **kwargs)
         wrapper = self.parameters.pytorch_representation._get(context)
         wrapper.load_weights(context)
-        if self._adam_to_adopt:
-            wrapper.set_adam_state(self._adam_to_adopt)
-            self._adam_to_adopt = {}
+        if self._state_to_adopt:
+            wrapper.set_torch_state(self._state_to_adopt)
+            self._state_to_adopt = {}
         return built
 
     def _analyze_graph(self, *args: Any, **kwargs: Any) -> None:
@@ -705,6 +739,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             if not values.isfinite().all():
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
         context = as_context(self, context)
+        self._check_optimizer(context)
         self._prepare(context)
         wrapper = self.parameters.pytorch_representation._get(context)
         self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
@@ -769,7 +804,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._loggables = None
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
-        self._keep_adam_state(context)
+        self._keep_optimizer_state(context)
         self.parameters.pytorch_representation._set(None, context)
         self._signatures.pop(context.execution_id, None)
         check_trainable(self)
@@ -796,11 +831,11 @@ class RecurrentComposition(pnl.AutodiffComposition):
         # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
         self._signatures[context.execution_id] = graph_signature(self, context)
 
-    def _keep_adam_state(self, context: Context) -> None:
+    def _keep_optimizer_state(self, context: Context) -> None:
         """Let the next PyTorch form go on from the optimiser's state of the present one."""
         wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
         if wrapper is not None:
-            self._adam_to_adopt = wrapper.adam_state() | self._adam_to_adopt
+            self._state_to_adopt = wrapper.torch_state() | self._state_to_adopt
 
 
 class _FunctionSession(Session):

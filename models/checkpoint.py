@@ -5,8 +5,8 @@ A checkpoint is a folder with two files, neither of which can run code when it i
     model.json          format "eplstm-model", version 1, 2 or 3; kind (what was saved); config; dtype of the
                         weights; name and shape of each array, and the SHA-256 of their content; the user's notes
     model.safetensors   the arrays: ``weights.NAME``, ``memory.keys`` and ``memory.values`` (oldest first), and
-                        ``optimizer.PART.NAME`` with the parts of Adam's state, step, mean and square; its header
-                        repeats model.json
+                        ``optimizer.PART.NAME`` with the parts of Adam's state, step, mean and square, or those
+                        of RMSprop's, step and square; its header repeats model.json
 
 One agent in one environment is saved in version 1. Version 2 holds more: ``memory.entries`` says how many entries
 each environment has, (M,), which follow each other in ``memory.keys`` and ``memory.values``; and in a cohort of P
@@ -15,7 +15,7 @@ version 2 of one agent with a ``person`` (see ``person.py``), who is in model.js
 rather than run another person.
 
 The round trip is exact, and training goes on as if it had never stopped. The learning rate and the seeds are
-not in it: they are arguments of ``train``.
+not in it: they are arguments of ``train``, as is the optimiser, which must be the one whose state it is.
 
 An interrupted save leaves what was there. A new checkpoint appears under its name as a whole. Where one is
 replaced, the arrays go first, in one step, with their description in their header; until model.json follows,
@@ -39,6 +39,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .config import ModelConfig
+from .optimizers import optimizer_of, parts_of
 from .person import Person
 from .reference import ReferenceEpisodicLSTM
 from .weights import weight_shapes
@@ -52,7 +53,8 @@ DESCRIPTION_FILE, ARRAYS_FILE = "model.json", "model.safetensors"
 HEADER_ENTRY = "eplstm"
 """Where the header of the arrays' file repeats model.json."""
 KINDS = ("reference", "composition", "cohort")
-OPTIMIZER_PARTS = ("step", "mean", "square")
+OPTIMIZER_PARTS = parts_of("adam")
+"""Those of a cohort."""
 
 
 class CheckpointError(ValueError):
@@ -454,12 +456,16 @@ def _check_arrays(
 ) -> None:
     entries = _checked_entries(path, description, arrays)
     lead = entries.shape[:1] if description["kind"] == "cohort" else ()
+    names = arrays.keys() | description["arrays"].keys()
+    optimizer = optimizer_of(_part(dict.fromkeys(names), "optimizer")) or "adam"
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in weight_shapes(config).items():
         shapes[f"weights.{name}"] = (*lead, *shape)
-        parts = {f"optimizer.step.{name}": (*lead, *shape[:1])}
-        parts |= {f"optimizer.{part}.{name}": (*lead, *shape) for part in OPTIMIZER_PARTS[1:]}
-        if not parts.keys().isdisjoint(arrays.keys() | description["arrays"].keys()):
+        parts = {
+            f"optimizer.{part}.{name}": (*lead, *(shape[:1] if part == "step" else shape))
+            for part in parts_of(optimizer)
+        }
+        if not parts.keys().isdisjoint(names):
             shapes |= parts  # a weight that never got a gradient has no state
     n_entries = int(entries.sum())
     shapes |= {
@@ -513,6 +519,6 @@ def _checked_entries(path: Path, description: dict[str, Any], arrays: dict[str, 
     return entries
 
 
-def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+def _part(arrays: dict[str, Any], part: str) -> dict[str, Any]:
     start = f"{part}."
     return {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}

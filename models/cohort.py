@@ -20,6 +20,7 @@ from .adam import CAN_FUSE, Steps
 from .config import ModelConfig
 from .fast import Gradients, Weights, gradients, run_trials
 from .losses import Loss, LossSettings, losses_and_slopes
+from .optimizers import optimizer_of
 from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_trials
 from .retrieval import RetrievalSettings, retrieve_many, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -163,6 +164,11 @@ class Cohort:
         Agents that are run at once can train only if all of them have had equally many updates.
         """
         check_optimizer_state(self.config, state)
+        if optimizer_of(state) == "rmsprop":
+            raise ValueError(
+                "Cohort: it trains with Adam, and cannot go on from the state of 'rmsprop'. Train the model by "
+                "itself, or let its optimiser begin anew: model.set_optimizer_state({})."
+            )
         chunk, place = self._of(agent)
         chunk.set_adam(place, state)
 

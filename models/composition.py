@@ -50,6 +50,7 @@ from .interaction import EpisodeRecord, Interaction, check_one_world, plan_episo
 from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
 from .memory import EncodingMechanism, EpisodicMemory
 from .nested_agent import NestedAgent
+from .optimizers import IN_TORCH, OptimizerName, check_optimizer, kind_in_torch, optimizer_of
 from .parameters import fixed_setting, memory_setting, person_parameter, setting_of_person
 from .person import Person
 from .person_in_graph import PersonInGraph, choice_probabilities
@@ -111,7 +112,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         config: sizes and memory settings.
         seed: for the initial weights (orthogonal; biases zero); the reference draws the same from it.
         name: the composition's.
-        kwargs: further arguments of ``AutodiffComposition``, such as ``learning_rate``.
+        kwargs: further arguments of ``AutodiffComposition``, such as ``learning_rate``; ``optimizer_type``, by
+            default ``adam``, may also be ``rmsprop`` (see ``optimizers``), or PsyNeuLink's ``sgd``.
     """
 
     class Parameters(RecurrentComposition.Parameters):
@@ -751,6 +753,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         gamma: float = 0.0,
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
+        optimizer: OptimizerName | None = None,
         context: Any = None,
         **kwargs: Any,
     ) -> Any:
@@ -767,6 +770,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             gamma: discount of later rewards.
             entropy_weight: weight of an entropy bonus in the actor-critic loss.
             value_weight: weight of the critic's loss.
+            optimizer: ``adam`` or ``rmsprop`` (see ``train``), from now on; None: as before, which is the
+                constructor's ``optimizer_type``.
             context: execution context, by default the composition's own.
             kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
                 projection), ``call_after_minibatch``, ... ``minibatch_size`` M makes one update from M trials,
@@ -785,7 +790,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
         Raises:
             ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands, or an
-                argument cannot be honoured.
+                argument cannot be honoured, or the model has been trained with another optimiser.
             TypeError: an unknown argument.
         """
         trials = inputs if isinstance(inputs, Trials) else self._as_trials(inputs, targets)
@@ -800,7 +805,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight)
-        return self._learn_plan(plan, settings, context=context, **kwargs)
+        return self._learn_plan(plan, settings, optimizer=optimizer, context=context, **kwargs)
 
     def learn_trials(
         self,
@@ -811,6 +816,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         max_gradient_norm: float | None = None,
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
+        optimizer: OptimizerName = "adam",
     ) -> TrialRecord:
         """Train on the trials of a plan through ``learn()``; see ``eplstm.models.train``."""
         done = iter(range(len(plan.trials)))
@@ -820,6 +826,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             loss,
             record_gradients=record_gradients,
             max_gradient_norm=max_gradient_norm,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             call_after_minibatch=call_back,
             minibatch_size=plan.environments,
@@ -833,9 +840,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
         loss: LossSettings,
         record_gradients: bool = False,
         max_gradient_norm: float | None = None,
+        optimizer: OptimizerName | None = None,
         **kwargs: Any,
     ) -> Any:
-        self._in_graph.of(as_context(self, kwargs.get("context"))).check_training(f"'{self.name}'")
+        context = as_context(self, kwargs.get("context"))
+        self._in_graph.of(context).check_training(f"'{self.name}'")
+        self._choose_optimizer(optimizer, context)
         session = _TrialSession(self, plan, loss, record_gradients)
         session.max_gradient_norm = max_gradient_norm
         result = None
@@ -847,6 +857,22 @@ class EpisodicLSTMComposition(RecurrentComposition):
             result = super().learn(self._inputs(once), session, **kwargs)
         self.record = session.record()
         return result
+
+    def _choose_optimizer(self, optimizer: OptimizerName | None, context: Any) -> None:
+        if optimizer is None:
+            return
+        check_optimizer(optimizer)
+        if self.optimizer_type not in IN_TORCH:
+            raise ValueError(
+                f"'{self.name}' was made with optimizer_type={self.optimizer_type!r}, and cannot be trained with "
+                f"optimizer={optimizer!r}: call learn() without optimizer, or make it with optimizer_type='adam'."
+            )
+        before, self.optimizer_type = self.optimizer_type, optimizer
+        try:
+            self._check_optimizer(context)
+        except ValueError:
+            self.optimizer_type = before
+            raise
 
     # ---- the fast path
 
@@ -976,28 +1002,27 @@ class EpisodicLSTMComposition(RecurrentComposition):
     # ---- the optimiser ---------------------------------------------------------------------------------
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the
-        weight). Empty before training."""
+        """The optimiser's state by weight: ``step.NAME`` (a number a row), ``square.NAME`` and, of Adam,
+        ``mean.NAME`` (as the weight). Empty before training, and with PsyNeuLink's ``sgd``."""
         wrapper = self.parameters.pytorch_representation._get(as_context(self, None), fallback_value=None)
-        adam = dict(self._adam_to_adopt) | (wrapper.adam_state() if wrapper is not None else {})
+        states = dict(self._state_to_adopt) | (wrapper.torch_state() if wrapper is not None else {})
         state: dict[str, np.ndarray] = {}
         for (name, block), projection in self._learned.items():
-            if projection not in adam:
+            own = states.get(projection, {})
+            if (kind := kind_in_torch(own)) is None:
                 continue
             shape, rows = weight_shapes(self.config)[name], self._rows(name, block)
-            entries = {
-                "step": float(adam[projection]["step"]),
-                "mean": self._as_rows(name, adam[projection]["exp_avg"].numpy()),
-                "square": self._as_rows(name, adam[projection]["exp_avg_sq"].numpy()),
-            }
-            for kind, values in entries.items():
-                whole = np.zeros(shape[:1] if kind == "step" else shape)
-                state.setdefault(f"{kind}.{name}", whole)[rows] = values
+            state.setdefault(f"step.{name}", np.zeros(shape[:1]))[rows] = float(own["step"])
+            for part, in_torch in IN_TORCH[kind].items():
+                values = self._as_rows(name, own[in_torch].numpy())
+                state.setdefault(f"{part}.{name}", np.zeros(shape))[rows] = values
         return state
 
     def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take Adam's state as ``optimizer_state`` gives it, from either model. ValueError if it does not fit."""
+        """Take an optimiser's state as ``optimizer_state`` gives it, from either model; {}: begin anew, with
+        either. ValueError if it does not fit."""
         check_optimizer_state(self.config, state)
+        kind = optimizer_of(state)
         states: dict[Any, dict[str, Tensor]] = {}
         for (name, block), projection in self._learned.items():
             if f"step.{name}" not in state:
@@ -1011,17 +1036,21 @@ class EpisodicLSTMComposition(RecurrentComposition):
             steps = float(np.max(np.asarray(state[f"step.{name}"])[rows]))
             if steps == 0:
                 continue
-            states[projection] = {
-                "step": torch.tensor(steps, dtype=torch.float32),
-                "exp_avg": matrix("mean").contiguous(),
-                "exp_avg_sq": matrix("square").contiguous(),
+            states[projection] = {"step": torch.tensor(steps, dtype=torch.float32)} | {
+                in_torch: matrix(part).contiguous() for part, in_torch in IN_TORCH[kind or "adam"].items()
             }
-        self._adam_to_adopt = states
         context = as_context(self, None)
         wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
         if wrapper is not None:
             wrapper.optimizer.state.clear()
-            wrapper.set_adam_state(states)
+        self._state_to_adopt = {}
+        if kind is not None and self.optimizer_type in IN_TORCH:
+            self.optimizer_type = kind
+            self._check_optimizer(context)  # of another kind, the PyTorch form is made anew
+        self._state_to_adopt = states
+        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        if wrapper is not None:
+            wrapper.set_torch_state(states)
 
 
 class _TrialSession(Session):

@@ -457,7 +457,7 @@ def take_over_state(composition: RecurrentComposition, own: Any, context: Contex
     base, visited = Context(execution_id=own), set()
     for component in [*composition.nodes, *composition.projections]:
         component._initialize_from_context(context, base, override=False, visited=visited)
-    composition._keep_adam_state(base)
+    composition._keep_optimizer_state(base)
     for memory in backend.memories(composition):
         for environment in range(memory.environments(own)):
             memory.set_entries(memory.entries(own, environment), context, environment)

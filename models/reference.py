@@ -42,6 +42,7 @@ from ..tasks.trials import Trials
 from .config import ModelConfig
 from .interaction import EpisodeRecord, plan_episodes
 from .losses import LossSettings, TrialTensors, users_loss
+from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
 from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, plan_run
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -153,7 +154,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.episodic_memory = ReferenceMemory(config)
         """The entries of the environment that is run; those of further ones are in ``memories``."""
         self.memories = [self.episodic_memory]
-        self.optimizer: torch.optim.Adam | None = None
+        self.optimizer: torch.optim.Adam | torch.optim.RMSprop | None = None
         self._person = Person()
 
     # ---- the person
@@ -384,13 +385,14 @@ class ReferenceEpisodicLSTM(nn.Module):
         max_gradient_norm: float | None = None,
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
+        optimizer: OptimizerName = "adam",
     ) -> TrialRecord:
-        """Run the trials of a plan, with one step of Adam after each; see ``eplstm.models.train``."""
+        """Run the trials of a plan, with one step of the optimiser after each; see ``eplstm.models.train``."""
         self.person.check_training("The reference")
-        optimizer = self._adam(learning_rate)
+        steps = self._optimizer(optimizer, learning_rate)
         outcomes, losses, gradients = [], [], []
         for update in range(-(-len(plan.trials) // plan.environments)):
-            optimizer.zero_grad()
+            steps.zero_grad()
             together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
             for trial in self._trials_of_update(plan, together):
                 policy_loss, value_loss = self.loss(trial, loss)
@@ -403,7 +405,7 @@ class ReferenceEpisodicLSTM(nn.Module):
                 nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
             if record_gradients:
                 gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
-            optimizer.step()
+            steps.step()
             if after_trial is not None:
                 after_trial(update)
         record = self._record(plan, outcomes)
@@ -453,14 +455,18 @@ class ReferenceEpisodicLSTM(nn.Module):
 
     # ---- bookkeeping ---------------------------------------------------------------------------------
 
-    def _adam(self, learning_rate: float) -> torch.optim.Adam:
-        if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+    def _optimizer(self, name: OptimizerName, learning_rate: float) -> torch.optim.Adam | torch.optim.RMSprop:
+        """The optimiser as it has come to be. Raises ValueError if the model has been trained with another."""
+        states = [] if self.optimizer is None else list(self.optimizer.state.values())
+        trained = kind_in_torch(states[0]) if states else None
+        check_same_optimizer(trained, name)
+        if self.optimizer is None or trained is None:
+            self.optimizer = make_optimizer(name, self.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         for parameter, state in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):  # the precision may have changed since
-                state[name] = state[name].to(parameter)
+            for part in IN_TORCH[name].values():  # the precision may have changed since
+                state[part] = state[part].to(parameter)
         return self.optimizer
 
     @staticmethod
@@ -491,30 +497,35 @@ class ReferenceEpisodicLSTM(nn.Module):
         return TrialRecord(**arrays)
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """Adam's state by weight: ``step.NAME`` (a number a row), ``mean.NAME`` and ``square.NAME`` (as the
-        weight). Empty before training."""
+        """The optimiser's state by weight: ``step.NAME`` (a number a row), ``square.NAME`` and, of Adam,
+        ``mean.NAME`` (as the weight). Empty before training."""
         if self.optimizer is None:
             return {}
         state = {}
         for name, parameter in self.named_parameters():
-            adam = self.optimizer.state.get(parameter)
-            if not adam:
+            own = self.optimizer.state.get(parameter)
+            if not own or (kind := kind_in_torch(own)) is None:
                 continue
-            state[f"step.{name}"] = np.full(len(parameter), float(adam["step"]))
-            state[f"mean.{name}"] = adam["exp_avg"].cpu().numpy().copy()
-            state[f"square.{name}"] = adam["exp_avg_sq"].cpu().numpy().copy()
+            state[f"step.{name}"] = np.full(len(parameter), float(own["step"]))
+            for part, in_torch in IN_TORCH[kind].items():
+                state[f"{part}.{name}"] = own[in_torch].cpu().numpy().copy()
         return state
 
     def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take Adam's state as ``optimizer_state`` gives it, from either model. ValueError if it does not fit."""
+        """Take an optimiser's state as ``optimizer_state`` gives it, from either model; {}: begin anew, with
+        either. ValueError if it does not fit."""
         check_optimizer_state(self.config, state)
         self.optimizer = None
+        kind = optimizer_of(state)
+        if kind is None:
+            return
+        self.optimizer = make_optimizer(kind, self.parameters())
         for name, parameter in self.named_parameters():
             if f"step.{name}" not in state:
                 continue
-            optimizer = self._adam(learning_rate=0.0)
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(np.max(state[f"step.{name}"])), dtype=torch.float32),
-                "exp_avg": torch.from_numpy(np.array(state[f"mean.{name}"])).to(parameter),
-                "exp_avg_sq": torch.from_numpy(np.array(state[f"square.{name}"])).to(parameter),
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(np.max(state[f"step.{name}"])), dtype=torch.float32)
+            } | {
+                in_torch: torch.from_numpy(np.array(state[f"{part}.{name}"])).to(parameter)
+                for part, in_torch in IN_TORCH[kind].items()
             }

@@ -10,6 +10,7 @@ import numpy as np
 from ..tasks.trials import Trials
 from .interaction import plan_episodes
 from .losses import Loss, LossSettings
+from .optimizers import OptimizerName, check_optimizer
 from .records import plan_environments, plan_trials
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ def train(
     loss: Loss = "actor_critic",
     entropy_weight: float = 0.0,
     value_weight: float = 1.0,
+    optimizer: OptimizerName = "adam",
     after_trial: Callable[[int], None] | None = None,
 ) -> Any:
-    """Train a model on trials, in their order, with one step of Adam after each.
+    """Train a model on trials, in their order, with one step of the optimiser after each.
 
     A composition is trained by its own ``learn()`` in PsyNeuLink's PyTorch mode. The optimiser's state goes on
-    from call to call, and so does the memory: clear it with ``model.clear_memory()`` where a block begins.
+    from call to call, and so does the memory: clear it with ``model.clear_memory()`` where a block begins. From
+    one optimiser to the other the state cannot go on: ``model.set_optimizer_state({})`` begins anew.
 
     A list of ``Trials`` is a list of environments, copies of the task that run in parallel: trial k of all of
     them together makes one update, from the mean of their losses (A2C; Mnih et al., 2016). Each environment has
@@ -45,7 +48,7 @@ def train(
     Args:
         model: the reference or the composition.
         trials: n trials of T steps; or a list of them, one item an environment, equally many in each.
-        learning_rate: Adam's (dnd-lstm: 5e-4).
+        learning_rate: the optimiser's (dnd-lstm: 5e-4, of Adam).
         gamma: discount of later rewards (dnd-lstm: 0).
         actions: (n, T) forced choices; without them they are drawn from the policy. With environments, a list.
         initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1). With environments, a list.
@@ -54,6 +57,7 @@ def train(
         loss: ``actor_critic``, ``cross_entropy`` (to the target), or a function of ``TrialTensors``.
         entropy_weight: weight of an entropy bonus in the actor-critic loss.
         value_weight: weight of the critic's loss.
+        optimizer: ``adam`` (dnd-lstm), or ``rmsprop``, that of A2C (α = .99, ε = 1e-5; see ``optimizers``).
         after_trial: called with the trial's index after each update (progress, or raising to stop).
 
     Returns:
@@ -61,9 +65,10 @@ def train(
         list of them (``gradients`` are those of the updates, the same in each).
 
     Raises:
-        ValueError: sizes or values do not fit the model.
+        ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser.
     """
     _check_rate(learning_rate)
+    check_optimizer(optimizer)
     settings = LossSettings(loss, gamma, entropy_weight, value_weight)
     if isinstance(trials, (list, tuple)):
         plan = plan_environments(model.config, trials, actions, initial_states, seed)
@@ -73,6 +78,7 @@ def train(
         plan,
         learning_rate=learning_rate,
         loss=settings,
+        optimizer=optimizer,
         record_gradients=record_gradients,
         after_trial=after_trial,
     )
@@ -95,6 +101,7 @@ def train_episodes(
     seed: int | Sequence[int] | None = None,
     record_gradients: bool = False,
     loss: Loss = "actor_critic",
+    optimizer: OptimizerName = "adam",
     after_episode: Callable[[int], None] | None = None,
 ) -> Any:
     """Train a model on the next episodes of an epoch, the environment in the loop: one update an episode.
@@ -107,7 +114,7 @@ def train_episodes(
         model: the reference or the composition.
         worlds: M worlds of a task.
         episodes: of each world; no more than the epoch has left.
-        learning_rate: Adam's.
+        learning_rate: the optimiser's.
         gamma: discount of later rewards.
         entropy_weight: weight of an entropy bonus in the actor-critic loss.
         value_weight: weight of the critic's loss.
@@ -116,22 +123,25 @@ def train_episodes(
         seed: for what is drawn: initial states and choices.
         record_gradients: keep each update's gradients, by the names of ``weights()``.
         loss: ``actor_critic``, or a function of ``TrialTensors``; its targets are the actions taken.
+        optimizer: ``adam``, or ``rmsprop``, that of A2C, as in ``train``.
         after_episode: called with the number of the update, from 0.
 
     Returns:
         An ``EpisodeRecord`` with ``policy_loss`` and ``value_loss``.
 
     Raises:
-        ValueError: model and task do not fit each other, the epoch has not so many episodes left, or a value is
-            outside its range.
+        ValueError: model and task do not fit each other, the epoch has not so many episodes left, a value is
+            outside its range, or the model has been trained with the other optimiser.
     """
     _check_rate(learning_rate)
+    check_optimizer(optimizer)
     if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
         raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
     return model.learn_trials(
         plan_episodes(model.config, worlds, episodes, actions, seed),
         learning_rate=learning_rate,
         loss=LossSettings(loss, gamma, entropy_weight, value_weight),
+        optimizer=optimizer,
         max_gradient_norm=max_gradient_norm,
         record_gradients=record_gradients,
         after_trial=after_episode,

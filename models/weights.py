@@ -12,12 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from .config import ModelConfig
+from .optimizers import optimizer_of, parts_of
 
 GATE_ORDER = ("forget", "input", "output", "reinstatement", "candidate")
 """Blocks of rows in the input and hidden weights: f, i, o, r and the candidate."""
-
-ADAM_STATE = ("step", "mean", "square")
-"""What Adam keeps for each weight: its number of steps, mean gradient, mean squared gradient."""
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -95,17 +93,18 @@ def check_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dic
 
 
 def check_optimizer_state(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError if Adam's state (``optimizer_state`` of a model) does not fit the model."""
+    """Raise ValueError if an optimiser's state (``optimizer_state`` of a model) does not fit the model."""
+    parts = parts_of(optimizer_of(state) or "adam")
     wanted = {}
     for name, shape in weight_shapes(config).items():
-        wanted |= {f"step.{name}": shape[:1], f"mean.{name}": shape, f"square.{name}": shape}
+        wanted |= {f"{part}.{name}": shape[:1] if part == "step" else shape for part in parts}
     for name, array in state.items():
         if np.shape(array) != wanted.get(name):
             found, need = np.shape(array), wanted.get(name, "no such entry")
             raise ValueError(f"Optimiser: {name} has the shape {found}; this model needs {need}.")
-    incomplete = [n for n in weight_shapes(config) if 0 < sum(f"{k}.{n}" in state for k in ADAM_STATE) < 3]
+    incomplete = [n for n in weight_shapes(config) if 0 < sum(f"{k}.{n}" in state for k in parts) < len(parts)]
     if incomplete:
-        raise ValueError(f"Optimiser: the state of {incomplete} is incomplete; needed are {ADAM_STATE} of each.")
+        raise ValueError(f"Optimiser: the state of {incomplete} is incomplete; needed are {parts} of each.")
 
 
 def check_memory(config: ModelConfig, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
