@@ -109,7 +109,7 @@ def _load(folder: Path, agent: int | None) -> Model:
 
 def _check_sizes(models: tuple[Model, Model], folders: tuple[Path, Path]) -> None:
     a, b = (model.config for model in models)
-    sizes = ("input_size", "hidden_size", "n_actions", "key")
+    sizes = ("input_size", "hidden_size", "n_actions", "key", "reinstatement")
     differing = [
         f"{name} {getattr(a, name)} and {getattr(b, name)}"
         for name in sizes

@@ -59,6 +59,7 @@ def train_on_blocks(
         records = train(
             model,
             [task.sample(CONTEXTS, rng) for rng in rngs],
+            optimizer=settings.optimizer,
             learning_rate=settings.learning_rate
             * settings.share(block * 2 * CONTEXTS, settings.learning_rate_end),
             gamma=settings.gamma,

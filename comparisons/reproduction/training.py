@@ -39,8 +39,10 @@ class LoopSettings:
     """Hidden units, H."""
     memory_capacity: int = 100
     """Entries of the episodic memory of each world."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Of the weights."""
     learning_rate: float = 3e-3
-    """Adam's, at the beginning."""
+    """At the beginning."""
     learning_rate_end: float = 0.1
     """What share of it is left at the end; in between it falls exponentially."""
     gamma: float = 0.9
@@ -110,6 +112,7 @@ def train_agent(
             model,
             worlds,
             task.episodes,
+            optimizer=settings.optimizer,
             learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
             gamma=settings.gamma,
             entropy_weight=settings.entropy_weight * settings.share(update, settings.entropy_end),
