@@ -313,6 +313,7 @@ def test_the_processor_has_a_name_on_each_system(monkeypatch):
     assert shown.processor() == "some processor"
 
 
+@pytest.mark.slow
 def test_warnings_tell_a_busy_machine_and_lost_times():
     assert [w.split(":")[0] for w in a_benchmark().warnings()] == ["b"]
     busy = a_benchmark(load_at_start=3.5, cores=4).warnings()

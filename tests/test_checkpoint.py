@@ -205,6 +205,7 @@ def test_a_composition_goes_on_as_either_model(capacity, two_trials, tmp_path):
                 np.testing.assert_allclose(parts(loaded)[name], array, rtol=0, atol=ATOL, err_msg=name)
 
 
+@pytest.mark.slow
 def test_untrained_composition(tmp_path):
     model = EpisodicLSTMComposition(ModelConfig(4, 3, 2, 5), seed=1)
     model.set_memory(np.arange(8.0).reshape(2, 4), np.arange(6.0).reshape(2, 3))
@@ -512,6 +513,7 @@ def assert_same_memories(one, two):
         rarely(EpisodicLSTMComposition, 40),
     ],
 )
+@pytest.mark.slow
 def test_memories_of_all_environments(kind, capacity, make_config, make_trials, tmp_path):
     """They are not equally full; training goes on exactly; the other kind holds the same."""
     model = kind(make_config(memory_capacity=capacity), seed=1)

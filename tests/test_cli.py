@@ -231,6 +231,7 @@ def test_demo_writes_all_that_it_promises(stand_in, tmp_path, capsys):
         )
 
 
+@pytest.mark.slow
 def test_demo_with_the_composition_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "DPI", 40)
     assert demo(tmp_path, "--blocks", "1", "--contexts", "2") == 0

@@ -293,6 +293,7 @@ def test_records_of_behaviour_leave_the_states_out(make_config, trials_of):
 # ---- to and from single models -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_agents_come_back_as_either_kind(make_config, trials_of):
     """Weights, memory of each environment and optimiser; what was full and has run over stays so."""
     models = alone(make_config(memory_capacity=3))

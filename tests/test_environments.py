@@ -191,6 +191,7 @@ def test_one_environment_is_no_environment(kind, make_config, environments):
 
 
 @pytest.mark.parametrize("kind", ["reference", "fast"])
+@pytest.mark.slow
 def test_equal_environments_learn_as_one(kind, make_config, environments):
     """The mean over copies of one and the same trials, with the same choices, is that of one of them."""
     shared = {
@@ -286,6 +287,7 @@ def test_minibatches_of_learn_are_environments(kind, form, make_config, environm
     same_records([model.record.of_environment(e, M) for e in range(M)], records)
 
 
+@pytest.mark.slow
 def test_a_last_minibatch_may_be_smaller(make_config, make_trials):
     """Trials that do not fill it are those of the first environments; the update is from their mean."""
     models = [model_of(kind, make_config()) for kind in ("fast", "general")]

@@ -126,6 +126,7 @@ def twin(shared):
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
+@pytest.mark.slow
 def test_views_keep_the_layout(view, twin):
     """All nodes, and the six feedback projections dashed, which let the layout go from input to read-out."""
     graph = twin.show_graph(output_fmt="gv", **view)

@@ -91,16 +91,16 @@ def test_learning(task, general):
 def test_running(task):
     """Python mode, PyTorch mode on both paths, and the reference, one after the other through two episodes."""
     task = TASKS[task]
-    reference, fast = models(config_for(task))
-    _, general = models(config_for(task), general=True)
-    _, python = models(config_for(task))
-    worlds = [made_worlds(task) for _ in range(4)]
-    for part in range(min(2, task.episodes)):
-        expected = reference.run_episodes(worlds[0], 1, seed=part)
-        assert_same(expected, fast.simulate_episodes(worlds[1], 1, seed=part))
-        assert_same(expected, general.simulate_episodes(worlds[2], 1, seed=part))
-        assert_same(expected, python.run_episodes(worlds[3], 1, seed=part))
-    for composition in (fast, general, python):
+    reference, composition = models(config_for(task))
+    parts = range(min(2, task.episodes))
+    worlds = made_worlds(task)
+    expected = [reference.run_episodes(worlds, 1, seed=part) for part in parts]
+    for run, fast in (("simulate_episodes", True), ("simulate_episodes", False), ("run_episodes", True)):
+        composition.fast_path = fast
+        composition.clear_memory()
+        worlds = made_worlds(task)
+        for part in parts:
+            assert_same(expected[part], getattr(composition, run)(worlds, 1, seed=part))
         assert_same_state(reference, composition, 1)
 
 

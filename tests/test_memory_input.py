@@ -277,6 +277,7 @@ PEOPLE = {
 
 
 @pytest.mark.parametrize("name", PEOPLE)
+@pytest.mark.slow
 def test_a_person_without_a_gate_to_bias(name):
     """Everything that may differ between people but ``gate_bias``, in Python mode and in PyTorch mode."""
     reference, composition = models(AVERAGE)

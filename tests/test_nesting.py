@@ -408,6 +408,7 @@ def make_trials(n=2, steps=3, seed=8):
 
 
 @pytest.mark.parametrize("kind", [rarely(RecurrentComposition), pnl.AutodiffComposition])
+@pytest.mark.slow
 def test_the_agent_alone_and_in_the_outer_composition_in_turns(kind):
     """It is one agent: what it learns by itself and what it stores goes on in the outer, and the other way."""
     data, trials, plain = make_data(n=2), make_trials(), Plain(CONFIG)

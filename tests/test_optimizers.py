@@ -161,6 +161,7 @@ def test_any_recurrent_composition_takes_it():
 # ---- its state ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_state_goes_from_model_to_model():
     """Into a composition that is new, or has Adam's state, or another of RMSprop's: each goes on alike."""
     reference, new = models()

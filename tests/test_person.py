@@ -545,6 +545,7 @@ def test_what_cannot_be_lost(trials, encoded, message, pair):
             run(trials, encoded=encoded)
 
 
+@pytest.mark.slow
 def test_nested_in_another_composition():
     """There nodes cannot be added, somebody with perseveration must be told the last choice, nobody is trained."""
     agent = EpisodicLSTMComposition(ModelConfig(2, 2, 2, 3))

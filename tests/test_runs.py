@@ -282,6 +282,7 @@ def same_as_alone(cohort, models, atol=1e-10):
 @pytest.mark.parametrize(
     ("kind", "environments"), [("reference", 1), ("reference", 2), rarely("composition", 1), ("composition", 2)]
 )
+@pytest.mark.slow
 def test_each_of_many_agents_is_a_run_of_its_own(kind, environments, tmp_path):
     settings = replace(MANY, seed=4, agents=2, environments=environments)
     many = train_run(tmp_path / "many", kind, settings)
