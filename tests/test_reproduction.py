@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from eplstm.comparisons.cli import main
 from eplstm.comparisons.reproduction import bandit, contextual_choice, training, two_step, water_maze
-from eplstm.comparisons.reproduction.studies import STUDIES
+from eplstm.comparisons.reproduction.studies import STUDIES, train_and_measure
 from eplstm.comparisons.reproduction.study import (
     EPLSTM,
     INTACT,
@@ -17,7 +17,6 @@ from eplstm.comparisons.reproduction.study import (
     as_text,
     mean_and_half,
     of_seeds,
-    train_and_measure,
 )
 from eplstm.comparisons.reproduction.training import (
     LoopSettings,

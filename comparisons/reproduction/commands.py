@@ -27,8 +27,8 @@ from ..fitting.commands import Where, check_folder, told
 from ..page import Page
 from ..report import html_table
 from ..work.pieces import Piece, run_pieces
-from .studies import STUDIES
-from .study import AGENTS, Claim, Found, Study, train_and_measure
+from .studies import STUDIES, train_and_measure
+from .study import AGENTS, Claim, Found, Study
 from .training import epochs_done
 
 LOOK_EVERY = 2.0

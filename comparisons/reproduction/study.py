@@ -7,7 +7,6 @@ pieces gave, with intervals over seeds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,32 +85,6 @@ class Study:
     def quick(self) -> Study:
         """The same with fewer fresh worlds, for a look."""
         return replace(self, fresh_worlds=min(self.fresh_worlds, 16), fresh_epochs=1)
-
-
-def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str | None = None) -> dict[str, Any]:
-    """One piece: an agent trained with a seed, and measured.
-
-    Args:
-        study: name of the task's study.
-        agent: one of ``AGENTS``.
-        seed: of all draws.
-        fast: the fast setting.
-        folder: for checkpoints.
-
-    Returns:
-        ``history``: mean reward of a step by epoch; ``seconds`` of training; and of each state (``intact``, and of
-        agents with memory the lesions) what the study measures.
-    """
-    from .studies import STUDIES
-
-    found = STUDIES[study].quick() if fast else STUDIES[study]
-    start = time.monotonic()
-    model, history = found.train(found, agent, seed, fast, folder)
-    plain: dict[str, Any] = {"history": history, "seconds": time.monotonic() - start}
-    for state, (retrieve, encode) in LESIONS.items():
-        if state == INTACT or agent != LSTM:
-            plain[state] = found.act(found, model, seed, retrieve, encode)
-    return plain
 
 
 def memory_of(agent: str) -> dict[str, Any]:
