@@ -188,12 +188,12 @@ def test_claims_about_the_maze_hold_or_do_not():
         rows = np.array([16.0, second, 4, 4, 4]), np.array([15.0, plain, 15, 15, 15])
         gate = np.zeros((5, 25))
         ep = {state: {n: rows[0] for n in ("median", "steps", "goals")} | {"gate": gate} for state in (INTACT,)}
-        ep[RETRIEVAL_OFF] = {n: np.full(5, off) for n in ("median", "steps", "goals")}
+        ep[RETRIEVAL_OFF] = {n: np.array([16.0, off, off, off, off]) for n in ("median", "steps", "goals")}
         return {(EPLSTM, 0): ep, (LSTM, 0): {INTACT: {n: rows[1] for n in ("median", "steps", "goals")}}}
 
     study = STUDIES["water-maze"]
     assert [c.holds for c in water_maze.claims(study, agents(5.0, 14.0, 16.0))] == [True, True, True]
-    assert [c.holds for c in water_maze.claims(study, agents(9.0, 14.0, 16.0))] == [False, True, False]
+    assert [c.holds for c in water_maze.claims(study, agents(9.0, 14.0, 10.0))] == [False, True, False]
     assert [c.holds for c in water_maze.claims(study, agents(5.0, 6.0, 16.0))] == [True, False, True]
 
 

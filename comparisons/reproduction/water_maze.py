@@ -70,12 +70,12 @@ def claims(study: Study, found: Found) -> list[Claim]:
             )
         )
     if EPLSTM in agents_of(found):
-        intact, off = (of_seeds(found, EPLSTM, "steps", state)[:, 1] for state in (INTACT, RETRIEVAL_OFF))
+        off = of_seeds(found, EPLSTM, "steps", RETRIEVAL_OFF)
         made.append(
             Claim(
-                "without retrieval (lesion), the second exposure takes twice the steps or more",
-                f"mean steps {as_text(intact, 1)} intact, {as_text(off, 1)} without",
-                bool(off.mean() >= 2 * intact.mean()),
+                "without retrieval (lesion), the second exposure takes as long as the first: .9 of it or more",
+                f"mean steps {as_text(off[:, 0], 1)} → {as_text(off[:, 1], 1)}",
+                bool(off[:, 1].mean() >= 0.9 * off[:, 0].mean()),
             )
         )
     return made
@@ -112,10 +112,11 @@ def figures(study: Study, found: Found) -> list[Figure]:
         level(axes[0], known_goal(task)[0], "knows the goal")
         level(axes[0], random_walk(task)[0], "random walk")
         dress(axes[0], "Steps to the first goal", "Exposure", "Mean steps")
-        axes[0].set_ylim(bottom=0)
-        level(axes[1], known_goal(task)[1].sum(), "knows the goal")
+        axes[0].set_ylim(0, 1.15 * random_walk(task)[0])
+        most = known_goal(task)[1].sum()
+        level(axes[1], most, "knows the goal")
         dress(axes[1], "Goals in an episode", "Exposure", "Goals", legend=False)
-        axes[1].set_ylim(bottom=0)
+        axes[1].set_ylim(0, 1.15 * most)
 
     def gates(axes: Sequence[Axes]) -> None:
         samples = of_seeds(found, EPLSTM, "gate")
