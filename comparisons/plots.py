@@ -1,13 +1,12 @@
 """Figures: each function takes the numbers of ``behavior`` and an ``Axes``, draws into it, and returns it.
 
-Without an ``Axes`` one is made with pyplot, to be shown by a notebook. Colours are those of Okabe and Ito
-(2008), which colour-blind readers can tell apart; nothing of matplotlib's global style is changed.
+Without an ``Axes`` one is made with pyplot, to be shown by a notebook. Nothing of
+matplotlib's global style is changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -17,13 +16,22 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..models import GATE_ORDER
 from ..tasks import Trials
+from .axes import (
+    BLACK,
+    COLORS,
+    GREY,
+    LABEL,
+    MARKERS,
+    TICK,
+    TITLE,
+    add_colorbar,
+    add_legend,
+    axes_or_new,
+    dress,
+    level_line,
+    ordinal,
+)
 from .behavior import Course, LearningCurve, PrincipalComponents
-
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#222222", "#767676"
-COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P")
-TITLE, LABEL, TICK = 11, 10, 9
 
 
 def plot_learning_curve(
@@ -41,7 +49,7 @@ def plot_learning_curve(
         optimum: rewards a trial of the best agent.
         ax: where to draw.
     """
-    ax = _axes(ax, (5.2, 3.6))
+    ax = axes_or_new(ax, (5.2, 3.6))
     for place, (name, curve) in enumerate(curves.items()):
         blocks = np.arange(1, len(curve.mean) + 1)
         if place == 0:
@@ -52,11 +60,11 @@ def plot_learning_curve(
             color = COLORS[place % len(COLORS)]
             rings = ax.plot(blocks, curve.mean, MARKERS[place - 1], color=color, markersize=6, label=name)
             rings[0].set_markerfacecolor("none")
-    _level(ax, optimum, "optimum")
-    _level(ax, chance, "chance")
+    level_line(ax, optimum, "optimum")
+    level_line(ax, chance, "chance")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(ax, "lower right", anchor=(1.0, 0.08))
-    return _dress(ax, "Learning", "Block", "Rewards a trial (mean ± s.e.)")
+    add_legend(ax, "lower right", anchor=(1.0, 0.08))
+    return dress(ax, "Learning", "Block", "Rewards a trial (mean ± s.e.)")
 
 
 def plot_accuracy(
@@ -76,12 +84,12 @@ def plot_accuracy(
         title: of the panel.
         ax: where to draw.
     """
-    ax = _axes(ax, (5.2, 3.6))
+    ax = axes_or_new(ax, (5.2, 3.6))
     styles = ("-", "none", ":")
     for place, course in enumerate(courses.values()):
         steps = np.arange(course.mean.shape[1])
         for row, encounter in enumerate(course.encounters):
-            label = f"{_ordinal(encounter)} encounter" if place == 0 else None
+            label = f"{ordinal(encounter)} encounter" if place == 0 else None
             ax.errorbar(
                 steps + 0.12 * place,
                 course.mean[row],
@@ -95,8 +103,8 @@ def plot_accuracy(
                 linewidth=1.6,
                 label=label,
             )
-    _level(ax, chance, "chance")
-    _level(ax, 1.0, "optimum")
+    level_line(ax, chance, "chance")
+    level_line(ax, 1.0, "optimum")
     _noise_mark(ax, noise_off)
     _shares(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -108,9 +116,9 @@ def plot_accuracy(
                 line.set_markerfacecolor("none")
             handles.append(line)
             labels.append(name)
-    _legend(ax, "lower right", handles=handles, labels=labels)
+    add_legend(ax, "lower right", handles=handles, labels=labels)
     over = next(iter(courses.values())).over if courses else "trials"
-    return _dress(ax, title, "Step in the trial", f"Right choices (mean ± s.e. over {over})")
+    return dress(ax, title, "Step in the trial", f"Right choices (mean ± s.e. over {over})")
 
 
 def plot_stimulus(trials: Trials, trial: int, *, context_start: int, ax: Axes | None = None) -> Axes:
@@ -122,7 +130,7 @@ def plot_stimulus(trials: Trials, trial: int, *, context_start: int, ax: Axes | 
         context_start: the first column of the context.
         ax: where to draw.
     """
-    ax = _axes(ax, (5.2, 2.6))
+    ax = axes_or_new(ax, (5.2, 2.6))
     inputs = trials.inputs[trial]
     limit = 3.0
     image = ax.imshow(
@@ -135,10 +143,10 @@ def plot_stimulus(trials: Trials, trial: int, *, context_start: int, ax: Axes | 
     if trials.noise_off is not None and 0 < trials.noise_off < len(inputs):
         edge = trials.noise_off - 0.5
         ax.plot([-0.5, context_start - 0.5], [edge, edge], color=BLACK, linestyle="--", linewidth=1.2)
-    _colorbar(ax, image, "Input")
+    add_colorbar(ax, image, "Input")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    encounter = "" if trials.encounter is None else f", {_ordinal(int(trials.encounter[trial]))} encounter"
-    _dress(ax, f"Trial {trial + 1}{encounter}: the answer is {trials.targets[trial, 0]}", "Input column", "Step")
+    encounter = "" if trials.encounter is None else f", {ordinal(int(trials.encounter[trial]))} encounter"
+    dress(ax, f"Trial {trial + 1}{encounter}: the answer is {trials.targets[trial, 0]}", "Input column", "Step")
     ax.title.set_position((0.5, 1.0))
     ax.set_title(ax.get_title(), fontsize=TITLE, pad=20)
     return ax
@@ -161,7 +169,7 @@ def plot_similarity(
         groups: (n,) answers; entries are sorted by them, and lines part them.
         ax: where to draw.
     """
-    ax = _axes(ax, (4.4, 3.8))
+    ax = axes_or_new(ax, (4.4, 3.8))
     if groups is not None:
         order = np.argsort(groups, kind="stable")
         similarity = similarity[np.ix_(order, order)]
@@ -173,11 +181,11 @@ def plot_similarity(
             ax.axvline(edge, color="white", linewidth=1.5)
             ax.axhline(edge, color="white", linewidth=1.5)
     names = {"l2": "− L2 distance", "l1": "− L1 distance", "cosine": "Cosine"}
-    _colorbar(ax, image, names.get(kernel, kernel))
+    add_colorbar(ax, image, names.get(kernel, kernel))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis = "Entry, by age" if groups is None else "Entry, by answer"
-    return _dress(ax, f"Similarity of stored {what}", axis, axis)
+    return dress(ax, f"Similarity of stored {what}", axis, axis)
 
 
 def plot_components(
@@ -190,7 +198,7 @@ def plot_components(
         answers: (n,) the rewarded action of each entry.
         ax: where to draw.
     """
-    ax = _axes(ax, (4.4, 3.8))
+    ax = axes_or_new(ax, (4.4, 3.8))
     scores, share = components.scores, components.variance_explained
     second = scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))
     groups = np.zeros(len(scores), int) if answers is None else answers
@@ -207,9 +215,9 @@ def plot_components(
             label=None if answers is None else f"answer {answer}",
         )
     if answers is not None:
-        _legend(ax)
+        add_legend(ax)
     shares = [*share, 0.0]
-    return _dress(
+    return dress(
         ax,
         "Stored values",
         f"Component 1 ({shares[0]:.0%} of variance)",
@@ -246,16 +254,16 @@ def plot_gates(
                 markersize=4.5 if emphasised else 3,
                 linewidth=2.2 if emphasised else 1.2,
                 capsize=2,
-                label=f"{_ordinal(encounter)} encounter",
+                label=f"{ordinal(encounter)} encounter",
             )
         _noise_mark(ax, noise_off, text=False)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _dress(ax, f"{GATE_ORDER[gate].capitalize()}, ${symbols[gate]}_t$", "Step", "")
+        dress(ax, f"{GATE_ORDER[gate].capitalize()}, ${symbols[gate]}_t$", "Step", "")
         if emphasised:
             ax.title.set_fontweight("bold")
             ax.set_facecolor("#F3F3F3")
     panels[0].set_ylabel("Openness (mean ± s.e.)", fontsize=LABEL)
-    _legend(panels[-1])
+    add_legend(panels[-1])
     return panels
 
 
@@ -276,7 +284,7 @@ def plot_lesions(
         noise_off: first step with evidence; marked.
         ax: where to draw.
     """
-    ax = _axes(ax, (5.2, 3.6))
+    ax = axes_or_new(ax, (5.2, 3.6))
     offsets = 0.1 * (np.arange(len(conditions)) - (len(conditions) - 1) / 2)
     for place, (name, course) in enumerate(conditions.items()):
         row = course.encounters.index(encounter)
@@ -291,13 +299,13 @@ def plot_lesions(
             capsize=2,
             label=name,
         )
-    _level(ax, chance, "chance")
+    level_line(ax, chance, "chance")
     _noise_mark(ax, noise_off)
     _shares(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(ax, "lower right")
-    title = f"Lesions: accuracy on the {_ordinal(encounter)} encounter"
-    return _dress(ax, title, "Step in the trial", "Right choices (mean ± s.e.)")
+    add_legend(ax, "lower right")
+    title = f"Lesions: accuracy on the {ordinal(encounter)} encounter"
+    return dress(ax, title, "Step in the trial", "Right choices (mean ± s.e.)")
 
 
 def plot_ladder(
@@ -310,7 +318,7 @@ def plot_ladder(
         tolerance: what a difference may be at most.
         ax: where to draw.
     """
-    ax = _axes(ax, (6.4, 3.8))
+    ax = axes_or_new(ax, (6.4, 3.8))
     names = list(dict.fromkeys(name for name, _, _ in rungs))
     paths = list(dict.fromkeys(path for _, _, path in rungs))
     floor, ceiling = 1e-18, 1e3
@@ -334,8 +342,8 @@ def plot_ladder(
     ax.set_ylim(-0.7, len(names) + 0.2)
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_axisbelow(True)
-    _legend(ax, "upper left", ncols=2)
-    return _dress(ax, "Composition and reference: every rung", "Largest absolute difference (1e-18: none)", "")
+    add_legend(ax, "upper left", ncols=2)
+    return dress(ax, "Composition and reference: every rung", "Largest absolute difference (1e-18: none)", "")
 
 
 def plot_growth(
@@ -357,7 +365,7 @@ def plot_growth(
         legend: whether to name the lines; False where the figure does it for all panels.
         ax: where to draw.
     """
-    ax = _axes(ax, (4.2, 3.4))
+    ax = axes_or_new(ax, (4.2, 3.4))
     order = list(lines if names is None else names)
     for name, points in lines.items():
         place = order.index(name)
@@ -376,35 +384,11 @@ def plot_growth(
     ax.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
     ax.minorticks_off()
     if legend:
-        _legend(ax)
-    return _dress(ax, "", size, time)
+        add_legend(ax)
+    return dress(ax, "", size, time)
 
 
 # ---- shared parts ------------------------------------------------------------------------------------
-
-
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    if ax is not None:
-        return ax
-    _, made = plt.subplots(figsize=size, layout="constrained")
-    return made
-
-
-def _dress(ax: Axes, title: str, x: str, y: str) -> Axes:
-    """Title and labels in readable sizes; no frame above and right."""
-    ax.set_title(title, fontsize=TITLE)
-    ax.set_xlabel(x, fontsize=LABEL)
-    ax.set_ylabel(y, fontsize=LABEL)
-    ax.tick_params(labelsize=TICK)
-    if not ax.images:
-        ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def _legend(ax: Axes, place: Any = "best", *, anchor: tuple[float, float] | None = None, **entries) -> None:
-    """A legend without a frame that hides what lies under it."""
-    legend = ax.legend(**entries, fontsize=TICK, loc=place, bbox_to_anchor=anchor, framealpha=0.9)
-    legend.get_frame().set(facecolor=ax.get_facecolor(), edgecolor="none")
 
 
 def _shares(ax: Axes) -> None:
@@ -412,15 +396,6 @@ def _shares(ax: Axes) -> None:
     low = min(0.35, ax.get_ylim()[0])
     ax.set_yticks([tick for tick in np.arange(0, 1.01, 0.1) if tick >= low])
     ax.set_ylim(low, 1.12)
-
-
-def _level(ax: Axes, height: float | None, name: str) -> None:
-    """A level line, named at the right of the panel."""
-    if height is None:
-        return
-    ax.axhline(height, color=GREY, linestyle=":", linewidth=1.2, zorder=0)
-    style = {"color": GREY, "fontsize": TICK, "va": "center"}
-    ax.text(1.01, height, name, transform=ax.get_yaxis_transform(), **style)
 
 
 def _noise_mark(ax: Axes, noise_off: int | None, text: bool = True) -> None:
@@ -433,16 +408,6 @@ def _noise_mark(ax: Axes, noise_off: int | None, text: bool = True) -> None:
         ax.text(noise_off - 0.4, 0.995, "evidence →", transform=ax.get_xaxis_transform(), **style)
 
 
-def _colorbar(ax: Axes, image, label: str) -> None:
-    bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label(label, fontsize=LABEL)
-    bar.ax.tick_params(labelsize=TICK)
-
-
 def _errors(se: np.ndarray) -> np.ndarray | None:
     """Standard errors as bars; no bars where they are not known."""
     return None if np.isnan(se).all() else np.nan_to_num(se)
-
-
-def _ordinal(number: int) -> str:
-    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

@@ -450,6 +450,31 @@ class EpisodicLSTMComposition(RecurrentComposition):
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
         n, length = trials.targets.shape
         course: list[dict[str, np.ndarray]] = []
+        if n * length:
+            arrays = self._inputs(plan.trials, plan.actions)
+            inputs = {node: values.reshape(n * length, -1) for node, values in arrays.items()}
+
+            def input_of_step(step: int) -> dict[Any, np.ndarray]:
+                here = {node: values[step : step + 1] for node, values in inputs.items()}
+                if step:
+                    choice = choose(course[-1]["policy"], plan.luck.ravel()[step - 1])
+                    here |= self._in_graph.inputs(choice[None])
+                return here
+
+            free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
+            self._run_steps(plan, input_of_step if free else inputs, course, context)
+        return self._record(plan, {k: np.array([step[k] for step in course]) for k in (course or [{}])[0]})
+
+    def _run_steps(
+        self,
+        plan: TrialPlan,
+        inputs: Mapping[Any, np.ndarray] | Callable[[int], Mapping[Any, np.ndarray]],
+        course: list[dict[str, np.ndarray]],
+        context: Any,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        """Run all steps of a plan in Python mode, in one ``run()``; ``course`` gets the values of each step."""
+        n, length = plan.trials.targets.shape
 
         def begin() -> None:
             trial, step = divmod(len(course), length)
@@ -458,26 +483,19 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
         def keep() -> None:
             course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
+            if after_step is not None:
+                after_step()
 
-        def input_of_step(step: int) -> dict[Any, np.ndarray]:
-            here = {node: values[step : step + 1] for node, values in inputs.items()}
-            if step:
-                choice = choose(course[-1]["policy"], plan.luck.ravel()[step - 1])
-                here |= self._in_graph.inputs(choice[None])
-            return {getattr(node, "input_port", node): v for node, v in here.items()} if self.is_nested else here
+        def by_port(step: int) -> dict[Any, np.ndarray]:  # as a nested composition takes them from a function
+            return {getattr(node, "input_port", node): v for node, v in inputs(step).items()}  # type: ignore[operator]
 
-        if n * length:
-            arrays = self._inputs(plan.trials, plan.actions)
-            inputs = {node: values.reshape(n * length, -1) for node, values in arrays.items()}
-            free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
-            self.run(
-                inputs=input_of_step if free else inputs,
-                num_trials=n * length,
-                call_before_trial=begin,
-                call_after_trial=keep,
-                context=context.execution_id,
-            )
-        return self._record(plan, {k: np.array([step[k] for step in course]) for k in (course or [{}])[0]})
+        self.run(
+            inputs=by_port if callable(inputs) and self.is_nested else inputs,
+            num_trials=n * length,
+            call_before_trial=begin,
+            call_after_trial=keep,
+            context=context.execution_id,
+        )
 
     def simulate(
         self,
@@ -548,28 +566,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
         assert interaction is not None
         course: list[dict[str, np.ndarray]] = []
 
-        def begin() -> None:
-            episode, step = divmod(len(course), length)
-            if step == 0:
-                start_from(self, {self.hidden: plan.h0[episode], self.cell: plan.c0[episode]}, context)
-
-        def keep() -> None:
-            course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
-            interaction.act(course[-1]["policy"][None])
-
         def input_of_step(step: int) -> dict[Any, np.ndarray]:
             if step % length == 0:
                 interaction.begin(step // length)
-            here = self._inputs_in_loop(interaction)
-            return {getattr(node, "input_port", node): v for node, v in here.items()} if self.is_nested else here
+            return self._inputs_in_loop(interaction)
 
-        self.run(
-            inputs=input_of_step,
-            num_trials=episodes * length,
-            call_before_trial=begin,
-            call_after_trial=keep,
-            context=context.execution_id,
-        )
+        def act() -> None:
+            interaction.act(course[-1]["policy"][None])
+
+        self._run_steps(plan, input_of_step, course, context, after_step=act)
         record = self._record(plan, {k: np.array([step[k] for step in course]) for k in course[0]})
         return EpisodeRecord.of(record, interaction)
 

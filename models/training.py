@@ -135,6 +135,11 @@ def train_episodes(
     """
     _check_rate(learning_rate)
     check_optimizer(optimizer)
+    if loss == "cross_entropy":
+        raise ValueError(
+            "train_episodes: loss='cross_entropy' needs the right actions, which a task in the loop does not "
+            "tell. Use 'actor_critic', or a function of TrialTensors."
+        )
     if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
         raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
     return model.learn_trials(

@@ -236,6 +236,8 @@ def test_what_does_not_fit():
         train_episodes(reference, worlds, 1, max_gradient_norm=0.0)
     with pytest.raises(ValueError, match="learning_rate must be"):
         train_episodes(reference, worlds, 1, learning_rate=-1.0)
+    with pytest.raises(ValueError, match="cross_entropy' needs the right actions"):
+        train_episodes(reference, worlds, 1, loss="cross_entropy")
     for model in (reference, composition):
         model.person = Person(gate_bias=1.0)
     for call in (reference.run_episodes, composition.simulate_episodes):

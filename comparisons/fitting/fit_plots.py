@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ..plots import (
+from ..axes import (
     BLACK,
     BLUE,
     COLORS,
@@ -26,12 +26,12 @@ from ..plots import (
     TICK,
     TITLE,
     VERMILLION,
-    _axes,
-    _colorbar,
-    _dress,
-    _legend,
-    _level,
-    _ordinal,
+    add_colorbar,
+    add_legend,
+    axes_or_new,
+    dress,
+    level_line,
+    ordinal,
 )
 from .model_selection import ModelSelection
 from .parameters import KNOWN, FreeParameter
@@ -76,7 +76,7 @@ def plot_estimates(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None)
         ax.set_ylim(-0.8, len(order) - 0.2)
         names = [fit.ids[p] for p in order] if len(order) <= NAMED else []
         ax.set_yticks(rows[: len(names)], names)
-        _dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
+        dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
         ax.tick_params(axis="y", length=0, labelsize=TICK - 1.5)
     _explain(panels[-1], fit)
     first = "Participants, by their estimate" if len(fit) > NAMED else "Participant"
@@ -114,9 +114,9 @@ def plot_group(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None) -> 
         _value_axis(ax, parameter, None)
         ax.set_ylim(bottom=0)
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        _dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
+        dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
     panels[0].set_ylabel("Density", fontsize=LABEL)
-    _legend(panels[-1], "upper left", anchor=(1.0, 1.0))
+    add_legend(panels[-1], "upper left", anchor=(1.0, 1.0))
     return panels
 
 
@@ -128,7 +128,7 @@ def plot_parameter_correlation(fit: Fit, *, ax: Axes | None = None) -> Axes:
         fit: with covariances; participants without are left out.
         ax: where to draw.
     """
-    ax = _axes(ax, (3.0 + 0.7 * len(fit.space), 1.2 + 0.6 * len(fit.space)))
+    ax = axes_or_new(ax, (3.0 + 0.7 * len(fit.space), 1.2 + 0.6 * len(fit.space)))
     sd = np.sqrt(np.einsum("pkk->pk", fit.covariance))
     each = fit.covariance / (sd[:, :, None] * sd[:, None, :])
     known = np.isfinite(each).all((1, 2))
@@ -138,8 +138,8 @@ def plot_parameter_correlation(fit: Fit, *, ax: Axes | None = None) -> Axes:
     _name_cells(
         ax, [name.replace("_", " ") for name in fit.space.names], [f"${p.symbol}$" for p in fit.space.free]
     )
-    _colorbar(ax, image, "Correlation")
-    return _dress(ax, f"Posterior correlation\n(mean of {known.sum()} people)", "", "")
+    add_colorbar(ax, image, "Correlation")
+    return dress(ax, f"Posterior correlation\n(mean of {known.sum()} people)", "", "")
 
 
 def _explain(ax: Axes, fit: Fit) -> None:
@@ -149,7 +149,7 @@ def _explain(ax: Axes, fit: Fit) -> None:
     if fit.converged.all():
         entries.pop("not converged", None)
     if entries:
-        _legend(ax, "upper left", anchor=(1.0, 1.0), handles=list(entries.values()), labels=list(entries))
+        add_legend(ax, "upper left", anchor=(1.0, 1.0), handles=list(entries.values()), labels=list(entries))
 
 
 def _mark_group(ax: Axes, fit: Fit, k: int, order: np.ndarray) -> None:
@@ -208,7 +208,7 @@ def plot_recovery(pairs: pd.DataFrame, *, axes: Sequence[Axes] | np.ndarray | No
         _value_axis(ax, KNOWN[name], limits)
         _value_axis(ax, KNOWN[name], limits, vertical=True)
         ax.set_box_aspect(1)
-        _dress(ax, name.replace("_", " ").capitalize(), f"True ${KNOWN[name].symbol}$", "")
+        dress(ax, name.replace("_", " ").capitalize(), f"True ${KNOWN[name].symbol}$", "")
         row = measures.loc[(name, "z" if _logarithmic(KNOWN[name]) else "natural")]
         text = (
             f"r{' of logarithms' if _logarithmic(KNOWN[name]) else ''} "
@@ -239,7 +239,7 @@ def plot_recovery_by_trials(
     missing = [name for name in ("n_trials", measure) if name not in table.columns]
     if missing:
         raise ValueError(f"plot_recovery_by_trials: the table has no column {missing[0]!r}; add it.")
-    ax = _axes(ax, (4.6, 3.4))
+    ax = axes_or_new(ax, (4.6, 3.4))
     names = list(dict.fromkeys(table["parameter"]))
     wanted = ("n_trials", measure, f"{measure}_low", f"{measure}_high")
     columns = {name: table[name].to_numpy(dtype=float) for name in wanted if name in table.columns}
@@ -264,13 +264,13 @@ def plot_recovery_by_trials(
     if measure in ("r", "spearman"):
         ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.02)
     elif measure == "coverage":
-        _level(ax, 0.95, "nominal")
+        level_line(ax, 0.95, "nominal")
         ax.set_ylim(min(0.5, ax.get_ylim()[0]), 1.02)
     elif measure == "bias":
-        _level(ax, 0.0, "none")
+        level_line(ax, 0.0, "none")
     else:
         ax.set_ylim(bottom=0)
-    _legend(ax)
+    add_legend(ax)
     labels = {
         "r": "Pearson's r",
         "spearman": "Spearman's ρ",
@@ -281,7 +281,7 @@ def plot_recovery_by_trials(
     interval = " (95 % interval)" if f"{measure}_low" in table else ""
     of = " of z" if scale == "z" and measure != "coverage" else ""
     title = "Recovery by the number of trials"
-    return _dress(ax, title, "Trials a participant", f"{labels.get(measure, measure.capitalize())}{of}{interval}")
+    return dress(ax, title, "Trials a participant", f"{labels.get(measure, measure.capitalize())}{of}{interval}")
 
 
 def plot_matrix(
@@ -300,15 +300,15 @@ def plot_matrix(
         ax: where to draw.
     """
     size = len(shares)
-    ax = _axes(ax, (2.6 + 0.75 * size, 1.6 + 0.62 * size))
+    ax = axes_or_new(ax, (2.6 + 0.75 * size, 1.6 + 0.62 * size))
     values = shares.to_numpy(dtype=float)
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
     ax.set_facecolor("#E6E6E6")
     _numbers(ax, values, values > 0.6, counts)
     names = [str(name) for name in shares.index]
     _name_cells(ax, names, [str(name) for name in shares.columns], rotation=0 if size <= 3 else 30)
-    _colorbar(ax, image, "Probability")
-    return _dress(ax, title, "Best model", "Simulated model")
+    add_colorbar(ax, image, "Probability")
+    return dress(ax, title, "Best model", "Simulated model")
 
 
 # ---- models ------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def plot_model_frequencies(selection: ModelSelection, *, ax: Axes | None = None)
         ax: where to draw.
     """
     size = len(selection.models)
-    ax = _axes(ax, (5.6, 1.4 + 0.42 * size))
+    ax = axes_or_new(ax, (5.6, 1.4 + 0.42 * size))
     rows = np.arange(size)
     ax.barh(rows, selection.frequency, color=BLUE, alpha=0.75, height=0.62)
     ax.errorbar(selection.frequency, rows, xerr=selection.frequency_sd, fmt="none", ecolor=BLACK, capsize=3)
@@ -338,7 +338,7 @@ def plot_model_frequencies(selection: ModelSelection, *, ax: Axes | None = None)
     ax.set_yticks(rows, selection.models)
     ax.set_ylim(size - 0.4, -1.1)
     ax.set_xlim(0, 1)
-    _dress(ax, "Models in the population", "Expected share (± s.d.; dotted: equal shares)", "")
+    dress(ax, "Models in the population", "Expected share (± s.d.; dotted: equal shares)", "")
     ax.set_title(
         f"Models in the population (p that all shares are equal: {selection.omnibus_risk:.2f})", fontsize=TITLE - 1
     )
@@ -370,7 +370,7 @@ def plot_evidence_differences(
         raise ValueError(f"plot_evidence_differences: {reference!r} is not among the models {names}.")
     base = names.index(reference) if reference is not None else int(np.argmax(totals))
     others = [m for m in np.argsort(-totals, kind="stable") if m != base]
-    ax = _axes(ax, (6.0, 1.5 + 0.55 * max(len(others), 1)))
+    ax = axes_or_new(ax, (6.0, 1.5 + 0.55 * max(len(others), 1)))
     ax.axvspan(-3, 3, color=GREY, alpha=0.12, linewidth=0)
     ax.axvline(0, color=BLACK, linewidth=1)
     for row, m in enumerate(others):
@@ -384,7 +384,7 @@ def plot_evidence_differences(
     ax.set_yticks(range(len(others)), [names[m] for m in others])
     ax.set_ylim(max(len(others), 1) - 0.4, -0.6)
     label = f"Log evidence against “{names[base]}” (nats; grey: less than a factor of 20)"
-    return _dress(ax, "Evidence, participant by participant (◆ mean)", label, "")
+    return dress(ax, "Evidence, participant by participant (◆ mean)", label, "")
 
 
 # ---- predictions -------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def plot_predictive_check(
             f"plot_predictive_check: needs people (P, E, T) and predictions (S, E, T); got {people.shape} and "
             f"{predicted.shape}."
         )
-    ax = _axes(ax, (5.4, 3.8))
+    ax = axes_or_new(ax, (5.4, 3.8))
     steps = np.arange(people.shape[2])
     count = np.isfinite(people).sum(0)
     mean, se = _over_people(people, count)
@@ -432,7 +432,7 @@ def plot_predictive_check(
         ax.fill_between(steps[seen], low, high, color=color, alpha=0.22, linewidth=0)
         ax.plot(steps[seen], middle, color=color, linewidth=1.4)
         x = steps[seen] + 0.08 * (row - (len(encounters) - 1) / 2)
-        label = f"{_ordinal(int(encounter))} encounter"
+        label = f"{ordinal(int(encounter))} encounter"
         style: dict[str, Any] = {
             "color": color,
             "marker": marker,
@@ -441,15 +441,15 @@ def plot_predictive_check(
             "capsize": 2,
         }
         ax.errorbar(x, mean[row, seen], yerr=np.nan_to_num(se[row, seen]), **style, label=label)
-    _level(ax, chance, "chance")
+    level_line(ax, chance, "chance")
     if noise_off is not None:
         ax.axvline(noise_off - 0.5, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
         place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "bottom", "ha": "left"}
         ax.text(noise_off - 0.4, 0.01, "evidence →", color=GREY, fontsize=TICK, **place)
     ax.set_ylim(min(0.3, ax.get_ylim()[0]), 1.02)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(ax, "lower right" if noise_off is None else "best")
-    return _dress(ax, title, "Step in the trial", f"{what} (mean ± s.e. over people)")
+    add_legend(ax, "lower right" if noise_off is None else "best")
+    return dress(ax, title, "Step in the trial", f"{what} (mean ± s.e. over people)")
 
 
 # ---- calibration -------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ def plot_ranks(
     """
     from scipy.stats import binom
 
-    ax = _axes(ax, (3.4, 2.6))
+    ax = axes_or_new(ax, (3.4, 2.6))
     ranks = calibration.of(parameter)
     counts, expected = rank_histogram(ranks, calibration.draws, bins)
     n, width = max(len(ranks), 1), (calibration.draws + 1) / len(counts)
@@ -486,7 +486,7 @@ def plot_ranks(
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return _dress(ax, _titled(parameter), f"Rank among {calibration.draws} draws", "People")
+    return dress(ax, _titled(parameter), f"Rank among {calibration.draws} draws", "People")
 
 
 def plot_ecdf_difference(
@@ -501,7 +501,7 @@ def plot_ecdf_difference(
         seed: of the band's simulation.
         ax: where to draw.
     """
-    ax = _axes(ax, (3.4, 2.6))
+    ax = axes_or_new(ax, (3.4, 2.6))
     points, difference, lower, upper = calibration.ecdf(parameter, level, seed)
     ends = np.concatenate([[0.0], points, [1.0]])
 
@@ -512,7 +512,7 @@ def plot_ecdf_difference(
     ax.axhline(0, color=GREY, linestyle="--", linewidth=1.2)
     ax.plot(ends, tied(difference), color=BLUE, linewidth=1.6)
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    return _dress(ax, _titled(parameter), "Rank, as a share of the draws", "ECDF − uniform")
+    return dress(ax, _titled(parameter), "Rank, as a share of the draws", "ECDF − uniform")
 
 
 def plot_calibration(calibration: Calibration, *, axes: np.ndarray | None = None) -> np.ndarray:

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from ...models import EpisodeRecord
 from ...tasks import BarcodeBandit
 from ...tasks.barcode_bandit import with_memory, without_memory
-from .drawing import band, dress, level
+from ..axes import level_line
+from .drawing import band, finish, gate_by_exposure
 from .study import (
-    AS_INPUT,
     EPLSTM,
-    INTACT,
     LSTM,
     RETRIEVAL_OFF,
     Claim,
@@ -26,6 +25,7 @@ from .study import (
     act_in_worlds,
     agents_of,
     as_text,
+    compared,
     mean_and_half,
     means_by,
     of_seeds,
@@ -142,10 +142,10 @@ def figures(study: Study, found: Found) -> list[Figure]:
             samples = of_seeds(found, agent, "expected")
             for place, exposure in enumerate(shown):
                 band(ax, pulls, samples[:, exposure - 1], f"exposure {exposure}", place, len(shown))
-            level(ax, task.informed, "knows the arm")
+            level_line(ax, task.informed, "knows the arm")
             ax.plot(pulls, without_memory(task), ":", color="#767676", linewidth=1.4, label="best without memory")
-            level(ax, task.chance, "chance")
-            dress(ax, agent, "Pull", "Expected reward", legend=agent == agents_of(found)[0])
+            level_line(ax, task.chance, "chance")
+            finish(ax, agent, "Pull", "Expected reward", "beside" if agent == agents_of(found)[-1] else None)
             ax.set_ylim(0, 1)
 
     def regret(axes: Sequence[Axes]) -> None:
@@ -155,23 +155,18 @@ def figures(study: Study, found: Found) -> list[Figure]:
             band(axes[0], exposures, lost, agent, place)
         best = (task.informed - with_memory(task)).sum(-1)
         axes[0].plot(exposures, best, ":", color="#767676", linewidth=1.4, label="forgets nothing")
-        dress(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost")
+        finish(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost")
         axes[0].set_ylim(bottom=0)
         first = np.arange(1, task.exposures + 1)
-        states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
-        for place, (agent, state) in enumerate(states):
-            if agent in agents_of(found):
-                name = agent if state == INTACT else f"{agent}, {state}"
-                band(axes[1], first, of_seeds(found, agent, "expected", state)[:, :, 0], name, place)
-        level(axes[1], task.chance, "chance")
-        dress(axes[1], "First pull", "Exposure", "Expected reward")
+        for place, (agent, state, name) in enumerate(compared(found)):
+            band(axes[1], first, of_seeds(found, agent, "expected", state)[:, :, 0], name, place)
+        level_line(axes[1], task.chance, "chance")
+        finish(axes[1], "First pull", "Exposure", "Expected reward")
         axes[1].set_ylim(0, 1)
 
     def gates(axes: Sequence[Axes]) -> None:
-        samples = of_seeds(found, EPLSTM, "gate")
-        for place, exposure in enumerate(shown):
-            band(axes[0], pulls, samples[:, exposure - 1], f"exposure {exposure}", place, len(shown))
-        dress(axes[0], "Reinstatement gate of the epLSTM", "Pull", "Mean of r_t")
+        names = {exposure: f"exposure {exposure}" for exposure in shown}
+        gate_by_exposure(axes[0], pulls, of_seeds(found, EPLSTM, "gate"), names, "Pull")
 
     made = [
         Figure(

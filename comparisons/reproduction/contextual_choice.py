@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 
 from ...models import EpisodicLSTMComposition, ModelConfig, train
 from ...tasks import ContextualChoice
-from .drawing import band, dress, level
+from ..axes import level_line
+from .drawing import band, finish, gate_by_exposure
 from .study import (
-    AS_INPUT,
     EPLSTM,
-    INTACT,
     LSTM,
     RETRIEVAL_OFF,
     Claim,
@@ -25,6 +24,7 @@ from .study import (
     Study,
     agents_of,
     as_text,
+    compared,
     mean_and_half,
     means_by,
     memory_of,
@@ -151,23 +151,19 @@ def tables(study: Study, found: Found) -> dict[str, pd.DataFrame]:
 def figures(study: Study, found: Found) -> list[Figure]:
     """Accuracy by encounter and step, and the gate."""
     steps = np.arange(study.task.trial_length)
-    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
 
     def accuracy(axes: Sequence[Axes]) -> None:
         for e, ax in enumerate(axes):
-            for place, (agent, state) in enumerate(states):
-                if agent in agents_of(found):
-                    label = agent if state == INTACT else f"{agent}, {state}"
-                    band(ax, steps, of_seeds(found, agent, "right", state)[:, e], label, place)
-            level(ax, study.task.chance, "chance")
+            for place, (agent, state, label) in enumerate(compared(found)):
+                band(ax, steps, of_seeds(found, agent, "right", state)[:, e], label, place)
+            level_line(ax, study.task.chance, "chance")
             ax.axvline(study.task.t_noise_off - 0.5, color="#bbbbbb", linewidth=1)
-            dress(ax, f"Encounter {e + 1}", "Step", "Share right", legend=e == 0)
+            finish(ax, f"Encounter {e + 1}", "Step", "Share right", "beside" if e else None)
             ax.set_ylim(0.4, 1.02)
 
     def gates(axes: Sequence[Axes]) -> None:
-        for e in range(2):
-            band(axes[0], steps, of_seeds(found, EPLSTM, "gate")[:, e], f"encounter {e + 1}", e)
-        dress(axes[0], "Reinstatement gate of the epLSTM", "Step", "Mean of r_t")
+        names = {1: "encounter 1", 2: "encounter 2"}
+        gate_by_exposure(axes[0], steps, of_seeds(found, EPLSTM, "gate"), names, "Step")
 
     made = [
         Figure(

@@ -1,12 +1,14 @@
-"""What the figures of the tasks share."""
+"""A line with its interval over seeds, as all figures of the studies have it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from ..plots import COLORS, GREY, LABEL, TICK, TITLE
+from ..axes import COLORS, add_legend, dress
 from .study import mean_and_half
 
 
@@ -18,29 +20,17 @@ def band(ax: Axes, x: np.ndarray, samples: np.ndarray, label: str, place: int, o
     ax.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
 
 
-def level(ax: Axes, value: float, label: str) -> None:
-    """A horizontal line, with its name on it."""
-    ax.axhline(value, color=GREY, linewidth=1, linestyle="--")
-    ax.annotate(
-        label,
-        (1, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 2),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=TICK - 1,
-        color=GREY,
-    )
+def finish(ax: Axes, title: str, x: str, y: str, legend: str | None = "best") -> None:
+    """Titles, labels, and the legend, where there is room for it, or ``beside`` the panel; None: without."""
+    dress(ax, title, x, y)
+    if legend == "beside":
+        add_legend(ax, "center left", anchor=(1.02, 0.55))
+    elif legend is not None:
+        add_legend(ax, legend)
 
 
-def dress(ax: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
-    """Titles, labels, and the legend."""
-    ax.set_title(title, fontsize=TITLE)
-    ax.set_xlabel(x, fontsize=LABEL)
-    ax.set_ylabel(y, fontsize=LABEL)
-    ax.tick_params(labelsize=TICK)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    if legend:
-        ax.legend(fontsize=TICK - 1, frameon=False)
+def gate_by_exposure(ax: Axes, x: np.ndarray, samples: np.ndarray, names: Mapping[int, str], label: str) -> None:
+    """The reinstatement gate (seeds, exposures, n), one line for each of these exposures."""
+    for place, (exposure, name) in enumerate(names.items()):
+        band(ax, x, samples[:, exposure - 1], name, place, len(names))
+    finish(ax, "Reinstatement gate of the epLSTM", label, "Mean of r_t")

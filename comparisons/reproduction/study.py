@@ -1,8 +1,8 @@
 """A study of one task: agents of the same budget, over seeds, and what is measured of each.
 
 A piece of a study is one agent with one seed: trained, then measured in fresh worlds, intact and lesioned. Pieces
-are kept, and the same command goes on (``comparisons/work``). All claims are then read off what the
-pieces gave, with intervals over seeds.
+are kept, and the same command goes on (``comparisons/work``). All claims are then read off what the pieces gave,
+with intervals over seeds.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from matplotlib.axes import Axes
 from scipy.stats import t as student
 
 from ...models import EpisodeRecord, EpisodicLSTMComposition
+from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF
 from .training import LoopSettings, act_in_fresh_worlds, train_agent
 
 EPLSTM, LSTM, AS_INPUT = "epLSTM", "LSTM", "memory as input"
 """The agent of the paper; the same without memory; and the same whose retrieved memory is a further input of the
 LSTM, in place of what the reinstatement gate lets into its cell."""
 AGENTS = (EPLSTM, LSTM, AS_INPUT)
-INTACT, RETRIEVAL_OFF, ENCODING_OFF = "intact", "retrieval off", "encoding off"
 LESIONS = {INTACT: (True, True), RETRIEVAL_OFF: (False, True), ENCODING_OFF: (True, False)}
 Measures = dict[str, np.ndarray]
 """What is measured of one agent in one state, by name."""
@@ -142,6 +142,13 @@ def states_of(found: Found) -> list[tuple[str, str]]:
     """The agents in all states in which they were measured."""
     each = [(agent, state) for (agent, _), plain in found.items() for state in LESIONS if state in plain]
     return list(dict.fromkeys(each))
+
+
+def compared(found: Found) -> list[tuple[str, str, str]]:
+    """What figures set side by side: agents, states, and how they are called."""
+    each = ((EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT))
+    known = states_of(found)
+    return [(a, state, a if state == INTACT else f"{a}, {state}") for a, state in each if (a, state) in known]
 
 
 def means_by(labels: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:

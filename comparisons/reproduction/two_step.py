@@ -12,8 +12,8 @@ from ...models import EpisodeRecord
 from ...tasks import ModelBased, ModelFree, TwoStep, play, stay_effects, stay_table, stay_trials
 from ...tasks.environment import Task
 from ...tasks.two_step_analysis import CONDITIONS
-from ..plots import COLORS, GREY, TICK
-from .drawing import band, dress
+from ..axes import COLORS, GREY, TICK
+from .drawing import band, finish
 from .study import (
     EPLSTM,
     INTACT,
@@ -147,7 +147,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
                 )
             ax.axhline(0.5, color=GREY, linewidth=1)
             ax.set_xticks(range(4), CELL_NAMES)
-            dress(ax, condition, "Reference trial", "P(stay)", legend=c == 0)
+            finish(ax, condition, "Reference trial", "P(stay)", "best" if c == 0 else None)
             ax.tick_params(axis="x", labelsize=TICK - 2)
             ax.set_ylim(0, 1)
 
@@ -158,7 +158,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
             n = samples.shape[1] // blocks * blocks
             means = samples[:, :n].reshape(len(samples), -1, blocks).mean(2) * 2
             band(axes[0], blocks * np.arange(1, means.shape[1] + 1), means, agent, place)
-        dress(axes[0], "Learning", "Episodes of each world", "Reward a trial")
+        finish(axes[0], "Learning", "Episodes of each world", "Reward a trial")
 
     return [
         Figure(

@@ -12,11 +12,10 @@ from ...models import EpisodeRecord
 from ...tasks import WaterMaze
 from ...tasks.environment import Task
 from ...tasks.water_maze import known_goal, random_walk, steps_to_goal
-from .drawing import band, dress, level
+from ..axes import level_line
+from .drawing import band, finish, gate_by_exposure
 from .study import (
-    AS_INPUT,
     EPLSTM,
-    INTACT,
     LSTM,
     RETRIEVAL_OFF,
     Claim,
@@ -27,6 +26,7 @@ from .study import (
     act_in_worlds,
     agents_of,
     as_text,
+    compared,
     mean_and_half,
     means_by,
     of_seeds,
@@ -101,28 +101,23 @@ def figures(study: Study, found: Found) -> list[Figure]:
     task = study.task
     assert isinstance(task, WaterMaze)
     exposures = np.arange(1, task.exposures + 1)
-    states = [(EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT)]
 
     def steps(axes: Sequence[Axes]) -> None:
         for ax, name in zip(axes, ("steps", "goals"), strict=True):
-            for place, (agent, state) in enumerate(states):
-                if agent in agents_of(found):
-                    label = agent if state == INTACT else f"{agent}, {state}"
-                    band(ax, exposures, of_seeds(found, agent, name, state), label, place)
-        level(axes[0], known_goal(task)[0], "knows the goal")
-        level(axes[0], random_walk(task)[0], "random walk")
-        dress(axes[0], "Steps to the first goal", "Exposure", "Mean steps")
+            for place, (agent, state, label) in enumerate(compared(found)):
+                band(ax, exposures, of_seeds(found, agent, name, state), label, place)
+        level_line(axes[0], known_goal(task)[0], "knows the goal")
+        level_line(axes[0], random_walk(task)[0], "random walk")
+        finish(axes[0], "Steps to the first goal", "Exposure", "Mean steps", None)
         axes[0].set_ylim(0, 1.15 * random_walk(task)[0])
         most = known_goal(task)[1].sum()
-        level(axes[1], most, "knows the goal")
-        dress(axes[1], "Goals in an episode", "Exposure", "Goals", legend=False)
+        level_line(axes[1], most, "knows the goal")
+        finish(axes[1], "Goals in an episode", "Exposure", "Goals", "lower right")
         axes[1].set_ylim(0, 1.15 * most)
 
     def gates(axes: Sequence[Axes]) -> None:
-        samples = of_seeds(found, EPLSTM, "gate")
-        for e in range(task.exposures):
-            band(axes[0], np.arange(task.length), samples[:, e], f"exposure {e + 1}", e, task.exposures)
-        dress(axes[0], "Reinstatement gate of the epLSTM", "Step", "Mean of r_t")
+        names = {exposure: f"exposure {exposure}" for exposure in exposures.tolist()}
+        gate_by_exposure(axes[0], np.arange(task.length), of_seeds(found, EPLSTM, "gate"), names, "Step")
 
     made = [
         Figure(
