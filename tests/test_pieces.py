@@ -434,7 +434,8 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
 def local_cluster(functions):
     """Two workers of Dask on this machine."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    # Any free port: two tests that run side by side would want the same, and a warning is an error here.
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster
 
 
