@@ -134,6 +134,7 @@ def climb_ladder(
     loss: Loss = "actor_critic",
     entropy_weight: float = 0.0,
     value_weight: float = 1.0,
+    unroll_steps: int | None = None,
     python_trials: int = 2,
     further_trials: int = 4,
     on_rung: Callable[[Rung], None] | None = None,
@@ -150,7 +151,7 @@ def climb_ladder(
         blocks: trials of each block; the first needs at least one.
         seed: for the weights, the actions and the initial states, which are given to both.
         learning_rate: Adam's; larger than in use, so that a difference in the update shows.
-        gamma, loss, entropy_weight, value_weight: as in ``train``.
+        gamma, loss, entropy_weight, value_weight, unroll_steps: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
         further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
             environments, a cohort. 0 leaves these out.
@@ -167,6 +168,7 @@ def climb_ladder(
         "loss": loss,
         "entropy_weight": entropy_weight,
         "value_weight": value_weight,
+        "unroll_steps": unroll_steps,
     }
     ladder = Ladder()
     for rung in _climb(*models, blocks, np.random.default_rng(seed), python_trials, further_trials, settings):

@@ -112,6 +112,8 @@ class Session:
     each input has one of the results, these are of the first world."""
     max_gradient_norm: float | None = None
     """Gradients of all parameters together are scaled down to this norm, if theirs is larger."""
+    unroll_steps: int | None = None
+    """Steps of a stretch, from one of which no gradient flows into the one before; None: whole sequences."""
 
 
 class AllInputs:
@@ -278,13 +280,14 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         return Node(wrapper, ports, _is_product(wrapper.mechanism.function))
 
     def steps(
-        self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+        self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor], unroll: int | None = None
     ) -> Iterator[dict[Any, list[Tensor]]]:
         """Values of all nodes at each step, by wrapper.
 
         Args:
             inputs: {mechanism: (B, T, size)}.
             before: {mechanism: (B, size)}: values before the first step; zeros for the rest.
+            unroll: steps of a stretch, from one of which no gradient flows into the one before; None: all steps.
         """
         batch, length = next(iter(inputs.values())).shape[:2]
         values = {
@@ -297,6 +300,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         for mechanism, value in before.items():
             values[self.nodes_map[mechanism]] = [value[:, None]]
         for t in range(length):
+            if unroll and t and t % unroll == 0:
+                values = {wrapper: [item.detach() for item in items] for wrapper, items in values.items()}
             for execution_set in self._plan:
                 # All of a set see the values from before the set, as in Python mode.
                 new = {}
@@ -660,9 +665,16 @@ class RecurrentComposition(pnl.AutodiffComposition):
     ) -> Any:
         """Execute these of the sequences: inputs {mechanism: (B, T, size)}, values before the first step →
         a ``Course``."""
-        if wrapper.nested:
-            return nesting().execute_around(wrapper, inputs, before)
-        return Course(list(wrapper.steps(inputs, before)))
+        if not wrapper.nested:
+            return Course(list(wrapper.steps(inputs, before, self._unroll_steps)))
+        if self._unroll_steps is not None:
+            raise NotTrainable(f"'{self.name}' holds other compositions: unroll_steps must be None.")
+        return nesting().execute_around(wrapper, inputs, before)
+
+    @property
+    def _unroll_steps(self) -> int | None:
+        """Of the session; None where nothing is learned."""
+        return None if self._session is None else self._session.unroll_steps
 
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
         """How it is executed where it is nested: a function of (inputs, before) as in ``_execute_sequences``,

@@ -21,7 +21,16 @@ from .config import ModelConfig
 from .fast import Gradients, Weights, gradients, run_trials
 from .losses import Loss, LossSettings, losses_and_slopes
 from .optimizers import optimizer_of
-from .records import TrialPlan, TrialRecord, choose, plan_environments, plan_trials
+from .records import (
+    Record,
+    TrialPlan,
+    TrialRecord,
+    check_record,
+    choose,
+    no_states,
+    plan_environments,
+    plan_trials,
+)
 from .retrieval import RetrievalSettings, retrieve_many, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
@@ -30,7 +39,6 @@ CHUNK = 64
 STACKED = 16
 """Updates whose trials are laid side by side at once."""
 
-Record = Literal["all", "behavior"]
 AgentKind = Literal["composition", "reference"]
 
 
@@ -186,6 +194,7 @@ class Cohort:
         loss: Loss = "actor_critic",
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
+        unroll_steps: int | None = None,
         record: Record = "behavior",
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
@@ -195,7 +204,7 @@ class Cohort:
             trials: for all agents the same ``Trials``; or a list with each agent's own, which are ``Trials`` or,
                 for several environments, a list of them. Equally many for each.
             learning_rate: Adam's.
-            gamma, loss, entropy_weight, value_weight: as in ``train``.
+            gamma, loss, entropy_weight, value_weight, unroll_steps: as in ``train``.
             actions, initial_states: a list with each agent's own, in the form of ``train``.
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
@@ -212,7 +221,7 @@ class Cohort:
         """
         if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
             raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
-        settings = LossSettings(loss, gamma, entropy_weight, value_weight)
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
         return self._pass(trials, actions, initial_states, seed, record, settings, learning_rate, after_trial)
 
     def run_trials(
@@ -238,8 +247,7 @@ class Cohort:
         learning_rate: float = 0.0,
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        if record not in ("all", "behavior"):
-            raise ValueError(f"record must be 'all' or 'behavior'; got {record!r}.")
+        check_record(record)
         each = [trials] * len(self) if isinstance(trials, Trials) else list(trials)
         for name, given in (("trials", each), ("actions", actions), ("initial_states", initial_states)):
             if given is not None and len(given) != len(self):
@@ -382,7 +390,7 @@ class _Chunk:
         outcome.losses.append(np.stack([actor, critic]))
         if action.shape[1] > 1:  # the mean over environments
             slopes = slopes / action.shape[1]
-        self._update(gradients(weights, trace, *vars(slopes).values()))
+        self._update(gradients(weights, trace, *vars(slopes).values(), unroll=settings.unroll_steps))
 
     def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():
@@ -439,12 +447,11 @@ class _Outcome:
     def records(self, learned: bool) -> list[TrialRecord]:
         """One an agent, of n trials in the order of its plan."""
         length = self.plans[0].trials.length
-        shapes = {"hidden": (0,), "cell": (0,), "memory": (0,), "gates": (4, 0)}
         names = ("policy", "value", "action", "hidden", "cell", "memory", "gates")
         records = []
         for p, plan in enumerate(self.plans):
             n = len(plan.trials)
-            arrays: dict[str, Any] = {name: np.empty((n, length, *shape)) for name, shape in shapes.items()}
+            arrays: dict[str, Any] = no_states(n, length)
             if not self.parts:
                 arrays |= {"policy": np.empty((0, length, self.config.n_actions)), "value": np.empty((0, length))}
                 arrays["action"] = np.empty((0, length), np.int64)

@@ -54,7 +54,17 @@ from .optimizers import IN_TORCH, OptimizerName, check_optimizer, kind_in_torch,
 from .parameters import fixed_setting, memory_setting, person_parameter, setting_of_person
 from .person import Person
 from .person_in_graph import PersonInGraph, choice_probabilities
-from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, last_choices, plan_run, plan_trials
+from .records import (
+    NO_CHOICE,
+    Record,
+    TrialPlan,
+    TrialRecord,
+    choose,
+    last_choices,
+    no_states,
+    plan_run,
+    plan_trials,
+)
 from .standard import StandardGraph
 from .views import as_format, dash_feedback, drop_phantom, plain_label
 from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -718,9 +728,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return {name: value_of(node) for name, node in nodes.items()}
 
     def _record(
-        self, plan: TrialPlan, course: Mapping[str, np.ndarray], action: np.ndarray | None = None
+        self,
+        plan: TrialPlan,
+        course: Mapping[str, np.ndarray],
+        action: np.ndarray | None = None,
+        states: bool = True,
     ) -> TrialRecord:
-        """A record from values (n · T, size) or (n, T, size)."""
+        """A record, with states or without, from values (n · T, size) or (n, T, size)."""
         n, length = plan.trials.targets.shape
         size = self.config.hidden_size
 
@@ -733,16 +747,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
             action = plan.interaction.action
         elif action is None:
             action = choose(policy, plan.luck) if plan.actions is None else plan.actions
-        return TrialRecord(
-            policy=policy,
-            value=shaped("value"),
-            action=action,
-            reward=plan.rewards(slice(None), action),
-            hidden=shaped("hidden", size),
-            cell=shaped("cell", size),
-            memory=shaped("memory", size),
-            gates=np.stack([shaped(block, size) for block in GATE_ORDER[:4]], axis=2),
-        )
+        found = no_states(n, length)
+        if states:
+            found = {name: shaped(name, size) for name in ("hidden", "cell", "memory")}
+            found["gates"] = np.stack([shaped(block, size) for block in GATE_ORDER[:4]], axis=2)
+        reward = plan.rewards(slice(None), action)
+        return TrialRecord(policy=policy, value=shaped("value"), action=action, reward=reward, **found)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
 
@@ -758,6 +768,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         gamma: float = 0.0,
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
+        unroll_steps: int | None = None,
         optimizer: OptimizerName | None = None,
         context: Any = None,
         **kwargs: Any,
@@ -775,6 +786,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             gamma: discount of later rewards.
             entropy_weight: weight of an entropy bonus in the actor-critic loss.
             value_weight: weight of the critic's loss.
+            unroll_steps: truncated backpropagation through time, in stretches of so many steps (see ``train``).
             optimizer: ``adam`` or ``rmsprop`` (see ``train``), from now on; None: as before, which is the
                 constructor's ``optimizer_type``.
             context: execution context, by default the composition's own.
@@ -809,7 +821,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 h0, c0 = initial_states
                 initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
-        settings = LossSettings(loss, gamma, entropy_weight, value_weight)
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
         return self._learn_plan(plan, settings, optimizer=optimizer, context=context, **kwargs)
 
     def learn_trials(
@@ -822,6 +834,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
         optimizer: OptimizerName = "adam",
+        record: Record = "all",
     ) -> TrialRecord:
         """Train on the trials of a plan through ``learn()``; see ``eplstm.models.train``."""
         done = iter(range(len(plan.trials)))
@@ -832,6 +845,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             record_gradients=record_gradients,
             max_gradient_norm=max_gradient_norm,
             optimizer=optimizer,
+            record=record,
             learning_rate=learning_rate,
             call_after_minibatch=call_back,
             minibatch_size=plan.environments,
@@ -846,12 +860,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
         record_gradients: bool = False,
         max_gradient_norm: float | None = None,
         optimizer: OptimizerName | None = None,
+        record: Record = "all",
         **kwargs: Any,
     ) -> Any:
         context = as_context(self, kwargs.get("context"))
         self._in_graph.of(context).check_training(f"'{self.name}'")
         self._choose_optimizer(optimizer, context)
-        session = _TrialSession(self, plan, loss, record_gradients)
+        session = _TrialSession(self, plan, loss, record_gradients, record)
         session.max_gradient_norm = max_gradient_norm
         result = None
         if plan.trials.targets.size:
@@ -933,7 +948,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             raise NotTrainable(
                 f"'{self.name}' holds other compositions: it cannot be trained with the environment in the loop."
             )
-        course, steps = Course([]), wrapper.steps(inputs, before)
+        course, steps = Course([]), wrapper.steps(inputs, before, self._unroll_steps)
         for t in range(interaction.length):
             for node, values in self._inputs_in_loop(interaction).items():
                 inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
@@ -969,7 +984,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.detour is not None:
             super()._backward(wrapper, loss)
         else:
-            self._standard.backward(wrapper.course, self._session.slopes)
+            self._standard.backward(wrapper.course, self._session.slopes, self._unroll_steps)
 
     def _as_trials(self, inputs: Any, targets: Any) -> Trials:
         """``Trials`` from inputs and targets in PsyNeuLink's forms."""
@@ -1062,13 +1077,20 @@ class _TrialSession(Session):
     """The trials of a plan: initial states, choices, loss, and the record of it all."""
 
     def __init__(
-        self, model: EpisodicLSTMComposition, plan: TrialPlan, loss: LossSettings, gradients: bool
+        self,
+        model: EpisodicLSTMComposition,
+        plan: TrialPlan,
+        loss: LossSettings,
+        gradients: bool,
+        record: Record,
     ) -> None:
         self.model, self.plan, self.settings, self.wants_gradients = model, plan, loss, gradients
+        self._names = ("policy", "value", "action") if record == "behavior" else None
         self._course: list[dict[str, np.ndarray]] = []
         self._losses: list[np.ndarray] = []
         self._gradients: list[dict[str, np.ndarray]] = []
         self.slopes: Slopes | None = None
+        self.unroll_steps = loss.unroll_steps
 
     def begin(self, which: range) -> dict[Any, Tensor]:
         rows = slice(which.start, which.stop)
@@ -1083,9 +1105,7 @@ class _TrialSession(Session):
         """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
         course = self.model._values(values.__getitem__)
         arrays = {name: v.detach().numpy() for name, v in course.items()}
-        actor, critic = losses(
-            trial_tensors(course, *self._outcome(which, arrays), self.settings.gamma), self.settings
-        )
+        actor, critic = losses(trial_tensors(course, *self._outcome(which, arrays), self.settings), self.settings)
         self._keep(arrays, actor.detach().numpy(), critic.detach().numpy())
         return (actor + self.settings.value_weight * critic).mean()
 
@@ -1114,7 +1134,7 @@ class _TrialSession(Session):
         return action, target, plan.rewards(rows, action)
 
     def _keep(self, course: dict[str, np.ndarray], actor: np.ndarray, critic: np.ndarray) -> None:
-        self._course.append(course)
+        self._course.append(course if self._names is None else {name: course[name] for name in self._names})
         self._losses.append(np.stack([actor, critic], axis=1))
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
@@ -1128,7 +1148,7 @@ class _TrialSession(Session):
     def record(self) -> TrialRecord:
         """What happened on the trials trained so far."""
         course = {k: np.concatenate([c[k] for c in self._course]) for k in (self._course or [{}])[0]}
-        record = self.model._record(self.plan, course, action=course.get("action"))
+        record = self.model._record(self.plan, course, course.get("action"), states=self._names is None)
         if self.plan.interaction is not None:
             record = EpisodeRecord.of(record, self.plan.interaction)
         shapes = weight_shapes(self.model.config)

@@ -121,7 +121,11 @@ class RecurrenceGradients:
 
 
 def recur_back(
-    past: Recurrence, weight: np.ndarray, d_hidden: np.ndarray, d_cell: np.ndarray | None = None
+    past: Recurrence,
+    weight: np.ndarray,
+    d_hidden: np.ndarray,
+    d_cell: np.ndarray | None = None,
+    unroll: int | None = None,
 ) -> RecurrenceGradients:
     """Backpropagation through time, with δ for derivatives of the loss, from the last step to the first:
 
@@ -135,6 +139,7 @@ def recur_back(
         past: what ``recur`` gave.
         weight: (P, H, 5H).
         d_hidden, d_cell: the loss's own derivatives by h_t and c_t, (T, P, B, H).
+        unroll: steps of a stretch, from one of which nothing flows back into the one before; None: all steps.
     """
     length, size = len(past.gates), past.squashed.shape[-1]
     shape = past.squashed.shape[1:-1]
@@ -157,7 +162,7 @@ def recur_back(
     part, from_later = np.empty((2, *shape, size))
     for t in range(length - 1, -1, -1):
         dh, dc = d_hidden[t], d_cells[t]
-        if t + 1 < length:
+        if t + 1 < length and not (unroll and (t + 1) % unroll == 0):
             dh = np.matmul(flat[t + 1], back, out=from_later)
             dh += d_hidden[t]
             dc += np.multiply(d_cells[t + 1], f[t + 1], out=part)
@@ -377,6 +382,7 @@ def gradients(
     d_value: np.ndarray | None,
     d_hidden: np.ndarray | None = None,
     d_cell: np.ndarray | None = None,
+    unroll: int | None = None,
 ) -> Gradients:
     """Gradients of a loss by the weights.
 
@@ -385,6 +391,7 @@ def gradients(
         trace: what ``run_trials`` gave.
         d_policy, d_value, d_hidden, d_cell: the loss's derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...);
             None for those on which it does not depend.
+        unroll: as of ``recur_back``.
     """
     agents, batch, length = trace.shape
     one = agents == 1
@@ -426,6 +433,7 @@ def gradients(
         weights.hidden_weight[0] if one else weights.hidden_weight,
         time_first(to_hidden),
         None if d_cell is None else time_first(rows(d_cell)),
+        unroll,
     )
     d_drive = by_agent(found.back.drive)
     found.input_weight = outer(trace.x, d_drive)

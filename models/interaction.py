@@ -61,6 +61,11 @@ class Interaction:
         """(M,) bool: whether (key, c_t) is stored at this step."""
         return self.worlds.encode & self.worlds.stores
 
+    @property
+    def at_last_step(self) -> bool:
+        """Whether the present step is the last of its episode."""
+        return self._step == self.length - 1
+
     def begin(self, first: int) -> None:
         """Begin the next episode of all worlds; it is rows first ... first + M − 1."""
         self.worlds.begin_episode()

@@ -33,7 +33,7 @@ class TrialTensors:
     target: Tensor
     """(B, T) int: the rewarded actions."""
     returns: Tensor
-    """(B, T): R_t = Σ_k γ^k reward_{t+k}."""
+    """(B, T): R_t = Σ_k γ^k reward_{t+k}; with ``unroll_steps``, as said there."""
     hidden: Tensor
     """(B, T, H): h_t."""
     cell: Tensor
@@ -64,6 +64,11 @@ class LossSettings:
     """Weight of the entropy bonus of the actor-critic loss (dnd-lstm: none)."""
     value_weight: float = 1.0
     """Weight of the critic's loss (dnd-lstm: 1)."""
+    unroll_steps: int | None = None
+    """Truncated backpropagation through time: a trial is cut into stretches of so many steps. No gradient flows
+    from one stretch back into the one before, and the return of a step sums the rewards of its own stretch and,
+    discounted, what the critic expects at the first step of the next (Mnih et al., 2016; no gradient flows through
+    that expectation). The recurrent state goes on, and the update is of the whole trial. None: not cut."""
 
     def __post_init__(self) -> None:
         if not callable(self.kind) and self.kind not in ("actor_critic", "cross_entropy"):
@@ -76,28 +81,35 @@ class LossSettings:
             weight = getattr(self, name)
             if not np.isfinite(weight) or weight < 0:
                 raise ValueError(f"{name} must be a finite number ≥ 0; got {weight!r}.")
+        steps = self.unroll_steps
+        if steps is not None and (isinstance(steps, bool) or steps != int(steps) or steps < 1):
+            raise ValueError(f"unroll_steps must be a whole number ≥ 1, or None for whole trials; got {steps!r}.")
 
 
-def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
-    """R_t = Σ_k γ^k reward_{t+k}, by one product with the matrix γ^(k−t), k ≥ t. (B, T) → (B, T)."""
-    steps = torch.arange(reward.shape[-1])
-    lag = steps[:, None] - steps[None, :]
-    discount = torch.where(lag >= 0, torch.as_tensor(gamma, dtype=reward.dtype) ** lag.clamp_min(0), 0.0)
-    return reward @ discount
+def returns_of(reward: np.ndarray, value: np.ndarray, settings: LossSettings) -> np.ndarray:
+    """R_t of each step, from rewards and values (..., T): (..., T)."""
+    if not settings.gamma:
+        return reward
+    of_rewards, of_values = discounts(reward.shape[-1], settings.gamma, settings.unroll_steps)
+    return reward @ of_rewards if of_values is None else reward @ of_rewards + value @ of_values
 
 
 def trial_tensors(
-    values: Mapping[str, Tensor], action: np.ndarray, target: np.ndarray, reward: np.ndarray, gamma: float
+    values: Mapping[str, Tensor],
+    action: np.ndarray,
+    target: np.ndarray,
+    reward: np.ndarray,
+    settings: LossSettings,
 ) -> TrialTensors:
     """From policy (B, T, A), value (B, T, 1), hidden and cell (B, T, H), and actions, targets, rewards (B, T)."""
-    rewards = torch.from_numpy(reward)
+    value = values["value"].squeeze(-1)
     return TrialTensors(
         policy=values["policy"],
-        value=values["value"].squeeze(-1),
+        value=value,
         action=torch.from_numpy(action),
-        reward=rewards,
+        reward=torch.from_numpy(reward),
         target=torch.from_numpy(target),
-        returns=discounted_returns(rewards, gamma),
+        returns=torch.from_numpy(returns_of(reward, value.detach().numpy(), settings)),
         hidden=values["hidden"],
         cell=values["cell"],
     )
@@ -193,8 +205,7 @@ def losses_and_slopes(
     if settings.kind == "cross_entropy":
         d_chosen[rows, chosen] = slope.ravel()
         return -log_chosen.sum(-1), none, Slopes(d_policy)
-    returns = reward @ discounts(reward.shape[-1], settings.gamma) if settings.gamma else reward
-    error = value - returns  # minus the advantage
+    error = value - returns_of(reward, value, settings)  # minus the advantage
     d_chosen[rows, chosen] = -(slope * error).ravel()
     actor = (log_chosen * error).sum(-1)
     if settings.entropy_weight:
@@ -225,7 +236,7 @@ def _users_losses_and_slopes(
         return np.stack([a for a, _, _ in each]), np.stack([c for _, c, _ in each]), Slopes(*slopes)
     arrays = {"policy": policy, "value": value[..., None], "hidden": hidden, "cell": cell}
     leaves = {name: torch.tensor(array).requires_grad_() for name, array in arrays.items()}
-    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings.gamma), settings)
+    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
     found: list[Tensor | None] = [None] * len(leaves)
     if actor.requires_grad:
         found = list(torch.autograd.grad(actor.sum(), list(leaves.values()), allow_unused=True))
@@ -246,7 +257,17 @@ def _of_agents(name: str, slopes: list[np.ndarray | None]) -> np.ndarray | None:
 
 
 @lru_cache(maxsize=32)
-def discounts(steps: int, gamma: float) -> np.ndarray:
-    """The matrix γ^(k−t), k ≥ t, by which rewards (..., T) are multiplied to give returns: (T, T)."""
-    lag = np.arange(steps)[:, None] - np.arange(steps)[None, :]
-    return np.where(lag >= 0, float(gamma) ** np.maximum(lag, 0), 0.0)
+def discounts(steps: int, gamma: float, unroll: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The matrices by which rewards and values (..., T) are multiplied to give returns, each (T, T).
+
+    γ^(k−t) for rewards at k ≥ t of the same stretch, and for values where the next stretch begins; None if there
+    is but one stretch.
+    """
+    step = np.arange(steps)
+    stretch = step // (unroll or max(steps, 1))
+    lag, later = step[:, None] - step, stretch[:, None] - stretch
+    weight = float(gamma) ** np.maximum(lag, 0)
+    of_rewards = np.where((lag >= 0) & (later == 0), weight, 0.0)
+    if unroll is None or unroll >= steps:
+        return of_rewards, None
+    return of_rewards, np.where((step[:, None] % unroll == 0) & (later == 1), weight, 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -19,10 +19,24 @@ from .person import Person, with_lost_episodes
 if TYPE_CHECKING:
     from .interaction import Interaction
 
+Record = Literal["all", "behavior"]
+"""What a record holds: all; or without the states (hidden, cell, memory, gates), which have no columns then."""
+STATES = ("hidden", "cell", "memory", "gates")
 NO_CHOICE = -1
 """In place of an action: no choice was made at this step."""
 INITIAL_STATE_SCALE = 0.1
 """Standard deviation of h0 and c0 (dnd-lstm)."""
+
+
+def check_record(record: str) -> None:
+    """Raise ValueError unless it is one of ``Record``."""
+    if record not in get_args(Record):
+        raise ValueError(f"record must be 'all' or 'behavior'; got {record!r}.")
+
+
+def no_states(n: int, length: int) -> dict[str, np.ndarray]:
+    """States without columns, of n trials."""
+    return {name: np.empty((n, length, *((4, 0) if name == "gates" else (0,)))) for name in STATES}
 
 
 @dataclass(eq=False)

@@ -44,7 +44,7 @@ from .interaction import EpisodeRecord, plan_episodes
 from .losses import LossSettings, TrialTensors, users_loss
 from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
-from .records import NO_CHOICE, TrialPlan, TrialRecord, choose, plan_run
+from .records import NO_CHOICE, STATES, Record, TrialPlan, TrialRecord, choose, no_states, plan_run
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 if TYPE_CHECKING:
@@ -259,10 +259,13 @@ class ReferenceEpisodicLSTM(nn.Module):
         policy = torch.softmax(logits, 0)
         return (1 - person.lapse) * policy + person.lapse / len(policy) if person.lapse else policy
 
-    def run_trial(self, plan: TrialPlan, n: int, last_choice: int = NO_CHOICE) -> dict[str, Tensor]:
+    def run_trial(
+        self, plan: TrialPlan, n: int, last_choice: int = NO_CHOICE, unroll: int | None = None
+    ) -> dict[str, Tensor]:
         """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n).
 
-        ``last_choice`` is the latest one before it.
+        ``last_choice`` is the latest one before it. No gradient flows back from one stretch of ``unroll`` steps
+        into the one before.
         """
         like = self.input_weight
         trials = plan.trials
@@ -274,7 +277,8 @@ class ReferenceEpisodicLSTM(nn.Module):
             retrieve, encode = bool(trials.retrieve[n, t]), bool(trials.encode[n, t])
             out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=last_choice)
             steps.append(out)
-            policy, _, h, c, _, _ = out
+            policy = out[0]
+            h, c = self._state_after(t, out, unroll)
             if plan.actions is None:
                 actions[t] = choose(policy.detach().cpu().numpy(), plan.luck[n, t])
             else:
@@ -282,7 +286,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             last_choice = int(actions[t]) if actions[t] != NO_CHOICE else last_choice
         return self._trial(steps, actions, trials.targets[n], (actions == trials.targets[n]).astype(float))
 
-    def run_episode(self, plan: TrialPlan, first: int) -> list[dict[str, Tensor]]:
+    def run_episode(self, plan: TrialPlan, first: int, unroll: int | None = None) -> list[dict[str, Tensor]]:
         """The next episode of all worlds of a plan, in step with each other: for each what ``run_trial`` gives.
 
         They are rows first ... first + M − 1 of the plan; each world has an episodic memory of its own.
@@ -293,17 +297,23 @@ class ReferenceEpisodicLSTM(nn.Module):
         states = [(torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)) for n in rows]
         steps: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
         interaction.begin(first)
-        for _ in range(interaction.length):
+        for t in range(interaction.length):
             x = torch.from_numpy(interaction.inputs).to(like)
             retrieve, encode = interaction.retrieve.tolist(), interaction.encode.tolist()
             for e, (h, c) in enumerate(states):
                 self.episodic_memory = self._memory_of(e)
                 steps[e].append(self.step(x[e], h, c, retrieve=retrieve[e], encode=encode[e]))
-                states[e] = steps[e][-1][2], steps[e][-1][3]
+                states[e] = self._state_after(t, steps[e][-1], unroll)
             interaction.act(np.stack([own[-1][0].detach().cpu().numpy() for own in steps]))
         self.episodic_memory = self.memories[0]
         actions, rewards = interaction.action, interaction.reward
         return [self._trial(own, actions[n], actions[n], rewards[n]) for n, own in zip(rows, steps, strict=True)]
+
+    @staticmethod
+    def _state_after(t: int, out: tuple[Tensor, ...], unroll: int | None) -> tuple[Tensor, Tensor]:
+        """h and c with which the next step begins, from what step t gave."""
+        h, c = out[2:4]
+        return (h.detach(), c.detach()) if unroll and (t + 1) % unroll == 0 else (h, c)
 
     def _trial(
         self, steps: list[tuple[Tensor, ...]], actions: np.ndarray, targets: np.ndarray, rewards: np.ndarray
@@ -386,6 +396,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         record_gradients: bool = False,
         after_trial: Callable[[int], None] | None = None,
         optimizer: OptimizerName = "adam",
+        record: Record = "all",
     ) -> TrialRecord:
         """Run the trials of a plan, with one step of the optimiser after each; see ``eplstm.models.train``."""
         self.person.check_training("The reference")
@@ -394,11 +405,12 @@ class ReferenceEpisodicLSTM(nn.Module):
         for update in range(-(-len(plan.trials) // plan.environments)):
             steps.zero_grad()
             together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
-            for trial in self._trials_of_update(plan, together):
+            for trial in self._trials_of_update(plan, together, loss.unroll_steps):
                 policy_loss, value_loss = self.loss(trial, loss)
                 total = (policy_loss + loss.value_weight * value_loss) / len(together)
                 total.backward()
-                outcomes.append({k: v.detach() for k, v in trial.items()})
+                kept = trial.keys() - (STATES if record == "behavior" else ())
+                outcomes.append({k: trial[k].detach() for k in kept})
                 losses.append((policy_loss.item(), value_loss.item()))
             self.episodic_memory = self.memories[0]
             if max_gradient_norm is not None:
@@ -408,35 +420,40 @@ class ReferenceEpisodicLSTM(nn.Module):
             steps.step()
             if after_trial is not None:
                 after_trial(update)
-        record = self._record(plan, outcomes)
+        found = self._record(plan, outcomes, record)
         if plan.interaction is not None:
-            record = EpisodeRecord.of(record, plan.interaction)
-        record.policy_loss, record.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
+            found = EpisodeRecord.of(found, plan.interaction)
+        found.policy_loss, found.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
         if record_gradients:
             shapes = weight_shapes(self.config)
-            record.gradients = {k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes}
-        return record
+            found.gradients = {k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes}
+        return found
 
-    def _trials_of_update(self, plan: TrialPlan, together: range) -> Iterator[dict[str, Tensor]]:
+    def _trials_of_update(
+        self, plan: TrialPlan, together: range, unroll: int | None
+    ) -> Iterator[dict[str, Tensor]]:
         """The trials of one update: one of each environment."""
         if plan.interaction is not None:
-            yield from self.run_episode(plan, together.start)
+            yield from self.run_episode(plan, together.start, unroll)
             return
         for n in together:
             self.episodic_memory = self._memory_of(n % plan.environments)
-            yield self.run_trial(plan, n)
+            yield self.run_trial(plan, n, unroll=unroll)
 
     def loss(self, trial: dict[str, Tensor], settings: LossSettings) -> tuple[Tensor, Tensor]:
         """Actor's and critic's loss of one trial (Mnih et al., 2016, summed over steps as in dnd-lstm).
 
-        R_t = Σ_k γ^k reward_{t+k};  L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;
-        L_v = Σ_t smooth-L1(v_t, R_t). Another loss than actor-critic comes as (loss, 0).
+        R_t = reward_t + γ R_{t+1};  L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;
+        L_v = Σ_t smooth-L1(v_t, R_t). Where a stretch of ``unroll_steps`` ends, v_{t+1} takes the place of
+        R_{t+1}. Another loss than actor-critic comes as (loss, 0).
         """
         policy, value = trial["policy"], trial["value"]
         steps = torch.arange(len(value))
         returns, following = [], torch.zeros_like(trial["reward"][0])
-        for reward in trial["reward"].flip(0):
-            following = reward + settings.gamma * following
+        for t in reversed(range(len(value))):
+            if settings.unroll_steps and t + 1 < len(value) and (t + 1) % settings.unroll_steps == 0:
+                following = value[t + 1].detach()
+            following = trial["reward"][t] + settings.gamma * following
             returns.insert(0, following)
         returns = torch.stack(returns)
 
@@ -475,7 +492,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             return np.zeros(parameter.shape)
         return parameter.grad.cpu().numpy().copy()
 
-    def _record(self, plan: TrialPlan, outcomes: list[dict[str, Tensor]]) -> TrialRecord:
+    def _record(self, plan: TrialPlan, outcomes: list[dict[str, Tensor]], record: Record = "all") -> TrialRecord:
         n, steps = plan.trials.targets.shape
         size, actions = self.config.hidden_size, self.config.n_actions
         shapes = {
@@ -493,7 +510,8 @@ class ReferenceEpisodicLSTM(nn.Module):
             kind = np.int64 if name == "action" else None
             return np.array([o[name].cpu().numpy() for o in outcomes], dtype=kind).reshape(n, steps, *shape)
 
-        arrays: dict[str, Any] = {name: joined(name, *shape) for name, shape in shapes.items()}
+        arrays: dict[str, Any] = no_states(n, steps) if record == "behavior" else {}
+        arrays |= {name: joined(name, *shape) for name, shape in shapes.items() if name not in arrays}
         return TrialRecord(**arrays)
 
     def optimizer_state(self) -> dict[str, np.ndarray]:

@@ -258,11 +258,10 @@ class StandardGraph:
             model, wrapper, inputs, before, trace, None if memories is None else memories.retrieved
         )
 
-    def backward(self, course: StandardCourse, slopes: Slopes) -> None:
-        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
-        g = gradients(
-            self._weights, course.trace, *(None if s is None else s[None] for s in vars(slopes).values())
-        )
+    def backward(self, course: StandardCourse, slopes: Slopes, unroll: int | None = None) -> None:
+        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss; see ``recur_back``."""
+        own = (None if s is None else s[None] for s in vars(slopes).values())
+        g = gradients(self._weights, course.trace, *own, unroll=unroll)
         for key, gradient in self._matrices.split(g, self._room).items():
             parameter = self._matrices.parameters[key]
             if parameter.requires_grad:  # PsyNeuLink freezes projections after ``begin``
@@ -378,8 +377,12 @@ class _Memories:
             own = interaction.inputs[:, self.columns]
             return own if self.key_scale is None else own * self.key_scale
 
+        nothing = np.zeros((worlds, self.rings[0].fields[1].shape[1]))
+
         def read() -> np.ndarray:
             nonlocal asked
+            if not interaction.retrieve.any() and not interaction.at_last_step:  # whose match PsyNeuLink is shown
+                return nothing
             queries = keys()
             if asked is None or not np.array_equal(asked, queries):  # a barcode stays the same for an episode
                 found = self._match_in_loop(torch.from_numpy(queries[:, None]), together)

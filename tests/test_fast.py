@@ -306,7 +306,7 @@ def test_slopes_are_those_of_autograd(settings, rng):
     reward = (action == target).astype(float)
     leaves = {"policy": policy, "value": value[..., None], "hidden": states[0], "cell": states[1]}
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in leaves.items()}
-    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings.gamma), settings)
+    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
     (actor + settings.value_weight * critic).sum().backward()
     ours = losses_and_slopes(policy, value, action, target, reward, settings, *states)
     np.testing.assert_allclose(ours[0], actor.detach(), rtol=0, atol=ATOL)

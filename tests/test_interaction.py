@@ -87,6 +87,19 @@ def test_learning(task, general):
     assert_same_state(reference, composition, 3)
 
 
+@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+def test_truncated_episodes(general):
+    """Stretches that do not divide the episode, and the critic's expectation at their ends."""
+    task = TASKS["maze"]
+    reference, composition = models(config_for(task), general)
+    settings = {"learning_rate": 1e-2, "seed": 5, "unroll_steps": 4, "gamma": 0.8, "record_gradients": True}
+    one, other = (train_episodes(m, made_worlds(task, 2), 3, **settings) for m in (reference, composition))
+    assert_same(one, other)
+    for name, gradient in one.gradients.items():
+        np.testing.assert_allclose(gradient, other.gradients[name], atol=ATOL, err_msg=name)
+    assert_same_state(reference, composition, 2)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_running(task):
     """Python mode, PyTorch mode on both paths, and the reference, one after the other through two episodes."""
@@ -217,6 +230,24 @@ def test_record():
     second = record.of_environment(1, 2)
     np.testing.assert_array_equal(second.facts["good_arm"], record.facts["good_arm"][1::2])
     np.testing.assert_array_equal(second.trials.context, record.trials.context[1::2])
+
+
+def test_a_record_without_states():
+    """All else is the same; of both models."""
+    task = TASKS["bandit"]
+    for both in zip(models(config_for(task)), models(config_for(task)), strict=True):
+        whole, short = (
+            train_episodes(m, made_worlds(task, 2), 3, seed=1, record=r)
+            for m, r in zip(both, ("all", "behavior"), strict=True)
+        )
+        assert whole.gates.shape == (6, 4, 4, 6)
+        assert short.gates.shape == (6, 4, 4, 0)
+        assert short.hidden.shape == short.cell.shape == short.memory.shape == (6, 4, 0)
+        for name in ("policy", "value", "action", "reward", "policy_loss", "value_loss"):
+            np.testing.assert_array_equal(getattr(whole, name), getattr(short, name), err_msg=name)
+        assert_same_state(*both, 2)
+    with pytest.raises(ValueError, match="record must be 'all' or 'behavior'; got 'actions'"):
+        train_episodes(both[0], made_worlds(task), 1, record="actions")
 
 
 def test_what_does_not_fit():

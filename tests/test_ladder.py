@@ -104,6 +104,11 @@ CASES = {
         two_choices,
         {"gamma": 1.0, "entropy_weight": 0.05, "value_weight": 0.3},
     ),
+    "truncated": (
+        {},
+        two_choices,
+        {"gamma": 0.8, "entropy_weight": 0.05, "unroll_steps": 2},
+    ),
     "cross-entropy": ({}, two_choices, {"loss": "cross_entropy"}),
     "a loss of one's own": ({}, two_choices, {"loss": lambda t: (t.value - t.returns).abs().sum() + t.cell.sum()}),
     "one step": ({"hidden_size": 1, "n_actions": 2}, one_step, {}),
@@ -209,7 +214,7 @@ def test_a_changed_model_fails(models, failing):
 
 def test_discount_of_the_composition_counts(monkeypatch):
     original = losses_module.discounts
-    monkeypatch.setattr(losses_module, "discounts", lambda steps, gamma: original(steps, gamma**2))
+    monkeypatch.setattr(losses_module, "discounts", lambda steps, gamma, unroll: original(steps, gamma**2, unroll))
     block = [choice(2, np.random.default_rng(0))]
     ladder = climb_ladder(make_config(), block, gamma=0.9, python_trials=0, further_trials=0)
     assert {rung.name for rung in ladder.rungs if not rung.passed} >= {"loss", "gradients"}

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 from eplstm.models import LossSettings, TrialTensors
-from eplstm.models.losses import discounted_returns, losses
+from eplstm.models.losses import losses, returns_of
 
 ATOL = 1e-10
 """float64 on both sides; sums of a few terms agree to 1e-15."""
+
+
+def returns(reward, gamma, unroll=None, value=None):
+    settings = LossSettings(gamma=gamma, unroll_steps=unroll)
+    return torch.tensor(returns_of(np.asarray(reward, float), np.asarray(value), settings))
 
 
 def tensors(rng, batch=2, steps=3, n_actions=3, gamma=0.5):
@@ -18,7 +23,7 @@ def tensors(rng, batch=2, steps=3, n_actions=3, gamma=0.5):
     action, target = (torch.tensor(rng.integers(0, n_actions, (batch, steps))) for _ in range(2))
     reward = (action == target).double()
     hidden = torch.zeros(batch, steps, 2, dtype=torch.float64)
-    return TrialTensors(policy, value, action, reward, target, discounted_returns(reward, gamma), hidden, hidden)
+    return TrialTensors(policy, value, action, reward, target, returns(reward, gamma), hidden, hidden)
 
 
 @pytest.mark.parametrize(
@@ -26,15 +31,25 @@ def tensors(rng, batch=2, steps=3, n_actions=3, gamma=0.5):
     [(0.0, [1, 0, 1, 1]), (0.5, [1.375, 0.75, 1.5, 1.0]), (1.0, [3, 2, 2, 1])],
 )
 def test_returns_by_hand(gamma, expected):
-    reward = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    returns = discounted_returns(reward, gamma)
-    np.testing.assert_allclose(returns, [expected, [0, 0, 0, 0]], atol=ATOL)
-    assert returns.dtype == torch.float64
+    found = returns([[1, 0, 1, 1], [0, 0, 0, 0]], gamma)
+    np.testing.assert_allclose(found, [expected, [0, 0, 0, 0]], atol=ATOL)
+    assert found.dtype == torch.float64
 
 
 def test_returns_of_no_step_and_of_one():
-    assert discounted_returns(torch.zeros(2, 0), 0.9).shape == (2, 0)
-    assert discounted_returns(torch.ones(2, 1), 0.9).tolist() == [[1], [1]]
+    for unroll in (None, 1):
+        assert returns(np.zeros((2, 0)), 0.9, unroll, np.zeros((2, 0))).shape == (2, 0)
+        assert returns(np.ones((2, 1)), 0.9, unroll, np.zeros((2, 1))).tolist() == [[1], [1]]
+
+
+def test_returns_of_stretches_by_hand():
+    """γ = .5, stretches (1, 0), (1, 1), (0): R_1 = 1 + .25 · v_3, R_2 = .5 · v_3, R_3 = 1 + .5 + .25 · v_5, ..."""
+    reward, value = [[1, 0, 1, 1, 0]], [[9, 9, 4, 9, 8]]
+    np.testing.assert_allclose(returns(reward, 0.5, 2, value), [[2, 2, 3.5, 5, 0]], atol=ATOL)
+    np.testing.assert_allclose(returns(reward, 0.5, 1, value), [[5.5, 2, 5.5, 5, 0]], atol=ATOL)
+    for whole in (5, 6, None):
+        np.testing.assert_allclose(returns(reward, 0.5, whole, value), returns(reward, 0.5), atol=ATOL)
+    np.testing.assert_allclose(returns(reward, 0.0, 2, value), reward, atol=ATOL)
 
 
 def test_actor_critic_by_hand():
@@ -48,7 +63,7 @@ def test_actor_critic_by_hand():
         action=torch.tensor([[1, 0]]),
         reward=reward,
         target=torch.tensor([[0, 0]]),
-        returns=discounted_returns(reward, 0.5),
+        returns=returns(reward, 0.5),
         hidden=policy,
         cell=policy,
     )
@@ -133,6 +148,10 @@ def test_no_step(kind, rng):
             ({name: bad}, f"{name} must be a finite number ≥ 0; got {bad}")
             for name in ("entropy_weight", "value_weight")
             for bad in (-1.0, np.inf, np.nan)
+        ),
+        *(
+            ({"unroll_steps": bad}, f"unroll_steps must be a whole number ≥ 1.*got {bad}")
+            for bad in (0, -2, 1.5, True)
         ),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from eplstm.models import ReferenceEpisodicLSTM, train
 from eplstm.models.adam import CAN_FUSE, Steps
+from eplstm.tasks import Trials
 
 ATOL = 1e-10
 """float64 on both sides of a few dozen operations; they agree to 1e-15."""
@@ -166,6 +167,33 @@ def test_the_value_weight_scales_the_critic_alone(make_config, make_trials):
     np.testing.assert_array_equal(three["actor_weight"], one["actor_weight"])
     for name in none:
         np.testing.assert_allclose(three[name] - none[name], 3 * (one[name] - none[name]), atol=ATOL)
+
+
+def test_stretches_are_as_trials_of_their_own(make_config, make_trials):
+    """Undiscounted by the next stretch (γ = 0): gradients are the sum of those of stretches run alone, each from
+    the state in which the one before left off."""
+    off = np.zeros((1, 6), bool)
+    trials = make_trials(n=1, encode=off, retrieve=off)
+
+    def part(start):
+        return Trials(trials.inputs[:, start : start + 2], trials.targets[:, start : start + 2], *[off[:, :2]] * 2)
+
+    def gradients(some, actions=None, states=None, **settings):
+        model = ReferenceEpisodicLSTM(make_config(), seed=1).double()
+        return train(
+            model, some, actions=actions, initial_states=states, seed=2, record_gradients=True, **settings
+        )
+
+    cut = gradients(trials, unroll_steps=2)
+    first = gradients(trials, cut.action)  # whole: other gradients, the same steps
+    np.testing.assert_array_equal(cut.hidden, first.hidden)
+    assert np.abs(cut.gradients["hidden_weight"] - first.gradients["hidden_weight"]).max() > 1e-4
+    parts = [gradients(part(0), cut.action[:, :2])]
+    for start in (2, 4):
+        states = cut.hidden[:, start - 1], cut.cell[:, start - 1]
+        parts.append(gradients(part(start), cut.action[:, start : start + 2], states))
+    for name, gradient in cut.gradients.items():
+        np.testing.assert_allclose(gradient, sum(p.gradients[name] for p in parts), atol=ATOL, err_msg=name)
 
 
 def test_cross_entropy(model, make_trials):

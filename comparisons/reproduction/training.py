@@ -53,6 +53,8 @@ class LoopSettings:
     """What share of it is left at the end; in between it falls exponentially."""
     value_weight: float = 0.5
     """Weight of the critic's loss."""
+    unroll_steps: int | None = None
+    """Truncated backpropagation through time, in stretches of so many steps; None: whole episodes."""
     max_gradient_norm: float | None = None
     """Gradients of all weights together are scaled down to this norm."""
 
@@ -117,8 +119,10 @@ def train_agent(
             gamma=settings.gamma,
             entropy_weight=settings.entropy_weight * settings.share(update, settings.entropy_end),
             value_weight=settings.value_weight,
+            unroll_steps=settings.unroll_steps,
             max_gradient_norm=settings.max_gradient_norm,
             seed=(TRAINING, seed, epoch),
+            record="behavior",
         )
         history.append(float(record.reward.mean()))
         if after_epoch is not None:
