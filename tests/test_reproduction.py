@@ -19,16 +19,19 @@ from eplstm.comparisons.reproduction.study import (
     of_seeds,
 )
 from eplstm.comparisons.reproduction.training import (
+    Lesson,
     LoopSettings,
     act_in_fresh_worlds,
-    epochs_done,
+    task_at,
     train_agent,
+    updates_done,
     worlds_of,
 )
 from eplstm.tasks import BarcodeBandit, ModelBased, ModelFree, RandomPolicy, TwoStep, WaterMaze, play
 from eplstm.tasks.water_maze import KnownGoal, steps_to_goal
 
 TASK = BarcodeBandit(arms=2, contexts=3, exposures=2, pulls=3, barcode_bits=4)
+LESSONS = (Lesson(TASK, 0.75), Lesson(replace(TASK, exposures=1), 0.25))
 SETTINGS = LoopSettings(updates=24, worlds=3, hidden_size=5, memory_capacity=10)
 
 
@@ -50,23 +53,30 @@ def stop_after(updates):
 def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
     config = SETTINGS.config(TASK, memory=True)
-    whole, history = train_agent(TASK, config, SETTINGS, 7)
+    whole, history = train_agent(LESSONS, config, SETTINGS, 7)
     with pytest.raises(Stopped):
-        train_agent(TASK, config, SETTINGS, 7, tmp_path, stop_after(12))
-    assert epochs_done(tmp_path) == 1  # that of the epoch in which it was stopped was not kept
-    again, later = train_agent(TASK, config, SETTINGS, 7, tmp_path)
+        train_agent(LESSONS, config, SETTINGS, 7, tmp_path, stop_after(12))
+    assert updates_done(tmp_path) == 6  # the epoch in which it was stopped was not kept
+    again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
-    assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-4"]
-    finished, _ = train_agent(TASK, config, SETTINGS, 7, tmp_path)  # nothing is left to do
+    assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-5"]
+    finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
-    assert epochs_done(tmp_path / "none") == 0
+    assert updates_done(tmp_path / "none") == 0
     (tmp_path / "progress.json").write_text("not this")
-    assert epochs_done(tmp_path) == 0
+    assert updates_done(tmp_path) == 0
+
+
+def test_lessons_follow_one_another():
+    lessons = (Lesson("a", 0.75), Lesson("b", 0.25))
+    assert [task_at(lessons, share) for share in (0, 0.74, 0.75, 0.99, 1.0)] == ["a", "a", "b", "b", "b"]
+    for study in STUDIES.values():
+        assert sum(lesson.share for lesson in study.lessons) == pytest.approx(1)
 
 
 def test_quantities_fall_to_their_shares():
@@ -81,7 +91,7 @@ def test_training_and_fresh_worlds_never_meet():
 
 
 def test_lesions_in_fresh_worlds():
-    model, _ = train_agent(TASK, SETTINGS.config(TASK, True), replace(SETTINGS, updates=6), 0)
+    model, _ = train_agent(LESSONS, SETTINGS.config(TASK, True), replace(SETTINGS, updates=6), 0)
     intact = act_in_fresh_worlds(model, TASK, 3, 1, epochs=2)
     assert len(intact) == 2 * 3 * TASK.episodes and intact.worlds == 3
     assert (intact.memory != 0).any() and intact.trials.encode[:, -1].all()
@@ -231,7 +241,7 @@ def test_intervals_over_seeds():
 def small(monkeypatch):
     """Studies of agents that are hardly trained at all."""
     for name, study in list(STUDIES.items()):
-        fast = replace(study.fast, updates=study.epoch, worlds=4, hidden_size=6)
+        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=4, hidden_size=6)
         monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=6, fresh_epochs=1))
 
 

@@ -29,7 +29,7 @@ from ..report import html_table
 from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
-from .training import epochs_done
+from .training import updates_done
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the agents' checkpoints."""
@@ -126,7 +126,7 @@ def training_bar(
         task = bar.add_task("Training", total=each * len(pieces))
 
         def show() -> None:
-            updates = sum(min(epochs_done(folder) * study.epoch, each) for folder in folders)
+            updates = sum(min(updates_done(folder), each) for folder in folders)
             failed = f", {ended[1]} failed" if ended[1] else ""
             what = f"Training: {ended[0]} of {len(pieces)} agents{failed}"
             bar.update(task, description=what, completed=max(updates, ended[0] * each))
@@ -173,8 +173,9 @@ def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> l
             ("task", "value"),
             [(n, str(v)) for n, v in asdict(study.task).items()]
             + [
-                (f"{n}, in training", str(v))
-                for n, v in asdict(study.training_task).items()
+                (f"{n}, in {lesson.share:.0%} of training", str(v))
+                for lesson in study.lessons
+                for n, v in asdict(lesson.task).items()
                 if v != getattr(study.task, n)
             ],
         )

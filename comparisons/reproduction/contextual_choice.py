@@ -31,7 +31,7 @@ from .study import (
     of_seeds,
     states_of,
 )
-from .training import FRESH, TRAINING, Checkpoints, LoopSettings
+from .training import FRESH, TRAINING, Checkpoints, Lesson, LoopSettings
 
 CONTEXTS = 50
 """Of a block: each is shown twice."""
@@ -41,7 +41,7 @@ def train_on_blocks(
     study: Study, agent: str, seed: int, fast: bool, folder: str | None
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent on blocks of trials, of all environments at once, with the context as key."""
-    task, settings = study.training_task, study.settings(fast)
+    task, settings = study.task, study.settings(fast)
     memory = memory_of(agent)
     config = ModelConfig(
         input_size=task.input_size,
@@ -52,24 +52,25 @@ def train_on_blocks(
         reinstatement=memory["reinstatement"],
     )
     checkpoints = Checkpoints(folder)
-    model, history = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [])
-    for block in range(len(history), settings.updates // (2 * CONTEXTS)):
+    model, history, update = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [], 0)
+    while update + 2 * CONTEXTS <= settings.updates:
+        block = len(history)
         rngs = [np.random.default_rng((TRAINING, seed, block, e)) for e in range(settings.worlds)]
         model.clear_memory()
         records = train(
             model,
             [task.sample(CONTEXTS, rng) for rng in rngs],
             optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate
-            * settings.share(block * 2 * CONTEXTS, settings.learning_rate_end),
+            learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
             gamma=settings.gamma,
             entropy_weight=settings.entropy_weight,
             value_weight=settings.value_weight,
             seed=(TRAINING, seed, block),  # type: ignore[arg-type]
         )
         history.append(float(np.mean([record.reward.mean() for record in records])))
-        checkpoints.keep_now_and_then(model, history)
-    checkpoints.keep(model, history)
+        update += 2 * CONTEXTS
+        checkpoints.keep_now_and_then(model, history, update)
+    checkpoints.keep(model, history, update)
     model.clear_memory()
     return model, np.array(history)
 
@@ -184,8 +185,7 @@ STUDY = Study(
     about="Contextual choice (dnd-lstm): noisy evidence for one of two answers, which is the same whenever a "
     "context comes back. Agents with episodic memory are to know it at the second encounter, before any evidence.",
     task=ContextualChoice(),
-    training_task=ContextualChoice(),
-    epoch=2 * CONTEXTS,
+    lessons=(Lesson(ContextualChoice()),),
     full=LoopSettings(
         updates=6_000,
         worlds=32,

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from ...models import EpisodeRecord, EpisodicLSTMComposition
 from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF
-from .training import LoopSettings, act_in_fresh_worlds, train_agent
+from .training import Lesson, LoopSettings, act_in_fresh_worlds, train_agent
 
 EPLSTM, LSTM, AS_INPUT = "epLSTM", "LSTM", "memory as input"
 """The agent of the paper; the same without memory; and the same whose retrieved memory is a further input of the
@@ -60,10 +60,8 @@ class Study:
     """The task and the claim of the paper, in two or three sentences."""
     task: Any
     """In which agents are measured."""
-    training_task: Any
+    lessons: tuple[Lesson, ...]
     """In which they are trained: perhaps with fewer exposures, so that first ones are a larger share."""
-    epoch: int
-    """Updates of training between two clearings of the memory."""
     full: LoopSettings
     fast: LoopSettings
     """A look in a minute or two: no agent is well trained."""
@@ -97,8 +95,8 @@ def train_in_worlds(
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent with the environment in the loop."""
     settings = study.settings(fast)
-    config = settings.config(study.training_task, **memory_of(agent))
-    return train_agent(study.training_task, config, settings, seed, folder)
+    config = settings.config(study.task, **memory_of(agent))
+    return train_agent(study.lessons, config, settings, seed, folder)
 
 
 def act_in_worlds(study: Study, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:

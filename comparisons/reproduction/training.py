@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,21 @@ class LoopSettings:
         )
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Updates in the worlds of one task; training goes through lessons, one after the other."""
+
+    task: Any
+    share: float = 1.0
+    """Of all updates."""
+
+
+def task_at(lessons: Sequence[Lesson], share: float) -> Any:
+    """The task in whose worlds an agent is trained when this share of all updates is behind it."""
+    ends = np.cumsum([lesson.share for lesson in lessons])
+    return lessons[min(int(np.searchsorted(ends, share, side="right")), len(lessons) - 1)].task
+
+
 def worlds_of(task: Task, count: int, *seed: int) -> Any:
     """``count`` worlds at the beginning of an epoch, each with a generator of its own."""
     worlds = task.worlds([np.random.default_rng((*seed, e)) for e in range(count)])
@@ -84,7 +99,7 @@ def worlds_of(task: Task, count: int, *seed: int) -> Any:
 
 
 def train_agent(
-    task: Task,
+    lessons: Sequence[Lesson],
     config: ModelConfig,
     settings: LoopSettings,
     seed: int,
@@ -94,7 +109,7 @@ def train_agent(
     """Train a composition, through PsyNeuLink's ``learn()``, one call an epoch.
 
     Args:
-        task: whose worlds it is trained in.
+        lessons: the tasks in whose worlds it is trained.
         config: the agent.
         settings: of training.
         seed: of weights, worlds and draws.
@@ -105,9 +120,9 @@ def train_agent(
         The agent, and the mean reward of a step in each epoch.
     """
     checkpoints = Checkpoints(folder)
-    model, history = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [])
-    while (update := len(history) * task.episodes) < settings.updates:
-        epoch = len(history)
+    model, history, update = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [], 0)
+    while update < settings.updates:
+        epoch, task = len(history), task_at(lessons, update / settings.updates)
         worlds = worlds_of(task, settings.worlds, TRAINING, seed, epoch)
         model.clear_memory()
         record = train_episodes(
@@ -125,18 +140,19 @@ def train_agent(
             record="behavior",
         )
         history.append(float(record.reward.mean()))
+        update += task.episodes
         if after_epoch is not None:
-            after_epoch(update + task.episodes, history[-1])
-        checkpoints.keep_now_and_then(model, history)
-    checkpoints.keep(model, history)
+            after_epoch(update, history[-1])
+        checkpoints.keep_now_and_then(model, history, update)
+    checkpoints.keep(model, history, update)
     model.clear_memory()
     return model, np.array(history)
 
 
-def epochs_done(folder: Path) -> int:
-    """Epochs that the latest checkpoint of an agent has behind it; 0 if there is none."""
+def updates_done(folder: Path) -> int:
+    """Updates that the latest checkpoint of an agent has behind it; 0 if there is none."""
     try:
-        return len(json.loads((folder / POINTER).read_text())["history"])
+        return json.loads((folder / POINTER).read_text())["updates"]
     except (OSError, ValueError):
         return 0
 
@@ -152,26 +168,26 @@ class Checkpoints:
         self.folder = None if folder is None else Path(folder)
         self._saved = time.monotonic()
 
-    def latest(self) -> tuple[EpisodicLSTMComposition, list[float]] | None:
-        """The agent, and the course of its training; None if nothing was kept."""
+    def latest(self) -> tuple[EpisodicLSTMComposition, list[float], int] | None:
+        """The agent, the course of its training by epoch, and its updates; None if nothing was kept."""
         if self.folder is None or not (self.folder / POINTER).is_file():
             return None
-        history = json.loads((self.folder / POINTER).read_text())["history"]
-        return load_model(self._of(len(history)), "composition"), history
+        kept = json.loads((self.folder / POINTER).read_text())
+        return load_model(self._of(len(kept["history"])), "composition"), kept["history"], kept["updates"]
 
-    def keep_now_and_then(self, model: EpisodicLSTMComposition, history: list[float]) -> None:
+    def keep_now_and_then(self, model: EpisodicLSTMComposition, history: list[float], updates: int) -> None:
         """Keep the agent as it is now, if the last time is long enough ago."""
         if time.monotonic() - self._saved > SAVE_AFTER:
-            self.keep(model, history)
+            self.keep(model, history, updates)
 
-    def keep(self, model: EpisodicLSTMComposition, history: list[float]) -> None:
+    def keep(self, model: EpisodicLSTMComposition, history: list[float], updates: int) -> None:
         """Keep the agent as it is now."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(model, self._of(len(history)), overwrite=True)
         new = self.folder / f"{POINTER}.new"
-        new.write_text(json.dumps({"history": history}))
+        new.write_text(json.dumps({"history": history, "updates": updates}))
         os.replace(new, self.folder / POINTER)
         for other in self.folder.glob("epoch-*"):
             if other != self._of(len(history)):

@@ -31,7 +31,7 @@ from .study import (
     states_of,
     train_in_worlds,
 )
-from .training import LoopSettings, worlds_of
+from .training import Lesson, LoopSettings, worlds_of
 
 EFFECTS = ("reward", "transition", "interaction", "correct")
 CELLS = [(reward, common) for reward in (1, 0) for common in (1, 0)]
@@ -181,8 +181,7 @@ STUDY = Study(
     "reward. Agents with episodic memory are to choose in a model-based way from both: what came just before, and "
     "what the cue brings back.",
     task=TwoStep(),
-    training_task=TwoStep(),
-    epoch=TwoStep.episodes,
+    lessons=(Lesson(TwoStep()),),
     full=LoopSettings(updates=1_000, worlds=32, hidden_size=48),
     fast=LoopSettings(updates=12, worlds=8, hidden_size=16),
     fresh_worlds=64,

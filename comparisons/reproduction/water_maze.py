@@ -33,9 +33,9 @@ from .study import (
     states_of,
     train_in_worlds,
 )
-from .training import LoopSettings
+from .training import Lesson, LoopSettings
 
-TRAINING_TASK = WaterMaze(exposures=3)
+LESSONS = (Lesson(WaterMaze(exposures=3)),)
 """With fewer exposures than are measured, so that first ones are a larger share."""
 
 
@@ -139,8 +139,7 @@ STUDY = Study(
     "grid of 5 × 5. At the second exposure, an agent with episodic memory is to go there straight. (Grid, horizon "
     "and rewards are this package's; the paper's were not at hand.)",
     task=WaterMaze(),
-    training_task=TRAINING_TASK,
-    epoch=TRAINING_TASK.episodes,
+    lessons=LESSONS,
     full=LoopSettings(updates=4_000),
     fast=LoopSettings(updates=120, worlds=16, hidden_size=32),
     fresh_worlds=100,
