@@ -182,8 +182,9 @@ STUDY = Study(
     "what the cue brings back.",
     task=TwoStep(),
     lessons=(Lesson(TwoStep()),),
-    full=LoopSettings(updates=1_000, worlds=32, hidden_size=48),
-    fast=LoopSettings(updates=12, worlds=8, hidden_size=16),
+    # A choice bears on the reward of its own trial alone: discounted rewards of later trials would be noise to it.
+    full=LoopSettings(updates=1_000, worlds=32, hidden_size=48, gamma=0.0),
+    fast=LoopSettings(updates=12, worlds=8, hidden_size=16, gamma=0.0),
     fresh_worlds=64,
     fresh_epochs=4,
     measure=measure,
