@@ -100,7 +100,7 @@ def test_truncated_episodes(general):
     assert_same_state(reference, composition, 2)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param("bandit", marks=pytest.mark.slow), "two-step", "maze"])
 def test_running(task):
     """Python mode, PyTorch mode on both paths, and the reference, one after the other through two episodes."""
     task = TASKS[task]
@@ -129,7 +129,7 @@ def test_running(task):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+@pytest.mark.parametrize("general", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fast", "general"])
 def test_memories(changes, general):
     task = TASKS["bandit"]
     reference, composition = models(config_for(task, **changes), general)

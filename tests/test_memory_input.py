@@ -198,7 +198,9 @@ def test_both_models_draw_the_same():
 
 
 @PATHS
-@pytest.mark.parametrize("config", [CONFIG, AVERAGE], ids=["nearest", "average"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, pytest.param(AVERAGE, marks=pytest.mark.slow)], ids=["nearest", "average"]
+)
 def test_learning_and_the_optimiser(config, fast):
     """Updates from trials and from environments, with gradients, and Adam's state after them."""
     reference, composition = models(config, fast)
@@ -243,7 +245,9 @@ def made_worlds(n=1):
 
 
 @PATHS
-@pytest.mark.parametrize("changes", [{}, {"retrieval": "average", "memory_capacity": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"retrieval": "average", "memory_capacity": 3}, marks=pytest.mark.slow)], ids=str
+)
 def test_learning_in_the_loop(changes, fast):
     reference, composition = models(config_of_bandit(**changes), fast)
     settings = {"learning_rate": 1e-2, "seed": 5, "max_gradient_norm": 0.5, "record_gradients": True}
@@ -325,7 +329,14 @@ def test_a_cohort_is_its_agents():
         same_models(reference, cohort.agent(p, "reference"))
 
 
-@pytest.mark.parametrize("saved", ["reference", "composition", "cohort"])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        pytest.param("reference", marks=pytest.mark.slow),
+        "composition",
+        pytest.param("cohort", marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoint_round_trip(saved, tmp_path):
     """Saved as each kind, loaded as each kind, all go on in the same way."""
     reference, composition = models()

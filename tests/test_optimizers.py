@@ -76,7 +76,7 @@ def test_the_rule_by_hand():
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "general"])
-@pytest.mark.parametrize("reinstatement", ["gate", "input"])
+@pytest.mark.parametrize("reinstatement", ["gate", pytest.param("input", marks=pytest.mark.slow)])
 def test_both_models(reinstatement, fast):
     """Trials, environments, and an episode in the loop; the state goes on from call to call."""
     task = BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5)
@@ -181,7 +181,7 @@ def test_state_goes_from_model_to_model():
         same_models(reference, other)
 
 
-@pytest.mark.parametrize("saved", ["reference", "composition"])
+@pytest.mark.parametrize("saved", [pytest.param("reference", marks=pytest.mark.slow), "composition"])
 def test_checkpoint_round_trip(saved, tmp_path):
     pair = dict(zip(("reference", "composition"), models(), strict=True))
     for model in pair.values():

@@ -276,6 +276,8 @@ def test_reproduce(task, seeds, small, tmp_path, capsys):
 def test_reproduce_refuses(tmp_path, capsys):
     assert main(["reproduce", "bandit", "--seeds", "0", "--out", str(tmp_path)]) == 2
     assert "seeds must be at least 1; got 0" in capsys.readouterr().err
+    assert main(["reproduce", "bandit", "--first-seed", "-1", "--out", str(tmp_path)]) == 2
+    assert "first-seed must be at least 0; got -1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

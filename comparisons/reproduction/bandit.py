@@ -201,7 +201,8 @@ STUDY = Study(
     "with episodic memory is to exploit at the second exposure what a plain recurrent agent must explore again.",
     task=TASK,
     lessons=LESSONS,
-    full=LoopSettings(updates=44_000, hidden_size=48),
+    # The average of what is stored under the barcode: one unlucky exposure does not blot out those before it.
+    full=LoopSettings(updates=44_000, hidden_size=48, retrieval="average", sharpness=30.0),
     fast=LoopSettings(updates=300, worlds=16, hidden_size=32),
     fresh_worlds=100,
     fresh_epochs=1,

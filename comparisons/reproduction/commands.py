@@ -49,6 +49,8 @@ class Reproduce(Where):
     """Folder; the task has one of its own in it."""
     seeds: int = 5
     """Agents of each kind."""
+    first_seed: int = 0
+    """Seed of the first of them; those of the others follow."""
     agents: tuple[Literal["epLSTM", "LSTM", "memory as input"], ...] = AGENTS
     """Which kinds, of the same budget: the agent of the paper, the same without memory, and the same whose
     retrieved memory is a further input of the LSTM in place of what the reinstatement gate lets in."""
@@ -62,6 +64,9 @@ def reproduce(command: Reproduce, console: Console) -> int:
     """``eplstm reproduce``."""
     if command.seeds < 1:
         raise ValueError(f"reproduce: seeds must be at least 1; got {command.seeds}.")
+    if command.first_seed < 0:
+        raise ValueError(f"reproduce: first-seed must be at least 0; got {command.first_seed}.")
+    seeds = range(command.first_seed, command.first_seed + command.seeds)
     study = STUDIES[command.task]
     out = command.out / command.task
     check_folder(out, command.overwrite)
@@ -76,7 +81,7 @@ def reproduce(command: Reproduce, console: Console) -> int:
                 "folder": str((out / "agents" / f"{agent.replace(' ', '-')}-{seed}").absolute()),
             },
         )
-        for seed in range(command.seeds)
+        for seed in seeds
         for agent in command.agents
     ]
     if command.overwrite:
@@ -95,7 +100,7 @@ def reproduce(command: Reproduce, console: Console) -> int:
     found: Found = {
         (agent, seed): done.results[name]
         for agent in command.agents
-        for seed in range(command.seeds)
+        for seed in seeds
         if (name := f"{agent}, seed {seed}") in done.results
     }
     if not found:

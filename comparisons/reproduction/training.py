@@ -39,6 +39,10 @@ class LoopSettings:
     """Hidden units, H."""
     memory_capacity: int = 100
     """Entries of the episodic memory of each world."""
+    retrieval: Literal["nearest", "average"] = "nearest"
+    """The nearest entry (of equals the newest), or the average of all, weighted by their similarity."""
+    sharpness: float = 1.0
+    """Inverse temperature of these weights."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Of the weights."""
     learning_rate: float = 3e-3
@@ -72,6 +76,8 @@ class LoopSettings:
             kernel="cosine",
             key=task.key_columns,
             ties="newest",
+            retrieval=self.retrieval,
+            sharpness=self.sharpness,
             reinstatement=reinstatement,
         )
 
