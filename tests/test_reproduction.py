@@ -152,6 +152,8 @@ def test_measures_of_the_two_step_task():
         found = two_step.measure(Recorded(facts), task)
         assert found["stay"].shape == (3, 4) and found["effects"].shape == (3, 4) and found["gate"].shape == (2,)
         assert (found["effects"][2, index] > 0.5) == based
+        rewarded, unrewarded = found["stay"][2].reshape(2, 2)  # each: common, rare
+        assert rewarded[0] > 0.55 and (rewarded[1] < 0.45) == (unrewarded[1] > 0.55) == based
         assert 0.5 < found["reward"].mean() < 0.85
 
 

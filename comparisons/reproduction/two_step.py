@@ -43,12 +43,10 @@ def of_facts(facts: dict[str, np.ndarray], task: TwoStep) -> Measures:
     """Stay probabilities (conditions, cells), their effects (conditions, effects), and rewards of uncued and cued
     trials, (2,)."""
     trials = stay_trials(facts)
-    table, effects = stay_table(trials), stay_effects(trials)
+    stay, effects = stay_table(trials)["stay"].to_dict(), stay_effects(trials)
     rewards = facts["reward"].reshape(-1, task.trials, 2).sum(2)
     return {
-        "stay": np.array(
-            [[table["stay"].get((c, reward, common), np.nan) for reward, common in CELLS] for c in CONDITIONS]
-        ),
+        "stay": np.array([[stay.get((c, *cell), np.nan) for cell in CELLS] for c in CONDITIONS]),
         "effects": np.array([[effects.loc[(c, effect), "estimate"] for effect in EFFECTS] for c in CONDITIONS]),
         "reward": np.array([rewards[:, : task.uncued].mean(), rewards[:, task.uncued :].mean()]),
     }
