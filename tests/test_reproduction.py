@@ -22,9 +22,9 @@ from eplstm.comparisons.reproduction.training import (
     Lesson,
     LoopSettings,
     act_in_fresh_worlds,
+    progress_of,
     task_at,
     train_agent,
-    updates_done,
     worlds_of,
 )
 from eplstm.tasks import BarcodeBandit, ModelBased, ModelFree, RandomPolicy, TwoStep, WaterMaze, play
@@ -56,20 +56,22 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     whole, history = train_agent(LESSONS, config, SETTINGS, 7)
     with pytest.raises(Stopped):
         train_agent(LESSONS, config, SETTINGS, 7, tmp_path, stop_after(12))
-    assert updates_done(tmp_path) == 6  # the epoch in which it was stopped was not kept
+    assert progress_of(tmp_path)["updates"] == 6  # the epoch in which it was stopped was not kept
+    seconds = progress_of(tmp_path)["seconds"]
     again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
     assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-5"]
+    assert progress_of(tmp_path)["seconds"] > seconds > 0
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
-    assert updates_done(tmp_path / "none") == 0
+    assert progress_of(tmp_path / "none")["updates"] == 0
     (tmp_path / "progress.json").write_text("not this")
-    assert updates_done(tmp_path) == 0
+    assert progress_of(tmp_path)["updates"] == 0
 
 
 def test_lessons_follow_one_another():

@@ -29,7 +29,7 @@ from ..report import html_table
 from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
-from .training import updates_done
+from .training import progress_of
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the agents' checkpoints."""
@@ -131,7 +131,7 @@ def training_bar(
         task = bar.add_task("Training", total=each * len(pieces))
 
         def show() -> None:
-            updates = sum(min(updates_done(folder), each) for folder in folders)
+            updates = sum(min(progress_of(folder)["updates"], each) for folder in folders)
             failed = f", {ended[1]} failed" if ended[1] else ""
             what = f"Training: {ended[0]} of {len(pieces)} agents{failed}"
             bar.update(task, description=what, completed=max(updates, ended[0] * each))

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import bandit, contextual_choice, two_step, water_maze
 from .study import INTACT, LESIONS, LSTM
+from .training import progress_of
 
 STUDIES = {
     study.name: study for study in (contextual_choice.STUDY, bandit.STUDY, two_step.STUDY, water_maze.STUDY)
@@ -30,7 +31,8 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
     found = STUDIES[study].quick() if fast else STUDIES[study]
     start = time.monotonic()
     model, history = found.train(found, agent, seed, fast, folder)
-    plain: dict[str, Any] = {"history": history, "seconds": time.monotonic() - start}
+    seconds = time.monotonic() - start if folder is None else progress_of(folder)["seconds"]
+    plain: dict[str, Any] = {"history": history, "seconds": seconds}
     for state, (retrieve, encode) in LESIONS.items():
         if state == INTACT or agent != LSTM:
             plain[state] = found.act(found, model, seed, retrieve, encode)

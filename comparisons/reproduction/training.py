@@ -155,12 +155,12 @@ def train_agent(
     return model, np.array(history)
 
 
-def updates_done(folder: Path) -> int:
-    """Updates that the latest checkpoint of an agent has behind it; 0 if there is none."""
+def progress_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the latest checkpoint of an agent has behind it: ``history``, ``updates``, ``seconds``."""
     try:
-        return json.loads((folder / POINTER).read_text())["updates"]
+        return json.loads((Path(folder) / POINTER).read_text())
     except (OSError, ValueError):
-        return 0
+        return {"history": [], "updates": 0, "seconds": 0.0}
 
 
 class Checkpoints:
@@ -172,13 +172,15 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self.folder = None if folder is None else Path(folder)
-        self._saved = time.monotonic()
+        self._saved = self._begun = time.monotonic()
+        self._before = 0.0  # seconds of training before it was interrupted
 
     def latest(self) -> tuple[EpisodicLSTMComposition, list[float], int] | None:
         """The agent, the course of its training by epoch, and its updates; None if nothing was kept."""
         if self.folder is None or not (self.folder / POINTER).is_file():
             return None
-        kept = json.loads((self.folder / POINTER).read_text())
+        kept = progress_of(self.folder)
+        self._before = kept["seconds"]
         return load_model(self._of(len(kept["history"])), "composition"), kept["history"], kept["updates"]
 
     def keep_now_and_then(self, model: EpisodicLSTMComposition, history: list[float], updates: int) -> None:
@@ -193,7 +195,8 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(model, self._of(len(history)), overwrite=True)
         new = self.folder / f"{POINTER}.new"
-        new.write_text(json.dumps({"history": history, "updates": updates}))
+        seconds = self._before + time.monotonic() - self._begun
+        new.write_text(json.dumps({"history": history, "updates": updates, "seconds": seconds}))
         os.replace(new, self.folder / POINTER)
         for other in self.folder.glob("epoch-*"):
             if other != self._of(len(history)):
