@@ -35,7 +35,7 @@ from .study import (
 from .training import Lesson, LoopSettings
 
 TASK = BarcodeBandit()
-LESSONS = (Lesson(BarcodeBandit(exposures=3), 8 / 11), Lesson(BarcodeBandit(exposures=2), 3 / 11))
+LESSONS = (Lesson(BarcodeBandit(exposures=3), 4 / 11), Lesson(BarcodeBandit(exposures=2), 7 / 11))
 """With fewer exposures than are measured, so that first ones are a larger share. What is retrieved at a first
 exposure is of another barcode, and misleads. An agent that hardly notices is right to try once more what it has
 retrieved, if that fails at once, as long as most episodes are later exposures; so in the end half are first ones.
