@@ -161,6 +161,8 @@ def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> l
     page.heading("What is claimed, and what was measured")
     page.text(f"Means over {command.seeds} seeds with 95 % intervals (t), in worlds that nobody was trained in.")
     page.table("claims", pd.DataFrame([asdict(claim) for claim in claims]))
+    if study.tried:
+        page.text(study.tried)
     for figure in study.figures(study, found):
         page.figure(figure.name, figure.title, figure.caption, figure.panels, figure.draw)
     page.heading("Numbers")

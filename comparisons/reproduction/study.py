@@ -75,6 +75,8 @@ class Study:
     """(study, kind of agent, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by epoch."""
     act: Callable[[Study, Any, int, bool, bool], Measures]
     """(study, agent, seed, retrieve, encode) → what is measured in fresh worlds."""
+    tried: str = ""
+    """What was tried where a result does not come, and what it shows."""
 
     def settings(self, fast: bool) -> LoopSettings:
         """Of training."""

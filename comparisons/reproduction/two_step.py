@@ -35,7 +35,7 @@ from .training import Lesson, LoopSettings, worlds_of
 
 EFFECTS = ("reward", "transition", "interaction", "correct")
 CELLS = [(reward, common) for reward in (1, 0) for common in (1, 0)]
-CELL_NAMES = ("rewarded,\ncommon", "rewarded,\nrare", "unrewarded,\ncommon", "unrewarded,\nrare")
+CELL_NAMES = ("reward,\ncommon", "reward,\nrare", "none,\ncommon", "none,\nrare")
 BASELINE_EPISODES = 400
 
 
@@ -145,7 +145,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
                 )
             ax.axhline(0.5, color=GREY, linewidth=1)
             ax.set_xticks(range(4), CELL_NAMES)
-            finish(ax, condition, "Reference trial", "P(stay)", "best" if c == 0 else None)
+            finish(ax, condition, "Reward and transition before", "P(stay)", "beside" if c == 2 else None)
             ax.tick_params(axis="x", labelsize=TICK - 2)
             ax.set_ylim(0, 1)
 
