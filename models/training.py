@@ -136,7 +136,7 @@ def train_episodes(
         record_gradients: keep each update's gradients, by the names of ``weights()``.
         loss: ``actor_critic``, or a function of ``TrialTensors``; its targets are the actions taken.
         optimizer: ``adam``, or ``rmsprop``, that of A2C, as in ``train``.
-        record: ``all``, or ``behavior``, as in ``train``: a long epoch of many worlds takes a fifth less time.
+        record: ``all``, or ``behavior``, as in ``train``: a long epoch of many worlds takes a tenth less time.
         after_episode: called with the number of the update, from 0.
 
     Returns:

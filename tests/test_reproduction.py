@@ -197,6 +197,29 @@ def test_claims_about_the_bandit_hold_or_do_not(changes, fails):
     assert holds == [n != fails for n in range(5)]
 
 
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [({}, None), ({"episodic": 0.0}, 2), ({"plain": 0.4}, 5), ({"off": 0.4}, 6), ({"cued": 0.5}, 7)],
+    ids=str,
+)
+def test_claims_about_the_two_step_task_hold_or_do_not(changes, fails):
+    values = {"episodic": 0.5, "plain": 0.0, "off": 0.0, "cued": 0.7} | changes
+
+    def agent(episodic, seed):
+        effects = np.zeros((3, 4))
+        noise = 0.01 * np.random.default_rng(seed).standard_normal()
+        effects[:, two_step.EFFECTS.index("interaction")] = np.array([1.0, 0.5, episodic]) + noise
+        return {"effects": effects, "gate": np.array([0.5, values["cued"] + noise])}
+
+    found = {}
+    for seed in range(5):
+        off = {RETRIEVAL_OFF: agent(values["off"], seed)}
+        found[EPLSTM, seed] = {INTACT: agent(values["episodic"], seed)} | off
+        found[LSTM, seed] = {INTACT: agent(values["plain"], seed)}
+    holds = [claim.holds for claim in two_step.claims(STUDIES["two-step"], found)]
+    assert holds == [n != fails for n in range(8)]
+
+
 def test_claims_about_the_maze_hold_or_do_not():
     def agents(second, plain, off):
         rows = np.array([16.0, second, 4, 4, 4]), np.array([15.0, plain, 15, 15, 15])

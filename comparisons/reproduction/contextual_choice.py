@@ -50,6 +50,8 @@ def train_on_blocks(
         memory_capacity=settings.memory_capacity if memory["memory"] else 0,
         key=task.context_columns,
         reinstatement=memory["reinstatement"],
+        retrieval=settings.retrieval,
+        sharpness=settings.sharpness,
     )
     checkpoints = Checkpoints(folder)
     model, history, update = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [], 0)
@@ -63,8 +65,10 @@ def train_on_blocks(
             optimizer=settings.optimizer,
             learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
             gamma=settings.gamma,
-            entropy_weight=settings.entropy_weight,
+            entropy_weight=settings.entropy_weight * settings.share(update, settings.entropy_end),
             value_weight=settings.value_weight,
+            unroll_steps=settings.unroll_steps,
+            record="behavior",
             seed=(TRAINING, seed, block),  # type: ignore[arg-type]
         )
         history.append(float(np.mean([record.reward.mean() for record in records])))

@@ -18,6 +18,7 @@ from .study import (
     EPLSTM,
     INTACT,
     LSTM,
+    RETRIEVAL_OFF,
     Claim,
     Figure,
     Found,
@@ -74,6 +75,15 @@ def claims(study: Study, found: Found) -> list[Claim]:
             claim = f"{agent}, {condition}: choice {what}, by its interval over seeds"
             made.append(Claim(claim, as_text(samples[:, c]), above == remembers))
     if EPLSTM in agents_of(found):
+        off = of_seeds(found, EPLSTM, "effects", RETRIEVAL_OFF)[:, CONDITIONS.index("episodic"), index]
+        mean, half = mean_and_half(off)
+        made.append(
+            Claim(
+                "epLSTM without retrieval (lesion), episodic: no interaction above 0, by its interval over seeds",
+                as_text(off),
+                bool(mean - (0.0 if np.isnan(half) else half) <= 0),
+            )
+        )
         gate = of_seeds(found, EPLSTM, "gate")
         difference = gate[:, 1] - gate[:, 0]
         mean, half = mean_and_half(difference)
@@ -158,7 +168,16 @@ def figures(study: Study, found: Found) -> list[Figure]:
             band(axes[0], blocks * np.arange(1, means.shape[1] + 1), means, agent, place)
         finish(axes[0], "Learning", "Episodes of each world", "Reward a trial")
 
-    return [
+    def gates(axes: Sequence[Axes]) -> None:
+        samples = of_seeds(found, EPLSTM, "gate")
+        axes[0].plot(range(2), samples.T, color=GREY, linewidth=1, marker="o", markersize=3)
+        mean, half = mean_and_half(samples)
+        axes[0].errorbar(range(2), mean, half, color=COLORS[0], linewidth=1.8, marker="o", label="mean of agents")
+        axes[0].set_xticks(range(2), ("uncued", "cued"))
+        axes[0].set_xlim(-0.5, 1.5)
+        finish(axes[0], "Reinstatement gate of the epLSTM", "Choices", "Mean of r_t", "upper left")
+
+    made = [
         Figure(
             "stay",
             "Stay probabilities",
@@ -170,6 +189,10 @@ def figures(study: Study, found: Found) -> list[Figure]:
         ),
         Figure("learning", "Learning", "Bands are 95 % intervals over seeds.", 1, learning),
     ]
+    if EPLSTM in agents_of(found):
+        caption = "At cued choices memory helps; at uncued ones nothing is retrieved. Grey: each agent."
+        made.append(Figure("gate", "When memory is reinstated", caption, 1, gates))
+    return made
 
 
 STUDY = Study(
