@@ -77,11 +77,11 @@ def recur(
     memory = None if read is None else np.empty((length, *shape, size))
     reinstated = memory if memory_weight is None else None
     cells[0], hiddens[0] = c0, h0
-    sigmoids = gates[..., : 4 * size]
-    f, i, o, r, candidate = (gates[..., k * size : (k + 1) * size] for k in range(5))
-    by_step = list(
-        zip(drive, gates, sigmoids, f, i, o, r, candidate, squashed, cells[1:], hiddens[1:], strict=True)
-    )
+    each = zip(*(gates[..., k * size : (k + 1) * size] for k in range(5)), strict=True)
+    # The same numbers as tensors: PyTorch's σ and tanh take a third of the time of NumPy's, without AVX-512.
+    functions = (torch.from_numpy(a) for a in (gates[..., : 4 * size], gates[..., 4 * size :], squashed))
+    in_torch = zip(*functions, strict=True)
+    by_step = list(zip(drive, gates, each, in_torch, squashed, cells[1:], hiddens[1:], strict=True))
     c, h = cells[0], hiddens[0]
     for steps in stretches or [slice(0, length)]:
         if memory is not None:
@@ -89,24 +89,23 @@ def recur(
             if memory_weight is not None:
                 drive[steps] += np.matmul(memory[steps], memory_weight)
         for t in range(steps.start, steps.stop):
-            d_t, z_t, s_t, f_t, i_t, o_t, r_t, candidate_t, tanh_c_t, c_t, h_t = by_step[t]
+            d_t, z_t, (f_t, i_t, o_t, r_t, candidate_t), (sigmoid, tanh, squash), tanh_c_t, c_t, h_t = by_step[t]
             np.matmul(h, weight, out=z_t)
             z_t += d_t
-            s_t *= 0.5  # σ(z) = (1 + tanh(z/2)) / 2: one tanh for all
-            np.tanh(z_t, out=z_t)
-            s_t += 1.0
-            s_t *= 0.5
+            sigmoid.sigmoid_()
+            tanh.tanh_()
             np.multiply(f_t, c, out=c_t)
             c_t += np.multiply(i_t, candidate_t, out=part)
             if reinstated is not None:
                 c_t += np.multiply(r_t, reinstated[t], out=part)
-            np.tanh(c_t, out=tanh_c_t)
+            tanh_c_t[...] = c_t
+            squash.tanh_()
             np.multiply(o_t, tanh_c_t, out=h_t)
             c, h = c_t, h_t
         if write is not None:
             write(steps, cells[1:][steps], hiddens[1:][steps])
     if reinstated is None:
-        r[...] = 0.0
+        gates[..., 3 * size : 4 * size] = 0.0
     return Recurrence(gates, cells, hiddens, squashed, memory)
 
 
