@@ -9,7 +9,8 @@ the first pull where it left off when it last saw the barcode.
 Sources. From the paper: unique barcodes, each paired at random with an arm, every arm used at least once; the bag;
 10 contexts, 10 arms, 10 pulls an episode, 100 episodes an epoch. From public re-implementations: .9 and .1;
 random bits of which not all are 0 (the length differs between them). From memory of the paper, not checked
-against it: what x_t holds, and that c_t is stored at the last step. Ours: the agent reads its memory at all steps.
+against it: what x_t holds, and that c_t is stored at the last step. Ours: the pulls at which the agent reads its
+memory (``pulls_with_retrieval``; all of them by default).
 
 x_t = [barcode, one-hot previous action, previous reward]; the last two are 0 at the first pull. c_t of the last
 step has therefore seen the rewards of all pulls but the last.
@@ -68,9 +69,20 @@ class BarcodeBandit:
     """Probability that any other arm pays 1 (public re-implementations: .1)."""
     barcode_bits: int = 20
     """Bits of a barcode (public re-implementations: 10, 20, 24 and 40; 20 is our choice among them)."""
+    pulls_with_retrieval: int | None = None
+    """Pulls, from an episode's first, at which the agent reads its memory: 0 (none) to ``pulls``; None: all.
+
+    What is stored under a barcode does not change within an episode, so 1 gives the agent all there is to know.
+    """
 
     def __post_init__(self) -> None:
         check_whole(self, arms=2, contexts=1, exposures=1, pulls=1)
+        reads = self.pulls_with_retrieval
+        if reads is not None and not (is_whole(reads) and 0 <= reads <= self.pulls):
+            raise ValueError(
+                f"BarcodeBandit: pulls_with_retrieval must be a whole number from 0 to pulls ({self.pulls}), or "
+                f"None for all pulls; got {reads!r}."
+            )
         check_probabilities(self, "p_good", "p_bad")
         if self.contexts < self.arms:
             raise ValueError(
@@ -128,6 +140,12 @@ class BanditWorlds(Worlds):
 
     task: BarcodeBandit
     _epoch: dict[str, np.ndarray]
+
+    @property
+    def retrieve(self) -> np.ndarray:
+        """(M,) bool: whether the agent reads its memory at this step: at the first pulls, or all."""
+        reads = self.task.pulls_with_retrieval
+        return self._on if self.step < (self._length if reads is None else reads) else self._off
 
     def _draw_epoch(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         task = self.task

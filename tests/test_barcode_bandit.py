@@ -72,6 +72,29 @@ def test_inputs_show_the_barcode_the_last_action_and_the_last_reward(rng):
             np.testing.assert_array_equal(worlds.inputs[:, 8], rewards)
 
 
+@pytest.mark.parametrize(
+    ("reads", "expected"), [(None, [1, 1, 1]), (0, [0, 0, 0]), (1, [1, 0, 0]), (3, [1, 1, 1])]
+)
+def test_memory_is_read_at_the_first_pulls(reads, expected):
+    worlds = worlds_of(BarcodeBandit(arms=2, contexts=2, exposures=2, pulls=3, pulls_with_retrieval=reads), 5)
+    worlds.begin_epoch()
+    for _ in range(4):
+        worlds.begin_episode()
+        for read in expected:
+            np.testing.assert_array_equal(worlds.retrieve, [bool(read)] * 5)
+            worlds.act(np.zeros(5, int))
+        assert not worlds.retrieve.any()  # the episode is over
+
+
+def test_when_memory_is_read_changes_nothing_else():
+    record, other = (
+        play(worlds_of(task, 4), RandomPolicy(task, np.random.default_rng(0)), 20)
+        for task in (BarcodeBandit(), BarcodeBandit(pulls_with_retrieval=1))
+    )
+    for name, values in record.items():
+        np.testing.assert_array_equal(values, other[name])
+
+
 def test_rewards_follow_the_probabilities_and_are_independent():
     task = BarcodeBandit(arms=3, contexts=3, exposures=5, pulls=10, p_good=0.8, p_bad=0.3, barcode_bits=4)
     record = play(worlds_of(task, 100), RandomPolicy(task, np.random.default_rng(1)), task.episodes)
@@ -224,6 +247,10 @@ def test_sure_arms():
         ({"p_good": 0.1}, r"p_good \(0.1\) must exceed p_bad \(0.1\)"),
         ({"barcode_bits": 0}, "barcode_bits must be a whole number ≥ 1; got 0"),
         ({"barcode_bits": 63}, "barcode_bits must not exceed 62; got 63"),
+        ({"pulls_with_retrieval": -1}, r"pulls_with_retrieval .* from 0 to pulls \(10\), or None.*; got -1"),
+        ({"pulls_with_retrieval": 11}, "pulls_with_retrieval .*; got 11"),
+        ({"pulls_with_retrieval": True}, "pulls_with_retrieval .*; got True"),
+        ({"pulls_with_retrieval": 1.0}, "pulls_with_retrieval .*; got 1.0"),
         ({"barcode_bits": 3}, r"contexts \(10\) must not exceed the 7 different barcodes of 3 bits; raise"),
     ],
 )

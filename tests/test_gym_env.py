@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env  # noqa: E402
 from gymnasium.vector import SyncVectorEnv  # noqa: E402
 
 TASKS = [
-    BarcodeBandit(arms=3, contexts=3, exposures=2, pulls=4, barcode_bits=4),
+    BarcodeBandit(arms=3, contexts=3, exposures=2, pulls=4, barcode_bits=4, pulls_with_retrieval=2),
     TwoStep(trials=4, barcode_bits=4),
     WaterMaze(2, 3, horizon=5, contexts=2, exposures=2, barcode_bits=4, step_cost=0.25),
 ]

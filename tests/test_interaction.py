@@ -21,7 +21,7 @@ from eplstm.tasks import BarcodeBandit, TwoStep, WaterMaze
 
 ATOL = 1e-10
 TASKS = {
-    "bandit": BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5),
+    "bandit": BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5, pulls_with_retrieval=2),
     "two-step": TwoStep(trials=8, barcode_bits=5),
     "maze": WaterMaze(height=3, width=3, horizon=6, contexts=3, exposures=2, barcode_bits=5),
 }
