@@ -282,7 +282,7 @@ def small(monkeypatch):
         ),
     ],
 )
-def test_reproduce(task, seeds, small, tmp_path, capsys):
+def test_reproduce(task, seeds, small, tmp_path, capsys, monkeypatch):
     arguments = ["reproduce", task, "--fast", "--seeds", str(seeds), "--out", str(tmp_path)]
     assert main(arguments) == 0
     out = tmp_path / task
@@ -298,6 +298,9 @@ def test_reproduce(task, seeds, small, tmp_path, capsys):
     times = {path: path.stat().st_mtime_ns for path in (out / "agents").rglob("*")}
     assert main(arguments) == 0  # all agents are kept
     assert {path: path.stat().st_mtime_ns for path in (out / "agents").rglob("*")} == times
+    (out / "report.html").unlink()
+    monkeypatch.setitem(STUDIES, task, replace(STUDIES[task], fresh_worlds=7))
+    assert main(arguments) == 2 and "fresh worlds" in capsys.readouterr().err  # agents of other settings
 
 
 def test_reproduce_refuses(tmp_path, capsys):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -91,6 +91,7 @@ def reproduce(command: Reproduce, console: Console) -> int:
             train_and_measure,
             pieces,
             store=out / "pieces",
+            key=settled(study, command.fast),
             where=command.place(),
             progress=finished,
             overwrite=command.overwrite,
@@ -111,6 +112,12 @@ def reproduce(command: Reproduce, console: Console) -> int:
         holds = "holds   " if claim.holds else "does not"
         console.print(f"{holds}  {claim.claim}: {claim.measured}", highlight=False)
     return int(bool(done.failures))
+
+
+def settled(study: Study, fast: bool) -> dict[str, Any]:
+    """What agents rest on beside their kind and seed: those of other settings are not taken for these."""
+    fresh = (study.fresh_worlds, study.fresh_epochs)
+    return {"task": study.task, "lessons": study.lessons, "settings": study.settings(fast), "fresh worlds": fresh}
 
 
 @contextmanager
