@@ -11,12 +11,13 @@ clearings of the memory. In the arrays, row k · M + e is episode k of world e.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..tasks.environment import is_whole
 from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
 from .records import TrialPlan, TrialRecord, choose, plan_environments
@@ -26,15 +27,18 @@ if TYPE_CHECKING:
 
 
 class Interaction:
-    """Episodes of M worlds, one after the other, within an epoch.
+    """Episodes of M worlds, one after the other, within an epoch or through several.
 
     Args:
         worlds: at the beginning of an epoch, or between two episodes of it.
         plan: of so many episodes, their initial states, the numbers that decide choices, or forced actions.
+        epoch: episodes after which another epoch begins.
+        forget: called when it does, to clear the model's memory.
     """
 
-    def __init__(self, worlds: Worlds, plan: TrialPlan) -> None:
+    def __init__(self, worlds: Worlds, plan: TrialPlan, epoch: int, forget: Callable[[], object]) -> None:
         self.worlds, self._plan = worlds, plan
+        self._epoch, self._forget = epoch, forget
         n, length = plan.trials.targets.shape
         self.length = length
         self.inputs_seen = np.zeros(plan.trials.inputs.shape)
@@ -67,7 +71,11 @@ class Interaction:
         return self._step == self.length - 1
 
     def begin(self, first: int) -> None:
-        """Begin the next episode of all worlds; it is rows first ... first + M − 1."""
+        """Begin the next episode of all worlds, where due that of another epoch: rows first ... first + M − 1."""
+        episode = first // self.worlds.n
+        if episode and episode % self._epoch == 0:
+            self.worlds.begin_epoch()
+            self._forget()
         self.worlds.begin_episode()
         self._rows, self._step = slice(first, first + self.worlds.n), 0
         self.context[self._rows], self.exposure[self._rows] = self.worlds.context, self.worlds.exposure
@@ -169,18 +177,23 @@ def plan_episodes(
     episodes: int,
     actions: np.ndarray | None = None,
     seed: int | Sequence[int] | None = None,
+    epochs: int = 1,
+    forget: Callable[[], object] = lambda: None,
 ) -> TrialPlan:
     """A plan of episodes in the loop.
 
     Args:
         config: the model's sizes.
         worlds: M worlds of a task.
-        episodes: of each world, of the present epoch.
-        actions: (episodes · M, T) forced choices, in the order of the rows.
+        episodes: of each world, of the present epoch, and of each that follows.
+        actions: (epochs · episodes · M, T) forced choices, in the order of the rows.
         seed: for initial states and choices; world e draws from the seed (seed, e).
+        epochs: the present one, and those that follow.
+        forget: clears the model's memory, where another epoch begins.
 
     Raises:
-        ValueError: model and task do not fit each other, or the epoch has not so many episodes left.
+        ValueError: model and task do not fit each other, the epoch has not so many episodes left, or there is no
+            epoch.
     """
     task = worlds.task
     for what, of_task, of_model in (
@@ -195,19 +208,21 @@ def plan_episodes(
     left = task.episodes - (0 if worlds.episode is None else worlds.episode + 1)
     if not 1 <= episodes <= left:
         raise ValueError(f"episodes must lie between 1 and the {left} that the epoch has left; got {episodes}.")
-    shape = (episodes, task.length)
+    if not is_whole(epochs) or epochs < 1:
+        raise ValueError(f"epochs must be a whole number ≥ 1; got {epochs!r}.")
+    shape = (epochs * episodes, task.length)
     blank = Trials(np.zeros((*shape, task.input_size)), np.zeros(shape, int), np.zeros(shape, bool))
     forced = None
     if actions is not None:
         actions = np.asarray(actions)
-        if actions.shape != (episodes * worlds.n, task.length):
+        expected = (epochs * episodes * worlds.n, task.length)
+        if actions.shape != expected:
             raise ValueError(
-                f"actions must have the shape (episodes · M, T) = {(episodes * worlds.n, task.length)}; got "
-                f"{actions.shape}."
+                f"actions must have the shape (epochs · episodes · M, T) = {expected}; got {actions.shape}."
             )
         forced = [actions[e :: worlds.n] for e in range(worlds.n)]
     plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed)
-    return replace(plan, interaction=Interaction(worlds, plan))
+    return replace(plan, interaction=Interaction(worlds, plan, episodes, forget))
 
 
 def check_one_world(worlds: Any, method: str) -> None:

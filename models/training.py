@@ -100,6 +100,7 @@ def train_episodes(
     worlds: Worlds,
     episodes: int,
     *,
+    epochs: int = 1,
     learning_rate: float = 1e-3,
     gamma: float = 0.9,
     entropy_weight: float = 0.05,
@@ -118,12 +119,13 @@ def train_episodes(
 
     A composition is trained by its own ``learn()`` in PsyNeuLink's PyTorch mode. Each update is of one episode of
     all worlds, from the mean of their losses (A2C; Mnih et al., 2016). World e has the memory of environment e. An
-    epoch begins with ``worlds.begin_epoch()`` and ``model.clear_memory()``.
+    epoch begins with ``worlds.begin_epoch()`` and ``model.clear_memory()``; this call begins all but the first.
 
     Args:
         model: the reference or the composition.
         worlds: M worlds of a task.
-        episodes: of each world; no more than the epoch has left.
+        episodes: of each world, in each epoch; no more than the epoch has left.
+        epochs: one after the other; a call of ``learn()`` costs some 70 ms, which short epochs can share.
         learning_rate: the optimiser's.
         gamma: discount of later rewards.
         entropy_weight: weight of an entropy bonus in the actor-critic loss.
@@ -131,7 +133,7 @@ def train_episodes(
         unroll_steps: truncated backpropagation through time, in stretches of so many steps, with the critic's
             expectation for what follows (see ``LossSettings``); None: back through the whole episode.
         max_gradient_norm: gradients of all weights together are scaled down to this norm; None: as they are.
-        actions: (episodes · M, T) forced choices, row k · M + e that of episode k of world e.
+        actions: (epochs · episodes · M, T) forced choices, row k · M + e that of episode k of world e.
         seed: for what is drawn: initial states and choices.
         record_gradients: keep each update's gradients, by the names of ``weights()``.
         loss: ``actor_critic``, or a function of ``TrialTensors``; its targets are the actions taken.
@@ -157,7 +159,7 @@ def train_episodes(
     if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
         raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
     return model.learn_trials(
-        plan_episodes(model.config, worlds, episodes, actions, seed),
+        plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory),
         learning_rate=learning_rate,
         loss=LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps),
         optimizer=optimizer,

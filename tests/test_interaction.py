@@ -88,6 +88,33 @@ def test_learning(task, general):
 
 
 @pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+def test_epochs_of_one_call(general):
+    """They are those of as many calls, each of which begins with other worlds and an empty memory."""
+    task, episodes = TASKS["bandit"], 5  # epochs may be cut short
+    reference, composition = models(config_for(task), general)
+    settings = {"learning_rate": 1e-2, "seed": 5}
+    one, other = (
+        train_episodes(m, made_worlds(task, 2), episodes, epochs=3, **settings) for m in (reference, composition)
+    )
+    assert len(one) == 3 * episodes * 2
+    assert_same(one, other)
+    assert_same_state(reference, composition, 2)
+
+    again, _ = models(config_for(task))
+    worlds = task.worlds([np.random.default_rng((0, e)) for e in range(2)])
+    for rows in np.split(np.arange(len(one)), 3):
+        worlds.begin_epoch()
+        again.clear_memory()
+        part = train_episodes(again, worlds, episodes, actions=one.action[rows], **settings)
+        np.testing.assert_array_equal(part.trials.inputs, one.trials.inputs[rows])
+        np.testing.assert_array_equal(part.trials.encounter, one.trials.encounter[rows])
+        assert (one.memory[rows][:2] == 0).all() and (
+            one.memory[rows][2:] != 0
+        ).any()  # nothing is stored at first
+    assert [len(composition.memory(environment=e)[0]) for e in range(2)] == [episodes] * 2
+
+
+@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
 def test_truncated_episodes(general):
     """Stretches that do not divide the episode, and the critic's expectation at their ends."""
     task = TASKS["maze"]
