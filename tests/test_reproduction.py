@@ -62,10 +62,17 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
-    assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-5"]
+    assert [path.name for path in tmp_path.glob("call-*")] == ["call-5"]
     assert progress_of(tmp_path)["seconds"] > seconds > 0
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
+
+
+def test_epochs_in_one_call():
+    ends = []
+    config, settings = SETTINGS.config(TASK, memory=True), replace(SETTINGS, updates=20, epochs_at_once=2)
+    train_agent([Lesson(TASK)], config, settings, 7, after_call=lambda done, _reward: ends.append(done))
+    assert ends == [12, 24]  # two epochs of 6 episodes each
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):

@@ -25,8 +25,8 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
         folder: for checkpoints.
 
     Returns:
-        ``history``: mean reward of a step by epoch; ``seconds`` of training; and of each state (``intact``, and of
-        agents with memory the lesions) what the study measures.
+        ``history``: mean reward of a step by call of ``learn()``; ``seconds`` of training; and of each state
+        (``intact``, and of agents with memory the lesions) what the study measures.
     """
     found = STUDIES[study].quick() if fast else STUDIES[study]
     start = time.monotonic()

@@ -72,7 +72,7 @@ class Study:
     tables: Callable[[Study, Found], dict[str, pd.DataFrame]]
     figures: Callable[[Study, Found], list[Figure]]
     train: Callable[[Study, str, int, bool, str | None], tuple[Any, np.ndarray]]
-    """(study, kind of agent, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by epoch."""
+    """(study, kind of agent, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by call."""
     act: Callable[[Study, Any, int, bool, bool], Measures]
     """(study, agent, seed, retrieve, encode) → what is measured in fresh worlds."""
     tried: str = ""

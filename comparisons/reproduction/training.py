@@ -1,7 +1,7 @@
 """Training an agent in the worlds of a task, and letting it act in fresh ones.
 
-Epoch k of training is drawn from the seed (seed, k) alone, so an interrupted run goes on exactly as it would have
-gone on. Fresh worlds are drawn from other seeds than those of training.
+Call k of ``learn()`` is drawn from the seed (seed, k) alone, so an interrupted run goes on exactly as it would
+have gone on. Fresh worlds are drawn from other seeds than those of training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LoopSettings:
     """How an agent is trained in parallel worlds (A2C: one update from an episode of all of them)."""
 
     updates: int
-    """Updates; the last epoch is trained to its end."""
+    """Updates; the last call is trained to its end."""
     worlds: int = 64
     """Parallel worlds, M."""
     hidden_size: int = 64
@@ -57,6 +57,8 @@ class LoopSettings:
     """What share of it is left at the end; in between it falls exponentially."""
     value_weight: float = 0.5
     """Weight of the critic's loss."""
+    epochs_at_once: int = 1
+    """Epochs that are trained in one call of ``learn()``: short ones share what a call costs."""
     unroll_steps: int | None = None
     """Truncated backpropagation through time, in stretches of so many steps; None: whole episodes."""
     max_gradient_norm: float | None = None
@@ -110,9 +112,9 @@ def train_agent(
     settings: LoopSettings,
     seed: int,
     folder: str | os.PathLike[str] | None = None,
-    after_epoch: Callable[[int, float], object] | None = None,
+    after_call: Callable[[int, float], object] | None = None,
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
-    """Train a composition, through PsyNeuLink's ``learn()``, one call an epoch.
+    """Train a composition, through PsyNeuLink's ``learn()``.
 
     Args:
         lessons: the tasks in whose worlds it is trained.
@@ -120,21 +122,22 @@ def train_agent(
         settings: of training.
         seed: of weights, worlds and draws.
         folder: keeps checkpoints, from which the same call goes on; None: none.
-        after_epoch: called with the updates so far, and the mean reward of a step in the epoch.
+        after_call: called after each call of ``learn()``, with the updates so far, and the mean reward of a step.
 
     Returns:
-        The agent, and the mean reward of a step in each epoch.
+        The agent, and the mean reward of a step in each call of ``learn()``.
     """
     checkpoints = Checkpoints(folder)
     model, history, update = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [], 0)
     while update < settings.updates:
-        epoch, task = len(history), task_at(lessons, update / settings.updates)
-        worlds = worlds_of(task, settings.worlds, TRAINING, seed, epoch)
+        call, task = len(history), task_at(lessons, update / settings.updates)
+        worlds = worlds_of(task, settings.worlds, TRAINING, seed, call)
         model.clear_memory()
         record = train_episodes(
             model,
             worlds,
             task.episodes,
+            epochs=settings.epochs_at_once,
             optimizer=settings.optimizer,
             learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
             gamma=settings.gamma,
@@ -142,13 +145,13 @@ def train_agent(
             value_weight=settings.value_weight,
             unroll_steps=settings.unroll_steps,
             max_gradient_norm=settings.max_gradient_norm,
-            seed=(TRAINING, seed, epoch),
+            seed=(TRAINING, seed, call),
             record="behavior",
         )
         history.append(float(record.reward.mean()))
-        update += task.episodes
-        if after_epoch is not None:
-            after_epoch(update, history[-1])
+        update += settings.epochs_at_once * task.episodes
+        if after_call is not None:
+            after_call(update, history[-1])
         checkpoints.keep_now_and_then(model, history, update)
     checkpoints.keep(model, history, update)
     model.clear_memory()
@@ -176,7 +179,7 @@ class Checkpoints:
         self._before = 0.0  # seconds of training before it was interrupted
 
     def latest(self) -> tuple[EpisodicLSTMComposition, list[float], int] | None:
-        """The agent, the course of its training by epoch, and its updates; None if nothing was kept."""
+        """The agent, the course of its training by call, and its updates; None if nothing was kept."""
         if self.folder is None or not (self.folder / POINTER).is_file():
             return None
         kept = progress_of(self.folder)
@@ -198,14 +201,14 @@ class Checkpoints:
         seconds = self._before + time.monotonic() - self._begun
         new.write_text(json.dumps({"history": history, "updates": updates, "seconds": seconds}))
         os.replace(new, self.folder / POINTER)
-        for other in self.folder.glob("epoch-*"):
+        for other in self.folder.glob("call-*"):
             if other != self._of(len(history)):
                 shutil.rmtree(other)
         self._saved = time.monotonic()
 
-    def _of(self, epoch: int) -> Path:
+    def _of(self, call: int) -> Path:
         assert self.folder is not None
-        return self.folder / f"epoch-{epoch}"
+        return self.folder / f"call-{call}"
 
 
 def act_in_fresh_worlds(
