@@ -217,9 +217,8 @@ def plan_episodes(
         actions = np.asarray(actions)
         expected = (epochs * episodes * worlds.n, task.length)
         if actions.shape != expected:
-            raise ValueError(
-                f"actions must have the shape (epochs · episodes · M, T) = {expected}; got {actions.shape}."
-            )
+            rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
+            raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
         forced = [actions[e :: worlds.n] for e in range(worlds.n)]
     plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed)
     return replace(plan, interaction=Interaction(worlds, plan, episodes, forget))

@@ -287,6 +287,10 @@ def test_what_does_not_fit():
         composition.run_episodes(worlds, 1)
     with pytest.raises(ValueError, match=r"actions must have the shape \(episodes · M, T\) = \(4, 4\)"):
         reference.run_episodes(worlds, 2, actions=np.zeros((2, 4), int))
+    with pytest.raises(ValueError, match=r"actions must have the shape \(epochs · episodes · M, T\) = \(12, 4\)"):
+        train_episodes(reference, worlds, 2, epochs=3, actions=np.zeros((4, 4), int))
+    with pytest.raises(ValueError, match="epochs must be a whole number ≥ 1; got 0"):
+        train_episodes(reference, worlds, 2, epochs=0)
     other = ReferenceEpisodicLSTM(config_for(replace(task, barcode_bits=6)))
     with pytest.raises(ValueError, match="The worlds have 9 input columns, the model 10"):
         other.run_episodes(worlds, 1)
