@@ -87,7 +87,7 @@ def test_learning(task, general):
     assert_same_state(reference, composition, 3)
 
 
-@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+@pytest.mark.parametrize("general", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fast", "general"])
 def test_epochs_of_one_call(general):
     """They are those of as many calls, each of which begins with other worlds and an empty memory."""
     task, episodes = TASKS["bandit"], 5  # epochs may be cut short
