@@ -108,9 +108,8 @@ def test_epochs_of_one_call(general):
         part = train_episodes(again, worlds, episodes, actions=one.action[rows], **settings)
         np.testing.assert_array_equal(part.trials.inputs, one.trials.inputs[rows])
         np.testing.assert_array_equal(part.trials.encounter, one.trials.encounter[rows])
-        assert (one.memory[rows][:2] == 0).all() and (
-            one.memory[rows][2:] != 0
-        ).any()  # nothing is stored at first
+        memory = one.memory[rows]
+        assert (memory[:2] == 0).all() and (memory[2:] != 0).any()  # nothing is stored at first
     assert [len(composition.memory(environment=e)[0]) for e in range(2)] == [episodes] * 2
 
 
