@@ -7,10 +7,11 @@ Four ways come to the same: the reference; the composition on its fast and on it
 import numpy as np
 import pytest
 import torch
-from eplstm.models import EpisodicLSTMComposition, ReferenceEpisodicLSTM, train
+from eplstm.models import ReferenceEpisodicLSTM, train
 from eplstm.models.records import plan_trials
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
+from pristine import pristine
 
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
@@ -30,11 +31,12 @@ def environments(make_trials):
     return [make_trials(n=N, steps=T) for _ in range(M)]
 
 
-def model_of(kind, config, seed=1):
-    """``reference``, ``fast`` or ``general``, with large random weights."""
-    model = ReferenceEpisodicLSTM(config).double() if kind == "reference" else EpisodicLSTMComposition(config)
-    if kind != "reference":
-        model.fast_path = kind == "fast"
+def model_of(kind, config, seed=1, which=0):
+    """``reference``, ``fast`` or ``general``, with large random weights; ``which``: as in ``pristine``."""
+    if kind == "reference":
+        model = ReferenceEpisodicLSTM(config).double()
+    else:
+        model = pristine(config, fast=kind == "fast", which=which)
     rng = np.random.default_rng(seed)
     model.set_weights({k: 0.7 * rng.standard_normal(shape) for k, shape in weight_shapes(config).items()})
     return model
@@ -161,7 +163,8 @@ def test_a_loop_written_out(kind, capacity, make_config, environments):
     ids=["default", "cosine", "l1", "average", "own loss"],
 )
 def test_all_paths_are_one(changes, options, make_config, environments):
-    models = {kind: model_of(kind, make_config(**changes)) for kind in ("reference", "fast", "general")}
+    kinds = ("reference", "fast", "general")
+    models = {kind: model_of(kind, make_config(**changes), which=k) for k, kind in enumerate(kinds)}
     for seed in (1, 2):
         records = {
             kind: train(
@@ -183,7 +186,7 @@ def test_all_paths_are_one(changes, options, make_config, environments):
 @pytest.mark.parametrize("kind", ["reference", "fast", rarely("general")])
 def test_one_environment_is_no_environment(kind, make_config, environments):
     """Draws apart, which come from (seed, environment)."""
-    one, two = (model_of(kind, make_config()) for _ in range(2))
+    one, two = (model_of(kind, make_config(), which=which) for which in range(2))
     (record,) = train(one, environments[:1], seed=3, learning_rate=LEARNING_RATE)
     other = train(two, environments[0], seed=(3, 0), learning_rate=LEARNING_RATE)
     same_models(one, two)
@@ -198,7 +201,7 @@ def test_equal_environments_learn_as_one(kind, make_config, environments):
         "actions": environments[0].targets,
         "initial_states": (np.full((N, 3), 0.1), np.full((N, 3), -0.2)),
     }
-    one, many = (model_of(kind, make_config()) for _ in range(2))
+    one, many = (model_of(kind, make_config(), which=which) for which in range(2))
     train(one, environments[0], learning_rate=LEARNING_RATE, **shared)
     train(many, [environments[0]] * M, learning_rate=LEARNING_RATE, **{k: [v] * M for k, v in shared.items()})
     for name, array in one.weights().items():
@@ -290,7 +293,7 @@ def test_minibatches_of_learn_are_environments(kind, form, make_config, environm
 @pytest.mark.slow
 def test_a_last_minibatch_may_be_smaller(make_config, make_trials):
     """Trials that do not fill it are those of the first environments; the update is from their mean."""
-    models = [model_of(kind, make_config()) for kind in ("fast", "general")]
+    models = [model_of(kind, make_config(), which=which) for which, kind in enumerate(("fast", "general"))]
     trials = make_trials(n=5)
     for model in models:
         model.learn(trials, minibatch_size=2, seed=1, learning_rate=LEARNING_RATE)

@@ -13,6 +13,7 @@ import pytest
 from eplstm.comparisons.equivalence import TOLERANCE, climb_ladder, compare_arrays
 from eplstm.models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
 from eplstm.tasks import ContextualChoice, Trials
+from pristine import pristine
 
 RUNGS = 36
 """Eight in PyTorch mode (retrieval, step, trial, loss, gradients, update, memory, run), four in Python mode."""
@@ -124,7 +125,8 @@ def make_config(**changes):
 def test_ladder(name):
     changes, make_block, settings = CASES[name]
     blocks = [make_block(np.random.default_rng(seed)) for seed in range(2)]
-    ladder = climb_ladder(make_config(**changes), blocks, seed=3, python_trials=1, **settings)
+    settings = {"seed": 3, "python_trials": 1, "make_composition": pristine, **settings}
+    ladder = climb_ladder(make_config(**changes), blocks, **settings)
     assert len(ladder.rungs) == RUNGS
     assert ladder.passed, "\n" + ladder.table()
 
@@ -206,6 +208,7 @@ class DiscountsMore(ReferenceEpisodicLSTM):
 )
 def test_a_changed_model_fails(models, failing):
     blocks = [choice(2, np.random.default_rng(0))]
+    models = {"make_composition": pristine, **models}
     ladder = climb_ladder(make_config(), blocks, gamma=0.9, python_trials=1, further_trials=0, **models)
     assert not ladder.passed
     assert failing in {rung.name for rung in ladder.rungs if not rung.passed}
@@ -216,7 +219,8 @@ def test_discount_of_the_composition_counts(monkeypatch):
     original = losses_module.discounts
     monkeypatch.setattr(losses_module, "discounts", lambda steps, gamma, unroll: original(steps, gamma**2, unroll))
     block = [choice(2, np.random.default_rng(0))]
-    ladder = climb_ladder(make_config(), block, gamma=0.9, python_trials=0, further_trials=0)
+    settings = {"make_composition": pristine, "python_trials": 0, "further_trials": 0}
+    ladder = climb_ladder(make_config(), block, gamma=0.9, **settings)
     assert {rung.name for rung in ladder.rungs if not rung.passed} >= {"loss", "gradients"}
 
 
@@ -234,7 +238,7 @@ def test_a_rung_says_where():
 def test_sampled_choices_are_the_same_too():
     """From one seed, both models draw the same initial states and, from the same policies, the same actions."""
     block, config = choice(4, np.random.default_rng(5)), make_config()
-    composition, reference = EpisodicLSTMComposition(config, 1), ReferenceEpisodicLSTM(config, 1).double()
+    composition, reference = pristine(config, 1), ReferenceEpisodicLSTM(config, 1).double()
     ours, theirs = train(composition, block, seed=9), train(reference, block, seed=9)
     np.testing.assert_array_equal(ours.action, theirs.action)
     np.testing.assert_allclose(ours.hidden, theirs.hidden, atol=TOLERANCE)
@@ -243,7 +247,7 @@ def test_sampled_choices_are_the_same_too():
 
 def test_psyneulink_is_what_is_run():
     """The composition's parts are PsyNeuLink's, and what it stores is in its content-addressable memory."""
-    composition = EpisodicLSTMComposition(make_config())
+    composition = pristine(make_config())
     assert isinstance(composition, pnl.AutodiffComposition)
     assert isinstance(composition.episodic_memory, pnl.EpisodicMemoryMechanism)
     assert isinstance(composition.episodic_memory.function, pnl.ContentAddressableMemory)

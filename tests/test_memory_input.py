@@ -24,6 +24,7 @@ from eplstm.models import (
     weight_shapes,
 )
 from eplstm.tasks import BarcodeBandit, Trials
+from pristine import pristine
 from torch import nn
 
 ATOL = 1e-10
@@ -53,8 +54,7 @@ def make_weights(config=CONFIG, seed=1):
 
 def models(config=CONFIG, fast=True):
     """Reference (float64) and composition with the same large weights."""
-    reference, composition = ReferenceEpisodicLSTM(config).double(), EpisodicLSTMComposition(config)
-    composition.fast_path = fast
+    reference, composition = ReferenceEpisodicLSTM(config).double(), pristine(config, fast=fast)
     for model in (reference, composition):
         model.set_weights(make_weights(config))
     return reference, composition
@@ -225,7 +225,8 @@ def test_without_entries_or_retrieval_it_is_a_plain_lstm():
     plain.set_weights({name: array for name, array in make_weights().items() if name != "memory_weight"})
     trials = make_trials().lesioned(retrieve=False)
     expected = train(plain, trials, learning_rate=0.02, seed=1)
-    for model in (*models(), models(fast=False)[1]):
+    for model in (*models(), pristine(CONFIG, fast=False, which=1)):
+        model.set_weights(make_weights())
         record = train(model, trials, learning_rate=0.02, seed=1, record_gradients=True)
         same(expected, record)
         assert (record.gradients["memory_weight"] == 0).all()
@@ -262,16 +263,16 @@ def test_learning_in_the_loop(changes, fast):
 
 def test_running_in_the_loop():
     """Python mode, and PyTorch mode on both paths, against the reference, through an epoch's first episodes."""
-    reference, fast = models(config_of_bandit())
-    _, general = models(config_of_bandit(), fast=False)
-    _, python = models(config_of_bandit())
-    worlds = [made_worlds() for _ in range(4)]
-    for part, episodes in enumerate((5, 1)):
-        expected = reference.run_episodes(worlds[0], episodes, seed=part)
-        same(expected, fast.simulate_episodes(worlds[1], episodes, seed=part))
-        same(expected, general.simulate_episodes(worlds[2], episodes, seed=part))
-        same(expected, python.run_episodes(worlds[3], episodes, seed=part))
-    assert np.abs(expected.memory).max() > 0.1
+    reference, composition = models(config_of_bandit())
+    worlds, parts = made_worlds(), (5, 1)
+    expected = [reference.run_episodes(worlds, episodes, seed=k) for k, episodes in enumerate(parts)]
+    assert np.abs(expected[1].memory).max() > 0.1
+    for run, fast in (("simulate_episodes", True), ("simulate_episodes", False), ("run_episodes", True)):
+        composition.fast_path = fast
+        composition.clear_memory()
+        worlds = made_worlds()
+        for k, episodes in enumerate(parts):
+            same(expected[k], getattr(composition, run)(worlds, episodes, seed=k))
 
 
 PEOPLE = {
@@ -285,20 +286,20 @@ PEOPLE = {
 def test_a_person_without_a_gate_to_bias(name):
     """Everything that may differ between people but ``gate_bias``, in Python mode and in PyTorch mode."""
     reference, composition = models(AVERAGE)
-    _, general = models(AVERAGE, fast=False)
-    for model in (reference, composition, general):
+    for model in (reference, composition):
         model.person = PEOPLE[name]
     trials = make_trials(n=3)
     expected = reference.run_trials(trials, seed=2)
-    same(expected, composition.simulate(trials, seed=2))
-    same(expected, general.simulate(trials, seed=2))
-    composition.clear_memory()
-    same(expected, composition.run_trials(trials, seed=2))
+    for run, fast in ((composition.simulate, True), (composition.simulate, False), (composition.run_trials, True)):
+        composition.fast_path = fast
+        composition.clear_memory()
+        same(expected, run(trials, seed=2))
 
 
 def test_what_psyneulink_sees_afterwards():
     """Logs of all nodes at each step, and their values at the last: those of the general path."""
-    pair = [models(fast=fast)[1] for fast in (True, False)]
+    pair = [EpisodicLSTMComposition(CONFIG, seed=1) for _ in range(2)]
+    pair[1].fast_path = False
     for model in pair:
         for node in model.nodes:
             if node is not model.episodic_memory:  # whose log takes the general path

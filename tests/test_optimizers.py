@@ -17,6 +17,7 @@ from eplstm.models import (
     train_episodes,
 )
 from eplstm.tasks import BarcodeBandit, Trials
+from pristine import pristine
 
 ATOL = 1e-10
 """float64 on both sides; they agree to some 1e-15 a step."""
@@ -35,11 +36,13 @@ def make_trials(n=4, steps=4, seed=0):
     )
 
 
-def models(config=CONFIG, fast=True, **kwargs):
+def reference_of(config=CONFIG):
+    return ReferenceEpisodicLSTM(config, seed=4).double()
+
+
+def models(config=CONFIG, fast=True):
     """Reference (float64) and composition with the same weights."""
-    composition = EpisodicLSTMComposition(config, seed=4, **kwargs)
-    composition.fast_path = fast
-    return ReferenceEpisodicLSTM(config, seed=4).double(), composition
+    return reference_of(config), pristine(config, seed=4, fast=fast)
 
 
 def close(one, two, what=""):
@@ -59,7 +62,7 @@ def same_models(one, two):
 
 def test_the_rule_by_hand():
     """s ← α s + (1 − α) g², w ← w − η g / (√s + ε), from the gradients of each trial."""
-    reference, _ = models()
+    reference = reference_of()
     weights, squares = reference.weights(), {}
     record = train(reference, make_trials(), seed=1, record_gradients=True, **SETTINGS)
     for name, gradients in record.gradients.items():
@@ -112,7 +115,7 @@ def test_it_is_not_adam():
 
 
 def train_and_take_weights(optimizer):
-    reference, _ = models()
+    reference = reference_of()
     train(reference, make_trials(), seed=1, learning_rate=RATE, optimizer=optimizer)
     return reference.weights()
 
@@ -120,7 +123,7 @@ def train_and_take_weights(optimizer):
 def test_learn_takes_it_too():
     """By the constructor's ``optimizer_type``, by the argument, and with learning rates by projection."""
     reference, by_argument = models()
-    _, by_constructor = models(optimizer_type="rmsprop")
+    by_constructor = EpisodicLSTMComposition(CONFIG, seed=4, optimizer_type="rmsprop")
     losses = {"gamma": 0.8, "entropy_weight": 0.05, "seed": 1}
     by_argument.learn(make_trials(), optimizer="rmsprop", learning_rate=RATE, **losses)
     by_constructor.learn(make_trials(), learning_rate=RATE, **losses)
@@ -166,8 +169,8 @@ def test_state_goes_from_model_to_model():
     """Into a composition that is new, or has Adam's state, or another of RMSprop's: each goes on alike."""
     reference, new = models()
     others = [new]
-    for optimizer in ("adam", "rmsprop"):
-        others.append(models()[1])
+    for which, optimizer in enumerate(("adam", "rmsprop"), 1):
+        others.append(pristine(CONFIG, seed=4, which=which))
         train(others[-1], make_trials(seed=3), learning_rate=RATE, optimizer=optimizer)
     train(reference, make_trials(), seed=1, **SETTINGS)
     for other in others:
@@ -201,7 +204,7 @@ def test_checkpoint_round_trip(saved, tmp_path):
 
 
 def test_a_state_without_its_squares_is_refused(tmp_path):
-    reference, _ = models()
+    reference = reference_of()
     train(reference, make_trials(), seed=1, **SETTINGS)
     state = reference.optimizer_state()
     for part in ("step", "square"):
@@ -242,7 +245,7 @@ def test_from_one_to_the_other_only_anew(first):
 
 def test_another_context_is_not_switched_unseen():
     """Each execution context has its optimiser's state: RMSprop does not go on where Adam has trained."""
-    _, composition = models()
+    composition = EpisodicLSTMComposition(CONFIG)
     composition.learn(make_trials(), learning_rate=RATE, context="other")
     train(composition, make_trials(), seed=1, **SETTINGS)
     with pytest.raises(ValueError, match="trained with 'adam', whose state 'rmsprop' cannot go on from"):
@@ -260,7 +263,7 @@ def test_unknown_names(optimizer):
 
 
 def test_psyneulinks_sgd_is_left_to_learn():
-    _, composition = models(optimizer_type="sgd")
+    composition = EpisodicLSTMComposition(CONFIG, optimizer_type="sgd")
     before = composition.weights()
     composition.learn(make_trials(), learning_rate=RATE, seed=1)
     assert np.abs(composition.weights()["input_weight"] - before["input_weight"]).max() > 1e-4
@@ -272,7 +275,7 @@ def test_psyneulinks_sgd_is_left_to_learn():
 
 
 def test_a_cohort_trains_with_adam():
-    reference, _ = models()
+    reference = reference_of()
     train(reference, make_trials(), seed=1, **SETTINGS)
     with pytest.raises(
         ValueError, match=r"Cohort: it trains with Adam, and cannot go on from the state of 'rmsprop'"

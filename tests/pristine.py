@@ -1,0 +1,33 @@
+"""Compositions for tests that leave the graph as it is: made once for each config, and given out as if new.
+
+PsyNeuLink takes seconds to make one. What tests do to it is undone instead: in its own execution context, its
+weights, memories, optimiser's state, person, log of the last call and path are those of a new one. A test that
+changes the graph, its Parameters or its logs, or uses further contexts, makes a composition of its own.
+"""
+
+from eplstm.models import EpisodicLSTMComposition, Person, ReferenceEpisodicLSTM
+
+_made = {}
+
+
+def pristine(config, seed=0, fast=True, which=0):
+    """The composition of a config as its constructor makes it.
+
+    Args:
+        config: a ``ModelConfig``.
+        seed: of the initial weights.
+        fast: its ``fast_path``.
+        which: a number for each, where a test needs several of one config.
+    """
+    if (config, which) not in _made:
+        _made[config, which] = EpisodicLSTMComposition(config)
+    composition = _made[config, which]
+    if config.memory_capacity:
+        composition.episodic_memory.function._rings.clear()  # the number of environments is that of a new one, too
+    composition.person = Person()
+    composition.set_weights(ReferenceEpisodicLSTM(config, seed).weights())
+    composition.set_optimizer_state({})
+    composition.optimizer_type = "adam"
+    composition.record = composition.detour = composition._noted = None
+    composition.fast_path = fast
+    return composition
