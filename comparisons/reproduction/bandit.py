@@ -154,6 +154,7 @@ def figures(study: Study, found: Found) -> list[Figure]:
             ax.plot(pulls, without_memory(task), ":", color="#767676", linewidth=1.4, label="best without memory")
             level_line(ax, task.chance, "chance")
             finish(ax, agent, "Pull", "Expected reward", "beside" if agent == agents_of(found)[-1] else None)
+            ax.set_xticks(pulls[1::2])
             ax.set_ylim(0, 1)
 
     def regret(axes: Sequence[Axes]) -> None:
@@ -162,14 +163,14 @@ def figures(study: Study, found: Found) -> list[Figure]:
             lost = (task.informed - of_seeds(found, agent, "expected")).sum(-1)
             band(axes[0], exposures, lost, agent, place)
         best = (task.informed - with_memory(task)).sum(-1)
-        axes[0].plot(exposures, best, ":", color="#767676", linewidth=1.4, label="forgets nothing")
-        finish(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost")
+        axes[0].plot(exposures, best, ":", color="#767676", linewidth=1.4)
+        finish(axes[0], "Regret of an exposure", "Exposure", "Expected rewards lost", None)
         axes[0].set_ylim(bottom=0)
         first = np.arange(1, task.exposures + 1)
         for place, (agent, state, name) in enumerate(compared(found)):
             band(axes[1], first, of_seeds(found, agent, "expected", state)[:, :, 0], name, place)
         level_line(axes[1], task.chance, "chance")
-        finish(axes[1], "First pull", "Exposure", "Expected reward")
+        finish(axes[1], "First pull", "Exposure", "Expected reward", "beside")
         axes[1].set_ylim(0, 1)
 
     def gates(axes: Sequence[Axes]) -> None:
@@ -189,8 +190,8 @@ def figures(study: Study, found: Found) -> list[Figure]:
         Figure(
             "regret",
             "Regret, and the first pull",
-            "Left: expected rewards lost against who knows the arm. Right: the first pull of each exposure, for "
-            "which nothing but memory can help.",
+            "Left: expected rewards lost against who knows the arm; dotted: who forgets nothing. Right: the first "
+            "pull of each exposure, for which nothing but memory can help.",
             2,
             regret,
         ),

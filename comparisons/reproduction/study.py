@@ -145,8 +145,11 @@ def states_of(found: Found) -> list[tuple[str, str]]:
 
 
 def compared(found: Found) -> list[tuple[str, str, str]]:
-    """What figures set side by side: agents, states, and how they are called."""
-    each = ((EPLSTM, INTACT), (EPLSTM, RETRIEVAL_OFF), (LSTM, INTACT), (AS_INPUT, INTACT))
+    """What figures set side by side: agents, states, and how they are called.
+
+    The lesion comes last, so that the agents have the colours that they have where they are shown intact alone.
+    """
+    each = ((EPLSTM, INTACT), (LSTM, INTACT), (AS_INPUT, INTACT), (EPLSTM, RETRIEVAL_OFF))
     known = states_of(found)
     return [(a, state, a if state == INTACT else f"{a}, {state}") for a, state in each if (a, state) in known]
 
