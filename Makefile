@@ -16,14 +16,14 @@ demo: $(VENV)/core   ## train both models, climb the ladder, draw the figures: r
 	$(BIN)/eplstm demo $(ARGS)
 
 test: $(VENV)/test   ## the tests (some minutes)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/test   ## the longer checks: dnd-lstm's behaviour over seeds
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 test-psyneulink: $(VERSIONS:%=.venv-psyneulink-%/test)   ## the tests with older PsyNeuLinks: VERSIONS="0.19.1.0 0.20.2.0"
 	for version in $(VERSIONS); do \
-		.venv-psyneulink-$$version/bin/python -m pytest -n $(WORKERS) $(ARGS) || exit 1; \
+		.venv-psyneulink-$$version/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) || exit 1; \
 	done
 
 lint: $(VENV)/lint   ## style, format and types

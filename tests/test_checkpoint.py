@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from common import rarely
 from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, Person, ReferenceEpisodicLSTM, train
 from eplstm.models.checkpoint import CheckpointError, describe_model, load_model, save_model
 from eplstm.tasks import ContextualChoice
@@ -16,11 +17,6 @@ from safetensors.numpy import load_file, save_file
 
 ATOL = 1e-10
 """Between the two models, both in float64; the round trip of one model is exact."""
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ state, memories of all environments, choices and losses are compared.
 
 import numpy as np
 import pytest
+from common import pristine, rarely
 from eplstm.models import (
     Cohort,
     EpisodicLSTMComposition,
@@ -25,11 +26,6 @@ FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss")
 STATES = ("hidden", "cell", "memory", "gates")
 
 
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 def random_weights(config, seed):
     """Large enough that nothing is nearly linear."""
     rng = np.random.default_rng(seed)
@@ -38,10 +34,11 @@ def random_weights(config, seed):
 
 def alone(config, agents=3, kind=ReferenceEpisodicLSTM):
     """Agents of one kind, each with weights of its own."""
-    models = [kind(config) for _ in range(agents)]
+    if kind is ReferenceEpisodicLSTM:
+        models = [kind(config).double() for _ in range(agents)]
+    else:
+        models = [pristine(config, which=p) for p in range(agents)]
     for p, model in enumerate(models):
-        if kind is ReferenceEpisodicLSTM:
-            model.double()
         model.set_weights(random_weights(config, p))
     return models
 
@@ -139,7 +136,7 @@ def test_each_agent_is_the_reference_alone(changes, environments, make_config, t
 @pytest.mark.parametrize(
     ("changes", "fast", "environments"),
     [
-        ({}, True, None),
+        rarely({}, True, None),
         ({"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}, True, 2),
         rarely({}, False, 2),
         rarely({"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}, False, None),

@@ -7,22 +7,17 @@ Four ways come to the same: the reference; the composition on its fast and on it
 import numpy as np
 import pytest
 import torch
+from common import pristine, rarely
 from eplstm.models import ReferenceEpisodicLSTM, train
 from eplstm.models.records import plan_trials
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
-from pristine import pristine
 
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
 LEARNING_RATE = 0.02
 FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", "hidden", "cell", "memory", "gates")
 M, N, T = 3, 4, 5
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import rarely
 from eplstm.comparisons.equivalence import STEP_FIELDS
 from eplstm.models import EpisodicLSTMComposition, GeneralPathWarning, ModelConfig, ReferenceEpisodicLSTM, train
 from eplstm.models.losses import LossSettings, losses, losses_and_slopes, trial_tensors
@@ -15,11 +16,6 @@ from eplstm.tasks import Trials
 D, H, A = 5, 3, 4
 ATOL = 1e-10
 LEARNED = (*STEP_FIELDS, "memory", "action", "policy_loss", "value_loss")
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def make_model(fast=True, **changes):

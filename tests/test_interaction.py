@@ -6,6 +6,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import pristine, rarely
 from eplstm.models import (
     EpisodicLSTMComposition,
     GeneralPathWarning,
@@ -18,7 +19,6 @@ from eplstm.models import (
     train_episodes,
 )
 from eplstm.tasks import BarcodeBandit, TwoStep, WaterMaze
-from pristine import pristine
 
 ATOL = 1e-10
 TASKS = {
@@ -73,8 +73,17 @@ def assert_same_state(reference, composition, worlds):
 # ---- the ladder --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+@pytest.mark.parametrize(
+    ("task", "general"),
+    [
+        ("bandit", False),
+        ("two-step", False),
+        ("maze", False),
+        rarely("bandit", True),
+        ("two-step", True),
+        rarely("maze", True),
+    ],
+)
 def test_learning(task, general):
     """Policies, values, states, rewards, gradients and weights, over an epoch of updates."""
     task = TASKS[task]
@@ -90,7 +99,7 @@ def test_learning(task, general):
     assert_same_state(reference, composition, 3)
 
 
-@pytest.mark.parametrize("general", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fast", "general"])
+@pytest.mark.parametrize("general", [False, rarely(True)], ids=["fast", "general"])
 def test_epochs_of_one_call(general):
     """They are those of as many calls, each of which begins with other worlds and an empty memory."""
     task, episodes = TASKS["bandit"], 5  # epochs may be cut short
@@ -116,7 +125,7 @@ def test_epochs_of_one_call(general):
     assert [len(composition.memory(environment=e)[0]) for e in range(2)] == [episodes] * 2
 
 
-@pytest.mark.parametrize("general", [False, True], ids=["fast", "general"])
+@pytest.mark.parametrize("general", [False, rarely(True)], ids=["fast", "general"])
 def test_truncated_episodes(general):
     """Stretches that do not divide the episode, and the critic's expectation at their ends."""
     task = TASKS["maze"]
@@ -129,7 +138,7 @@ def test_truncated_episodes(general):
     assert_same_state(reference, composition, 2)
 
 
-@pytest.mark.parametrize("task", [pytest.param("bandit", marks=pytest.mark.slow), "two-step", "maze"])
+@pytest.mark.parametrize("task", [rarely("bandit"), "two-step", "maze"])
 def test_running(task):
     """Python mode, PyTorch mode on both paths, and the reference, one after the other through two episodes."""
     task = TASKS[task]
@@ -153,12 +162,12 @@ def test_running(task):
         {"memory_capacity": 0},
         {"repeated_key": "overwrite"},
         {"retrieval": "average", "sharpness": 3.0},
-        {"kernel": "l2", "key": None},
-        {"kernel": "l1", "ties": "newest"},
+        rarely({"kernel": "l2", "key": None}),
+        rarely({"kernel": "l1", "ties": "newest"}),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("general", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fast", "general"])
+@pytest.mark.parametrize("general", [False, rarely(True)], ids=["fast", "general"])
 def test_memories(changes, general):
     task = TASKS["bandit"]
     reference, composition = models(config_for(task, **changes), general)

@@ -10,18 +10,13 @@ import eplstm.models.losses as losses_module
 import numpy as np
 import psyneulink as pnl
 import pytest
+from common import pristine, rarely
 from eplstm.comparisons.equivalence import TOLERANCE, climb_ladder, compare_arrays
 from eplstm.models import EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, train
 from eplstm.tasks import ContextualChoice, Trials
-from pristine import pristine
 
 RUNGS = 36
 """Eight in PyTorch mode (retrieval, step, trial, loss, gradients, update, memory, run), four in Python mode."""
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def choice(n=3, rng=None, length=4):
@@ -117,11 +112,23 @@ CASES = {
 }
 
 
+RARE = {
+    "l1, context",
+    "cosine, observation",
+    "overflow",
+    "average",
+    "memory as input, overwrite, overflow",
+    "memory as input, average",
+    "larger",
+}
+"""Their settings are in other cases, too, side by side with others."""
+
+
 def make_config(**changes):
     return ModelConfig(**{"input_size": 6, "hidden_size": 4, "n_actions": 3, "memory_capacity": 50, **changes})
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [rarely(name) if name in RARE else name for name in CASES])
 def test_ladder(name):
     changes, make_block, settings = CASES[name]
     blocks = [make_block(np.random.default_rng(seed)) for seed in range(2)]

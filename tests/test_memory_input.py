@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from common import pristine, rarely
 from eplstm.comparisons.fitting.likelihood import TrainedAgent
 from eplstm.models import (
     Cohort,
@@ -24,7 +25,6 @@ from eplstm.models import (
     weight_shapes,
 )
 from eplstm.tasks import BarcodeBandit, Trials
-from pristine import pristine
 from torch import nn
 
 ATOL = 1e-10
@@ -198,9 +198,7 @@ def test_both_models_draw_the_same():
 
 
 @PATHS
-@pytest.mark.parametrize(
-    "config", [CONFIG, pytest.param(AVERAGE, marks=pytest.mark.slow)], ids=["nearest", "average"]
-)
+@pytest.mark.parametrize("config", [CONFIG, rarely(AVERAGE)], ids=["nearest", "average"])
 def test_learning_and_the_optimiser(config, fast):
     """Updates from trials and from environments, with gradients, and Adam's state after them."""
     reference, composition = models(config, fast)
@@ -246,9 +244,7 @@ def made_worlds(n=1):
 
 
 @PATHS
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param({"retrieval": "average", "memory_capacity": 3}, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("changes", [{}, rarely({"retrieval": "average", "memory_capacity": 3})], ids=str)
 def test_learning_in_the_loop(changes, fast):
     reference, composition = models(config_of_bandit(**changes), fast)
     settings = {"learning_rate": 1e-2, "seed": 5, "max_gradient_norm": 0.5, "record_gradients": True}
@@ -333,9 +329,9 @@ def test_a_cohort_is_its_agents():
 @pytest.mark.parametrize(
     "saved",
     [
-        pytest.param("reference", marks=pytest.mark.slow),
+        rarely("reference"),
         "composition",
-        pytest.param("cohort", marks=pytest.mark.slow),
+        rarely("cohort"),
     ],
 )
 def test_checkpoint_round_trip(saved, tmp_path):

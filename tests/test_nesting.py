@@ -11,6 +11,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import rarely
 from eplstm.models import (
     EpisodicLSTMComposition,
     ModelConfig,
@@ -30,11 +31,6 @@ N, T = 4, 5
 LEARNING_RATE = 0.05
 CONFIG = ModelConfig(D, H, A, memory_capacity=6)
 PROJECTIONS = ("to_sensory", "to_agent", "to_response")
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def seeded(seed):
@@ -271,9 +267,9 @@ CONFIGS = {
         rarely("part", True),
         rarely("no memory", True),
         rarely("average", False),
-        ("part", False),
-        ("memory as input", True),
-        rarely("memory as input", False),
+        rarely("part", False),
+        rarely("memory as input", True),
+        ("memory as input", False),
     ],
 )
 def test_in_a_recurrent_composition(name, fast):
@@ -296,7 +292,7 @@ def test_in_a_recurrent_composition(name, fast):
     same_memory(built, plain)
 
 
-@pytest.mark.parametrize("name", ["nearest", "memory as input"])
+@pytest.mark.parametrize("name", [rarely("nearest"), "memory as input"])
 def test_logs_of_the_gates(name):
     """The gates, which are kept without gradients, are computed anew where they are asked for."""
     config = CONFIGS[name]
@@ -356,7 +352,7 @@ def test_in_an_autodiff_composition_by_sequences(name):
 # ---- Python mode ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [RecurrentComposition, rarely(pnl.AutodiffComposition), pnl.Composition])
+@pytest.mark.parametrize("kind", [RecurrentComposition, rarely(pnl.AutodiffComposition), rarely(pnl.Composition)])
 def test_run_gives_the_same(kind):
     """Two sequences of run(), each begun anew, and a third that goes on."""
     data, plain = make_data(n=3, steps=2), Plain(CONFIG)

@@ -4,6 +4,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import pristine, rarely
 from eplstm.models import (
     CheckpointError,
     Cohort,
@@ -17,7 +18,6 @@ from eplstm.models import (
     train_episodes,
 )
 from eplstm.tasks import BarcodeBandit, Trials
-from pristine import pristine
 
 ATOL = 1e-10
 """float64 on both sides; they agree to some 1e-15 a step."""
@@ -79,7 +79,7 @@ def test_the_rule_by_hand():
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "general"])
-@pytest.mark.parametrize("reinstatement", ["gate", pytest.param("input", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reinstatement", ["gate", rarely("input")])
 def test_both_models(reinstatement, fast):
     """Trials, environments, and an episode in the loop; the state goes on from call to call."""
     task = BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5)
@@ -184,7 +184,7 @@ def test_state_goes_from_model_to_model():
         same_models(reference, other)
 
 
-@pytest.mark.parametrize("saved", [pytest.param("reference", marks=pytest.mark.slow), "composition"])
+@pytest.mark.parametrize("saved", [rarely("reference"), "composition"])
 def test_checkpoint_round_trip(saved, tmp_path):
     pair = dict(zip(("reference", "composition"), models(), strict=True))
     for model in pair.values():
@@ -221,7 +221,7 @@ def test_a_state_without_its_squares_is_refused(tmp_path):
 # ---- what is refused ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["adam", "rmsprop"])
+@pytest.mark.parametrize("first", ["adam", rarely("rmsprop")])
 def test_from_one_to_the_other_only_anew(first):
     """A refused call changes nothing; once the state is cleared, it is as if it had begun so."""
     second = {"adam": "rmsprop", "rmsprop": "adam"}[first]

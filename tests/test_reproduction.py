@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from common import rarely
 from eplstm.comparisons.cli import main
 from eplstm.comparisons.reproduction import bandit, contextual_choice, training, two_step, water_maze
 from eplstm.comparisons.reproduction.studies import STUDIES, train_and_measure
@@ -283,10 +284,7 @@ def small(monkeypatch):
     ("task", "seeds"),
     [
         ("bandit", 1),
-        *(
-            pytest.param(task, 2, marks=pytest.mark.slow)
-            for task in ("two-step", "water-maze", "contextual-choice")
-        ),
+        *(rarely(task, 2) for task in ("two-step", "water-maze", "contextual-choice")),
     ],
 )
 def test_reproduce(task, seeds, small, tmp_path, capsys, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import rarely
 from eplstm.comparisons import runs
 from eplstm.comparisons.runs import Interrupted, RunFolder, find_checkpoint, train_run
 from eplstm.comparisons.settings import FRESH, RunSettings
@@ -24,11 +25,6 @@ SMALL = RunSettings(
     memory_capacity=2,
     learning_rate=0.01,
 )
-
-
-def rarely(*values):
-    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

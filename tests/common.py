@@ -1,17 +1,22 @@
-"""Compositions for tests that leave the graph as it is: made once for each config, and given out as if new.
+"""What tests share beside fixtures."""
 
-PsyNeuLink takes seconds to make one. What tests do to it is undone instead: in its own execution context, its
-weights, memories, optimiser's state, person, log of the last call and path are those of a new one. A test that
-changes the graph, its Parameters or its logs, or uses further contexts, makes a composition of its own.
-"""
-
+import pytest
 from eplstm.models import EpisodicLSTMComposition, Person, ReferenceEpisodicLSTM
 
 _made = {}
 
 
+def rarely(*values):
+    """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def pristine(config, seed=0, fast=True, which=0):
-    """The composition of a config as its constructor makes it.
+    """The composition of a config as its constructor makes it, for tests that leave the graph as it is.
+
+    PsyNeuLink takes seconds to make one, so there is one for each config. What tests do to it is undone: in its
+    own execution context, its weights, memories, optimiser's state, person, record and path are those of a new
+    one. A test that changes the graph, its Parameters or its logs, or uses further contexts, makes one of its own.
 
     Args:
         config: a ``ModelConfig``.
