@@ -215,9 +215,9 @@ STUDY = Study(
     train=train_in_worlds,
     act=act_in_worlds,
     tried="These settings were changed after agents of seeds 0 to 4 had been seen once; they were then run on "
-    "seeds 0 to 4 again and on seeds 30 to 34, and came out alike. Without retrieval, episodic choice keeps a "
-    "trace of an interaction: .03 (-.00 … .06) on the former, .05 (.00 … .10) on the latter, where intact agents have .58 "
-    "and the plain LSTM, in the same worlds, .05 (-.01 … .11). A greedy learner that knows the task and has no "
-    "episodic memory shows none in 5,120 episodes (-.01, standard error .01): it lies neither in the task nor in "
-    "the measure.",
+    "seeds 0 to 4 again and on seeds 30 to 34, and came out alike. Without retrieval, episodic choice "
+    "keeps a trace of an interaction: .03 (-.00 … .06) on the former, .05 (.00 … .10) on the latter, "
+    "where intact agents have .58 and the plain LSTM, in the same worlds, .05 (-.01 … .11). A greedy "
+    "learner that knows the task and has no episodic memory shows none in 5,120 episodes (-.01, standard "
+    "error .01): it lies neither in the task nor in the measure.",
 )
