@@ -142,6 +142,7 @@ def test_each_agent_is_the_reference_alone(changes, environments, make_config, t
         rarely({"memory_capacity": 3, "kernel": "cosine", "ties": "newest"}, False, None),
     ],
 )
+@pytest.mark.slow
 def test_each_agent_is_the_composition_alone(changes, fast, environments, make_config, trials_of):
     models = alone(make_config(**changes), agents=2, kind=EpisodicLSTMComposition)
     for model in models:

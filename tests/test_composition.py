@@ -11,6 +11,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import rarely
 from eplstm.models import (
     EpisodicLSTMComposition,
     ModelConfig,
@@ -206,7 +207,7 @@ def test_a_changed_graph_is_trained_as_it_is_run(change, growing):
 
 
 @pytest.mark.parametrize(
-    "change", [other_function, further_recurrent_mechanism], ids=lambda change: change.__name__
+    "change", [other_function, rarely(further_recurrent_mechanism)], ids=lambda change: change.__name__
 )
 def test_gradients_of_a_changed_graph(change):
     """Changed before the first learn(); the gradient against finite differences of the loss in Python mode."""
@@ -631,6 +632,7 @@ def test_no_trials(model):
     same_weights(model, before)
 
 
+@pytest.mark.slow
 def test_sizes_of_one():
     config = ModelConfig(1, 1, 1, memory_capacity=1)
     model, reference = make_pair_of_one(config)

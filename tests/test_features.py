@@ -528,6 +528,7 @@ def test_control_of_the_reinstatement_gate():
         model.learn(TRIALS)
 
 
+@pytest.mark.slow
 def test_control_of_the_policy():
     """π_t = softmax(gain · (W h_t + b)); what is not the policy is as without control."""
     model, level = controlled("gain", lambda model: model.actor)

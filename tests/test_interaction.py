@@ -159,8 +159,8 @@ def test_running(task):
     "changes",
     [
         {"memory_capacity": 2},
-        {"memory_capacity": 0},
-        {"repeated_key": "overwrite"},
+        rarely({"memory_capacity": 0}),
+        rarely({"repeated_key": "overwrite"}),
         {"retrieval": "average", "sharpness": 3.0},
         rarely({"kernel": "l2", "key": None}),
         rarely({"kernel": "l1", "ties": "newest"}),
@@ -320,6 +320,7 @@ def test_what_does_not_fit():
     assert worlds.episode is None  # nothing was begun
 
 
+@pytest.mark.slow
 def test_a_model_with_others_in_it_is_refused():
     task = TASKS["bandit"]
     composition = EpisodicLSTMComposition(config_for(task))

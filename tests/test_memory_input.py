@@ -292,6 +292,7 @@ def test_a_person_without_a_gate_to_bias(name):
         same(expected, run(trials, seed=2))
 
 
+@pytest.mark.slow
 def test_what_psyneulink_sees_afterwards():
     """Logs of all nodes at each step, and their values at the last: those of the general path."""
     pair = [EpisodicLSTMComposition(CONFIG, seed=1) for _ in range(2)]

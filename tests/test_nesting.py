@@ -262,14 +262,14 @@ CONFIGS = {
 @pytest.mark.parametrize(
     ("name", "fast"),
     [
-        ("nearest", True),
+        rarely("nearest", True),
         rarely("average", True),
         rarely("part", True),
         rarely("no memory", True),
         rarely("average", False),
-        rarely("part", False),
-        rarely("memory as input", True),
-        ("memory as input", False),
+        ("part", False),
+        ("memory as input", True),
+        rarely("memory as input", False),
     ],
 )
 def test_in_a_recurrent_composition(name, fast):
@@ -292,7 +292,8 @@ def test_in_a_recurrent_composition(name, fast):
     same_memory(built, plain)
 
 
-@pytest.mark.parametrize("name", [rarely("nearest"), "memory as input"])
+@pytest.mark.parametrize("name", ["nearest", "memory as input"])
+@pytest.mark.slow
 def test_logs_of_the_gates(name):
     """The gates, which are kept without gradients, are computed anew where they are asked for."""
     config = CONFIGS[name]

@@ -243,6 +243,7 @@ def test_from_one_to_the_other_only_anew(first):
         same_models(model, new)
 
 
+@pytest.mark.slow
 def test_another_context_is_not_switched_unseen():
     """Each execution context has its optimiser's state: RMSprop does not go on where Adam has trained."""
     composition = EpisodicLSTMComposition(CONFIG)

@@ -493,9 +493,9 @@ class RuntimeParams(Case):
     "case",
     [
         ModulatedFunction,
-        ModulatedMatrix,
+        rarely(ModulatedMatrix),
         ModulatedInput,
-        ModulatedOutput,
+        rarely(ModulatedOutput),
         ModulatedMemory,
         Logged,
         rarely(LoggedFromATrialOn),
@@ -516,6 +516,7 @@ def test_not_taken_in(case, updates):
     assert not found & plain_ports
 
 
+@pytest.mark.slow
 def test_modulation_has_an_effect():
     """The cases above would be empty if nothing were modulated."""
     plain_results = Case(True).run()[1]
@@ -557,7 +558,7 @@ class ChangedMechanism(Case):
 
 
 @pytest.mark.parametrize(
-    "case", [ChangedBetweenRuns, ChangedBetweenTrials, ChangedMechanism], ids=lambda case: case.__name__
+    "case", [ChangedBetweenRuns, rarely(ChangedBetweenTrials), ChangedMechanism], ids=lambda case: case.__name__
 )
 def test_changes_are_seen(case):
     ran = same(case)
@@ -701,7 +702,7 @@ CHANGES = [
     rarely(further_projection),
     fewer_projections,
     rarely(other_role),
-    excluded_role,
+    rarely(excluded_role),
     rarely(further_port),
     controlled,
     nested,
