@@ -18,7 +18,7 @@ demo: $(VENV)/core   ## train both models, climb the ladder, draw the figures: r
 test: $(VENV)/test   ## the tests (some minutes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-slow: $(VENV)/test   ## the longer checks: dnd-lstm's behaviour over seeds
+test-slow: $(VENV)/test   ## the longer checks: dnd-lstm's behaviour over seeds, and further cases
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 test-psyneulink: $(VERSIONS:%=.venv-psyneulink-%/test)   ## the tests with older PsyNeuLinks: VERSIONS="0.19.1.0 0.20.2.0"

@@ -275,7 +275,7 @@ def test_a_record_without_states():
     task = TASKS["bandit"]
     for k, model in enumerate(models(config_for(task))):
         whole = train_episodes(model, made_worlds(task, 2), 3, seed=1, record="all")
-        after = model.weights()
+        after, memories = model.weights(), [model.memory(environment=e) for e in range(2)]
         model = models(config_for(task))[k]
         short = train_episodes(model, made_worlds(task, 2), 3, seed=1, record="behavior")
         assert whole.gates.shape == (6, 4, 4, 6)
@@ -285,6 +285,9 @@ def test_a_record_without_states():
             np.testing.assert_array_equal(getattr(whole, name), getattr(short, name), err_msg=name)
         for name, weight in model.weights().items():
             np.testing.assert_array_equal(weight, after[name], err_msg=name)
+        for e, stored in enumerate(memories):
+            for one, other in zip(stored, model.memory(environment=e), strict=True):
+                np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="record must be 'all' or 'behavior'; got 'actions'"):
         train_episodes(model, made_worlds(task), 1, record="actions")
 

@@ -31,7 +31,6 @@ from psyneulink.core.globals.keywords import INPUT_PORT_PARAMS, OUTPUT_PORT_PARA
 D, H, A, T = 3, 2, 4, 3
 CONTEXT = "here"
 
-
 # What shortcuts leave out: a ParameterPort that has nothing new to pass on is not executed, nor is its function.
 NOT_EXECUTED = (pnl.ParameterPort, pnl.AccumulatorIntegrator)
 
