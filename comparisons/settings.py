@@ -9,7 +9,7 @@ import numpy as np
 
 from ..models import LossSettings, ModelConfig
 from ..models.config import Kernel, RepeatedKey, Retrieval, Ties
-from ..models.records import INITIAL_STATE_SCALE
+from ..models.plans import INITIAL_STATE_SCALE
 from ..tasks import ContextualChoice, Trials
 
 TRAINING, FRESH = 0, 1

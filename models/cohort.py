@@ -17,21 +17,16 @@ import torch
 
 from ..tasks.trials import Trials
 from .adam import CAN_FUSE, Steps
+from .bank import Bank, RingMemory
+from .choices import draw
 from .config import ModelConfig
-from .fast import Gradients, Weights, gradients, run_trials
-from .losses import Loss, LossSettings, losses_and_slopes
+from .engine import Gradients, Trace, Weights, backward, run
+from .losses import Loss, LossSettings, check_finite, losses_and_slopes
+from .match import Retrieval
 from .optimizers import optimizer_of
-from .records import (
-    Record,
-    TrialPlan,
-    TrialRecord,
-    check_record,
-    choose,
-    no_states,
-    plan_environments,
-    plan_trials,
-)
-from .retrieval import RetrievalSettings, retrieve_many, stretches_between
+from .plans import Plan, plan_environments, plan_trials
+from .records import Record, TrialRecord, build_record, check_record
+from .source import GivenTrials, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
 
 CHUNK = 64
@@ -116,26 +111,28 @@ class Cohort:
     @property
     def environments(self) -> int:
         """Environments that have a memory: at least 1, and as many as the cohort has been trained in."""
-        return self._chunks[0].bank.environments
+        return self._chunks[0].environments
 
     def weights(self, agent: int) -> dict[str, np.ndarray]:
         """Copies of an agent's weights, by the names and shapes of ``weight_shapes``."""
         chunk, place = self._of(agent)
-        return {name: _as_rows(name, chunk.parameters[name][place].detach().numpy()) for name in chunk.parameters}
+        return {name: array[place].copy() for name, array in chunk.arrays.items()}
 
     def set_weights(self, weights: dict[str, np.ndarray], agent: int) -> None:
         """Give an agent these weights. ValueError if a name, a shape or a value does not fit."""
         checked = check_weights(self.config, weights)
         chunk, place = self._of(agent)
-        with torch.no_grad():
-            for name, array in checked.items():
-                chunk.parameters[name][place] = torch.from_numpy(_as_columns(name, array))
+        for name, array in checked.items():
+            chunk.arrays[name][place] = array
 
     def memory(self, agent: int, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Copies of an agent's stored keys (n, K) and values (n, H), oldest first."""
         chunk, place = self._of(agent)
         _check_environment(environment)
-        return chunk.bank.entries(place, environment)
+        if environment >= self.environments or not self.config.memory_capacity:
+            return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
+        keys, values = chunk.bank.entries(chunk.ring(place, environment))
+        return keys, values
 
     def set_memory(self, keys: np.ndarray, values: np.ndarray, agent: int, environment: int = 0) -> None:
         """Replace an agent's memory by these entries, oldest first: keys (n, K), values (n, H)."""
@@ -144,13 +141,13 @@ class Cohort:
         _check_environment(environment)
         if self.config.memory_capacity:
             for each in self._chunks:
-                each.bank.open(max(environment + 1, self.environments), len(keys))
-            chunk.bank.set_entries(place, environment, keys, values)
+                each.open(environment + 1)
+            chunk.bank.set_entries((keys, values), chunk.ring(place, environment))
 
     def clear_memory(self) -> None:
         """All agents forget all entries, of all environments."""
         for chunk in self._chunks:
-            chunk.bank.n_stored[...] = 0
+            chunk.bank.clear()
 
     def optimizer_state(self, agent: int) -> dict[str, np.ndarray]:
         """An agent's state of Adam, as of a model: ``step.NAME``, ``mean.NAME``, ``square.NAME``."""
@@ -160,10 +157,9 @@ class Cohort:
             updates = chunk.updates[name][place]
             if updates:
                 adam = chunk.optimizer.state[parameter]
-                shape = weight_shapes(self.config)[name]
-                state[f"step.{name}"] = np.full(shape[:1], updates)
-                state[f"mean.{name}"] = _as_rows(name, adam["exp_avg"][place].numpy())
-                state[f"square.{name}"] = _as_rows(name, adam["exp_avg_sq"][place].numpy())
+                state[f"step.{name}"] = np.full(len(parameter[place]), updates)
+                state[f"mean.{name}"] = adam["exp_avg"][place].numpy().copy()
+                state[f"square.{name}"] = adam["exp_avg_sq"][place].numpy().copy()
         return state
 
     def set_optimizer_state(self, state: dict[str, np.ndarray], agent: int) -> None:
@@ -267,7 +263,7 @@ class Cohort:
         done, records = 0, []
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
-            outcome = _Outcome(own, self.config, record)
+            outcome = _Outcome(own, self.config, record, number * CHUNK)
             for trials_at_once in _side_by_side(own):
                 chunk.trial(trials_at_once, outcome, settings)
                 done += 1
@@ -302,15 +298,6 @@ def _seeds(seed: Any, agents: int) -> list[Any]:
     return list(seed)
 
 
-def _as_rows(name: str, array: np.ndarray) -> np.ndarray:
-    """From (sender, receiver) to the form of ``weight_shapes``, a copy."""
-    return np.array(array[0] if name.endswith("bias") else array.T)
-
-
-def _as_columns(name: str, array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array[None, :] if name.endswith("bias") else array.T)
-
-
 @dataclass(eq=False)
 class _Plans:
     """What the plans of some agents hold for one update: P agents, M trials of T steps."""
@@ -330,7 +317,7 @@ class _Plans:
     """(P, M, H)"""
 
 
-def _side_by_side(plans: list[TrialPlan]) -> Iterator[_Plans]:
+def _side_by_side(plans: list[Plan]) -> Iterator[_Plans]:
     """The trials of one update after the other."""
     together = plans[0].environments
     for start in range(0, len(plans[0].trials), STACKED * together):
@@ -351,46 +338,82 @@ class _Chunk:
     """Some agents of a cohort, whose weights lie side by side."""
 
     def __init__(self, config: ModelConfig, weights: list[dict[str, np.ndarray]]) -> None:
-        self.config, self.agents = config, len(weights)
+        self.config, self.agents, self.environments = config, len(weights), 1
         self.parameters = {
-            name: torch.from_numpy(np.stack([_as_columns(name, w[name]) for w in weights])).requires_grad_()
+            name: torch.from_numpy(np.stack([w[name] for w in weights])).requires_grad_()
             for name in weight_shapes(config)
         }
-        self._arrays = {name: parameter.detach().numpy() for name, parameter in self.parameters.items()}
+        self.arrays = {name: parameter.detach().numpy() for name, parameter in self.parameters.items()}
+        """The same numbers, (P, ...)."""
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=0.0)
         self.updates = {name: np.zeros(self.agents) for name in self.parameters}
         """Adam's steps, by weight: (P,), of each agent."""
-        self.bank = _Bank(config, self.agents)
+        self.bank = Bank((config.key_size, config.hidden_size), max(config.memory_capacity, 1), self.agents)
         if CAN_FUSE:
             for group in [self.optimizer.defaults, *self.optimizer.param_groups]:
                 group["fused"] = True
 
-    def _weights(self) -> Weights:
-        arrays = self._arrays
-        own = {name: array for name, array in arrays.items() if name not in ("input_bias", "hidden_bias")}
-        return Weights(bias=arrays["input_bias"] + arrays["hidden_bias"], **own)
+    # ---- memories: ring p · E + e is that of agent p in environment e
+
+    def ring(self, agent: int, environment: int) -> int:
+        """Which ring of the bank is an agent's in an environment."""
+        return agent * self.environments + environment
+
+    def open(self, environments: int) -> None:
+        """See that each agent has so many environments."""
+        old = self.environments
+        if environments > old:
+            kept = [self.bank.entries(ring) for ring in range(len(self.bank))]
+            self.environments = environments
+            self.bank.open(self.agents * environments)
+            self.bank.clear()
+            for ring, entries in enumerate(kept):
+                self.bank.set_entries(entries, self.ring(*divmod(ring, old)))
+
+    def _memory(self) -> RingMemory | None:
+        config = self.config
+        if not config.memory_capacity:
+            return None
+        retrieval = Retrieval(config.kernel, config.retrieval, config.sharpness, config.ties)
+        return RingMemory(
+            self.bank, retrieval, config.key_columns, agents=self.agents, repeated=config.repeated_key
+        )
+
+    # ---- trials
 
     def trial(self, plans: _Plans, outcome: _Outcome, settings: LossSettings | None) -> None:
         """One trial of every agent, in each of its environments, and one update."""
-        weights = self._weights()
-        read, write, stretches = None, None, None
-        if self.config.memory_capacity:
-            keys = plans.inputs[..., self.config.key_columns]
-            read, write = self.bank.begin(keys, plans.encode, plans.retrieve)
-            stretches = stretches_between(plans.encode, plans.retrieve)
-        trace = run_trials(weights, plans.inputs, plans.h0, plans.c0, read, write, stretches)
-        action = np.where(plans.actions < 0, choose(trace.policy, plans.luck), plans.actions)
+        weights = Weights.of(self.arrays)
+        self.open(plans.h0.shape[1])
+        encode, memory = (plans.encode, self._memory()) if plans.encode.any() else (None, self._memory())
+        stretches = None if encode is None or memory is None else stretches_between(encode, plans.retrieve)
+        source = GivenTrials(plans.inputs, plans.retrieve, encode, stretches or [slice(0, plans.inputs.shape[2])])
+        trace = run(weights, source, memory, plans.h0, plans.c0)
+        action = np.where(plans.actions < 0, draw(trace.policy, plans.luck), plans.actions)
+        if settings is not None:
+            reward = (action == plans.targets).astype(float)
+            actor, critic, slopes = losses_and_slopes(
+                trace.policy, trace.value, action, plans.targets, reward, settings, trace.hidden, trace.cell
+            )
+            if action.shape[1] > 1:  # the mean over environments
+                slopes = slopes / action.shape[1]
+            found = backward(trace, *vars(slopes).values(), unroll=settings.unroll_steps)
+            both = np.stack([actor, critic], -1)
+            self._check(found, both, outcome, settings)
+            outcome.losses.append(both)
+            self._update(found)
         outcome.keep(trace, action)
-        if settings is None:
+
+    def _check(self, found: Gradients, losses: np.ndarray, outcome: _Outcome, settings: LossSettings) -> None:
+        """See that the updates of all agents are finite."""
+        named = {name: g for name, g in vars(found).items() if isinstance(g, np.ndarray)}
+        if np.isfinite(losses).all() and all(np.isfinite(g.sum()) for g in named.values()):
             return
-        reward = (action == plans.targets).astype(float)
-        actor, critic, slopes = losses_and_slopes(
-            trace.policy, trace.value, action, plans.targets, reward, settings, trace.hidden, trace.cell
-        )
-        outcome.losses.append(np.stack([actor, critic]))
-        if action.shape[1] > 1:  # the mean over environments
-            slopes = slopes / action.shape[1]
-        self._update(gradients(weights, trace, *vars(slopes).values(), unroll=settings.unroll_steps))
+        plan, first = outcome.plans[0], sum(part["action"].shape[1] for part in outcome.parts)
+        together = range(first, first + losses.shape[1])
+        for p in range(self.agents):
+            of = f" of agent {outcome.first_agent + p}"
+            check_finite(losses[p], {name: g[p] for name, g in named.items()}, together, plan, settings, of)
 
     def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():
@@ -409,8 +432,8 @@ class _Chunk:
                 adam["exp_avg"], adam["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             self.updates[name][place] = updates
             for part, kind in (("exp_avg", "mean"), ("exp_avg_sq", "square")):
-                values = state[f"{kind}.{name}"] if updates else np.zeros(weight_shapes(self.config)[name])
-                adam[part][place] = torch.from_numpy(_as_columns(name, np.asarray(values, dtype=float)))
+                values = state[f"{kind}.{name}"] if updates else np.zeros(parameter.shape[1:])
+                adam[part][place] = torch.from_numpy(np.asarray(values, dtype=float))
 
     def begin_training(self, rate: float) -> None:
         """Prepare Adam, which counts the updates of all agents as one number. Raises ValueError if it cannot."""
@@ -431,13 +454,15 @@ class _Chunk:
 class _Outcome:
     """What happens on the trials of some agents."""
 
-    def __init__(self, plans: list[TrialPlan], config: ModelConfig, record: Record) -> None:
-        self.plans, self.config, self.record = plans, config, record
+    def __init__(self, plans: list[Plan], config: ModelConfig, record: Record, first_agent: int) -> None:
+        self.plans, self.config, self.record, self.first_agent = plans, config, record, first_agent
         self.parts: list[dict[str, np.ndarray]] = []
+        """One a trial, arrays (P, M, T, ...)."""
         self.losses: list[np.ndarray] = []
+        """One an update, (P, M, 2)."""
 
-    def keep(self, trace: Any, action: np.ndarray) -> None:
-        """Keep one trial: arrays (P, M, T, ...)."""
+    def keep(self, trace: Trace, action: np.ndarray) -> None:
+        """Keep one trial."""
         part = {"policy": trace.policy, "value": trace.value, "action": action}
         if self.record == "all":
             gates = trace.gates[..., :4, :]
@@ -446,131 +471,12 @@ class _Outcome:
 
     def records(self, learned: bool) -> list[TrialRecord]:
         """One an agent, of n trials in the order of its plan."""
-        length = self.plans[0].trials.length
-        names = ("policy", "value", "action", "hidden", "cell", "memory", "gates")
-        records = []
-        for p, plan in enumerate(self.plans):
-            n = len(plan.trials)
-            arrays: dict[str, Any] = no_states(n, length)
-            if not self.parts:
-                arrays |= {"policy": np.empty((0, length, self.config.n_actions)), "value": np.empty((0, length))}
-                arrays["action"] = np.empty((0, length), np.int64)
-            for name in names:
-                if self.parts and name in self.parts[0]:
-                    arrays[name] = np.concatenate([part[name][p] for part in self.parts])
-            found = TrialRecord(reward=(arrays["action"] == plan.trials.targets).astype(float), **arrays)
-            if learned:
-                both = [np.empty((2, 0)), *(losses[:, p] for losses in self.losses)]
-                found.policy_loss, found.value_loss = np.concatenate(both, axis=1)
-            records.append(found)
-        return records
-
-
-class _Bank:
-    """The episodic memories of some agents in all their environments: rings of entries, side by side."""
-
-    def __init__(self, config: ModelConfig, agents: int) -> None:
-        self.config, self.agents, self.environments = config, agents, 1
-        self.settings = RetrievalSettings(config.kernel, config.retrieval, config.sharpness, config.ties)
-        self.keys, self.values = np.empty((agents, 0, config.key_size)), np.empty((agents, 0, config.hidden_size))
-        self.n_stored = np.zeros(agents, np.int64)
-        """Entries stored since the last clearing, by ring: ring p · M + e is that of agent p in environment e."""
-
-    def open(self, environments: int, further: int) -> None:
-        """See that there are rings for these environments, with rows for so many further entries."""
-        if environments > self.environments:
-            self._widen(environments)
-        used = int(self.n_stored.max(initial=0))
-        rows, needed = self.keys.shape[1], min(self.config.memory_capacity, used + further)
-        if needed > rows:
-            rows = min(max(needed, 2 * rows, 16), self.config.memory_capacity) - rows
-            self.keys, self.values = (
-                np.concatenate([a, np.empty((len(a), rows, a.shape[2]))], axis=1) for a in (self.keys, self.values)
+        return [
+            build_record(
+                self.config,
+                plan,
+                [{name: array[p] for name, array in part.items()} for part in self.parts],
+                [losses[p] for losses in self.losses] if learned else None,
             )
-
-    def _widen(self, environments: int) -> None:
-        old, self.environments = self.environments, environments
-
-        def widened(array: np.ndarray) -> np.ndarray:
-            wide = np.zeros((self.agents, environments, *array.shape[1:]), array.dtype)
-            wide[:, :old] = array.reshape(self.agents, old, *array.shape[1:])
-            return wide.reshape(self.agents * environments, *array.shape[1:])
-
-        self.keys, self.values, self.n_stored = (widened(a) for a in (self.keys, self.values, self.n_stored))
-
-    def begin(
-        self, keys: np.ndarray, encode: np.ndarray, retrieve: np.ndarray
-    ) -> tuple[Callable, Callable | None]:
-        """How to read and write during one trial.
-
-        Args:
-            keys: (P, M, T, K).
-            encode, retrieve: (P, M, T) bool.
-        """
-        agents, environments = keys.shape[:2]
-        self.open(environments, int(encode.sum(-1).max(initial=0)))
-        rings = (np.arange(agents)[:, None] * self.environments + np.arange(environments)).ravel()
-        queries = np.ascontiguousarray(keys).reshape(len(rings), *keys.shape[2:])
-        stores, reads = (a.reshape(len(rings), -1) for a in (encode, retrieve))
-        shape = (agents, environments)
-
-        def read(steps: slice) -> np.ndarray:
-            values = self._match(rings, queries[:, steps])
-            return (values * reads[:, steps, None]).reshape(*shape, *values.shape[1:])
-
-        def write(steps: slice, cells: np.ndarray) -> None:
-            cells = cells.reshape(len(rings), *cells.shape[2:])
-            for t in np.flatnonzero(stores[:, steps].any(0)).tolist():
-                which = np.flatnonzero(stores[:, steps.start + t])
-                self._store(rings[which], queries[which, steps.start + t], cells[which, t])
-
-        return read, write if encode.any() else None
-
-    def _match(self, rings: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        """Values for queries (R, T, K) to these rings; those together that are equally full: all, as a rule."""
-        stored = self.n_stored[rings]
-        if len(set(stored.tolist())) > 1:
-            values = np.empty((*queries.shape[:2], self.config.hidden_size))
-            for count in set(stored.tolist()):
-                which = np.flatnonzero(stored == count)
-                values[which] = self._match(rings[which], queries[which])
-            return values
-        count, capacity = int(stored[0]), self.config.memory_capacity
-        n = min(count, capacity)
-        every = len(rings) == len(self.keys)
-        keys, values = (a[:, :n] if every else a[rings, :n] for a in (self.keys, self.values))
-        arrays = (torch.from_numpy(a) for a in (queries, keys, values))
-        oldest = count % capacity if count > capacity else 0
-        return retrieve_many(self.settings, *arrays, oldest=oldest).numpy()  # type: ignore[call-arg]
-
-    def _store(self, rings: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
-        """Store one entry in each of these rings; a full one drops its oldest."""
-        rows = self.n_stored[rings] % self.config.memory_capacity
-        new = np.ones(len(rings), bool)
-        if self.config.repeated_key == "overwrite":
-            for k, ring in enumerate(rings):
-                order = self._by_age(ring)
-                equal = order[(self.keys[ring, order] == keys[k]).all(-1)]
-                if len(equal):
-                    rows[k], new[k] = equal[-1], False
-        self.keys[rings, rows], self.values[rings, rows] = keys, values
-        self.n_stored[rings] += new
-
-    def _by_age(self, ring: int) -> np.ndarray:
-        """Rows of a ring's entries, oldest first."""
-        count, capacity = int(self.n_stored[ring]), max(self.config.memory_capacity, 1)
-        return np.arange(max(count - capacity, 0), count) % capacity
-
-    def entries(self, agent: int, environment: int) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the keys and values of a ring, oldest first."""
-        if environment >= self.environments:
-            return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
-        ring = agent * self.environments + environment
-        order = self._by_age(ring)
-        return self.keys[ring, order], self.values[ring, order]
-
-    def set_entries(self, agent: int, environment: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Hold these entries, oldest first."""
-        ring = agent * self.environments + environment
-        self.keys[ring, : len(keys)], self.values[ring, : len(keys)] = keys, values
-        self.n_stored[ring] = len(keys)
+            for p, plan in enumerate(self.plans)
+        ]

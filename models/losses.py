@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,42 @@ def trial_tensors(
         returns=torch.from_numpy(returns_of(reward, value.detach().numpy(), settings)),
         hidden=values["hidden"],
         cell=values["cell"],
+    )
+
+
+class NotFinite(ArithmeticError):
+    """An update is not finite: training has stopped before it was applied; the message says where, and why."""
+
+
+def check_finite(
+    losses: Any, gradients: Mapping[str, Any], together: range, plan: Any, settings: LossSettings, of: str = ""
+) -> None:
+    """Raise ``NotFinite`` unless an update may be applied.
+
+    Args:
+        losses: actor's and critic's loss of each of its trials, (B, 2).
+        gradients: arrays or tensors by the names of the weights; None for those that have none.
+        together: the trials of the update.
+        plan: of the call: how many environments take turns.
+        settings: of the loss.
+        of: whose update it is, where there are several agents.
+    """
+    losses = np.asarray(losses)
+    wrong = [name for name, g in gradients.items() if g is not None and not bool(abs(g).sum() < np.inf)]
+    if np.isfinite(losses).all() and not wrong:
+        return
+    trial, environment = divmod(together.start, plan.environments)
+    if not np.isfinite(losses).all():
+        row = int(np.argwhere(~np.isfinite(losses).all(-1))[0, 0])
+        environment = (together.start + row) % plan.environments
+        what = "the loss function given to it gave" if callable(settings.kind) else f"the loss {settings.kind!r} is"
+        cause = f"{what} {losses[row].sum():g}"
+    else:
+        cause = f"the loss is finite, but not the gradient of {', '.join(wrong)}"
+    where = f"trial {trial}" + (f" of environment {environment}" if plan.environments > 1 else "")
+    raise NotFinite(
+        f"Training has stopped before the update of {where}{of}: {cause}. Weights and optimiser are those of the last "
+        "update that was finite. Train with a lower learning_rate or with max_gradient_norm, or mend the loss."
     )
 
 

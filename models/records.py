@@ -1,42 +1,26 @@
-"""What goes into a pass over trials and what comes out of it, for both models.
-
-``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what
-is not forced, ``plan_run`` also what depends on the person; ``TrialRecord`` holds all that happened.
-"""
+"""What happened on trials or in episodes: the records that all models give, and the one way in which they are built."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
-from .person import Person, with_lost_episodes
-
-if TYPE_CHECKING:
-    from .interaction import Interaction
+from .plans import Plan
 
 Record = Literal["all", "behavior"]
 """What a record holds: all; or without the states (hidden, cell, memory, gates), which have no columns then."""
 STATES = ("hidden", "cell", "memory", "gates")
-NO_CHOICE = -1
-"""In place of an action: no choice was made at this step."""
-INITIAL_STATE_SCALE = 0.1
-"""Standard deviation of h0 and c0 (dnd-lstm)."""
 
 
 def check_record(record: str) -> None:
     """Raise ValueError unless it is one of ``Record``."""
     if record not in get_args(Record):
         raise ValueError(f"record must be 'all' or 'behavior'; got {record!r}.")
-
-
-def no_states(n: int, length: int) -> dict[str, np.ndarray]:
-    """States without columns, of n trials."""
-    return {name: np.empty((n, length, *((4, 0) if name == "gates" else (0,)))) for name in STATES}
 
 
 @dataclass(eq=False)
@@ -50,7 +34,7 @@ class TrialRecord:
     action: np.ndarray
     """(n, T) int: the action taken; -1 where the forced actions say that no choice was made."""
     reward: np.ndarray
-    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too)."""
+    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too); in the loop, the worlds'."""
     hidden: np.ndarray
     """(n, T, H): h_t."""
     cell: np.ndarray
@@ -93,203 +77,94 @@ class TrialRecord:
         return TrialRecord(**joined)
 
 
-@dataclass(frozen=True, eq=False)
-class TrialPlan:
-    """Trials with everything that chance or the caller decides settled beforehand."""
+@dataclass(eq=False)
+class EpisodeRecord(TrialRecord):
+    """All that happened in n episodes of T steps: a ``TrialRecord``, and what the worlds say of them.
 
-    trials: Trials
-    actions: np.ndarray | None
-    """(n, T) int: forced actions, or None where the model chooses."""
-    luck: np.ndarray
-    """(n, T) in [0, 1): decides each choice through the inverse of the policy's distribution function."""
-    h0: np.ndarray
-    """(n, H)"""
-    c0: np.ndarray
-    """(n, H)"""
-    environments: int = 1
-    """Copies of the task that run in parallel, M: row k · M + e is trial k of environment e."""
-    interaction: Interaction | None = None
-    """Where the environment is in the loop: what it shows takes the place of the trials', which are blank."""
+    Row k · M + e is episode k of world e; ``of_environment`` takes those of one world.
+    """
 
-    def rewards(self, rows: slice, action: np.ndarray) -> np.ndarray:
-        """Of the actions (B, T) of these trials: (B, T)."""
-        if self.interaction is not None:
-            return self.interaction.reward[rows]
-        return (action == self.trials.targets[rows]).astype(float)
+    trials: Trials | None = None
+    """What was seen, stored and retrieved: ``inputs`` (n, T, D), ``encode``, ``retrieve``, ``context``, and
+    ``encounter``, the exposure. Run again with ``actions`` of this record, they give the same."""
+    facts: dict[str, np.ndarray] = field(default_factory=dict)
+    """What the task tells of each step, by name, each (n, T)."""
+    worlds: int = 1
+    """M"""
+
+    def by_world(self) -> dict[str, np.ndarray]:
+        """The facts in the form of ``eplstm.tasks.play``, which the analyses of the tasks take.
+
+        Each (episodes, M, T); and ``context`` and ``exposure`` of each episode, (episodes, M).
+        """
+        assert self.trials is not None
+        found: dict[str, np.ndarray] = {
+            name: values.reshape(-1, self.worlds, values.shape[1]) for name, values in self.facts.items()
+        }
+        for name, values in (("context", self.trials.context), ("exposure", self.trials.encounter)):
+            assert values is not None
+            found[name] = values.reshape(-1, self.worlds)
+        return found
+
+    def of_environment(self, environment: int, environments: int) -> EpisodeRecord:
+        """The episodes of one of the worlds."""
+        rows = slice(environment, None, environments)
+        cut = super().of_environment(environment, environments)
+        facts = {name: values[rows] for name, values in self.facts.items()}
+        trials = None if self.trials is None else self.trials[rows]
+        return replace(cut, trials=trials, facts=facts, worlds=1)  # type: ignore[call-arg, return-value]
+
+    @staticmethod
+    def concatenate(records: list[TrialRecord]) -> EpisodeRecord:
+        """One record of all episodes, in order."""
+        episodes = [record for record in records if isinstance(record, EpisodeRecord)]
+        whole = TrialRecord.concatenate(records)
+        of_trials = {f.name: getattr(whole, f.name) for f in fields(TrialRecord)}
+        seen = [record.trials for record in episodes if record.trials is not None]
+        facts = {name: np.concatenate([r.facts[name] for r in episodes]) for name in episodes[0].facts}
+        trials = concatenate(seen) if len(seen) == len(records) else None
+        return EpisodeRecord(**of_trials, trials=trials, facts=facts, worlds=episodes[0].worlds)
 
 
-def plan_environments(
+def build_record(
     config: ModelConfig,
-    environments: Sequence[Trials],
-    actions: Sequence[np.ndarray] | None = None,
-    initial_states: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
-    seed: int | Sequence[int] | None = None,
-) -> TrialPlan:
-    """One plan of several environments: trial k of each, then trial k + 1 of each; see ``plan_trials``.
+    plan: Plan,
+    parts: Sequence[Mapping[str, np.ndarray]],
+    losses: Sequence[np.ndarray] | None = None,
+    gradients: Sequence[Mapping[str, np.ndarray]] | None = None,
+) -> TrialRecord:
+    """A record of what happened so far, of all models and paths.
 
     Args:
         config: the model's sizes.
-        environments: the trials of each environment, equally many.
-        actions, initial_states: as in ``plan_trials``, a list with an item for each environment.
-        seed: environment e draws from the seed (seed, e); ``seed`` may be several numbers itself.
+        plan: what was to happen.
+        parts: what did, in order: ``policy`` (B, T, A), ``value`` and ``action`` (B, T), and with the states
+            ``hidden``, ``cell``, ``memory`` (B, T, H) and ``gates`` (B, T, 4, H). Of the states all or none.
+        losses: from training, the actor's and the critic's of each part, (B, 2).
+        gradients: of each update, by the names of the weights.
 
-    Raises:
-        ValueError: the environments differ in their numbers of trials or steps, or as in ``plan_trials``.
+    Returns:
+        A ``TrialRecord``; an ``EpisodeRecord`` where the environment was in the loop.
     """
-    count = len(environments)
-    if not count:
-        raise ValueError("trials: a list of environments needs at least one; got none.")
-    for trials in environments:
-        _check_trials(trials)
-    sizes = [trials.inputs.shape[:2] for trials in environments]
-    if len(set(sizes)) > 1:
-        other = next(e for e, size in enumerate(sizes) if size != sizes[0])
-        raise ValueError(
-            f"Environments must have equally many trials and steps: environment 0 has {sizes[0]}, environment "
-            f"{other} has {sizes[other]}. Cut them to the shortest."
-        )
-    for name, given in (("actions", actions), ("initial_states", initial_states)):
-        if given is not None and len(given) != count:
-            raise ValueError(
-                f"{name} must be a list with an item for each of {count} environments; got {len(given)}."
-            )
-    plans = [
-        plan_trials(
-            config,
-            trials,
-            None if actions is None else actions[e],
-            None if initial_states is None else initial_states[e],
-            None if seed is None else np.random.default_rng((*np.atleast_1d(seed).tolist(), e)),
-        )
-        for e, trials in enumerate(environments)
-    ]
-    order = np.arange(count * sizes[0][0]).reshape(count, -1).T.ravel()
-
-    def interleaved(name: str) -> np.ndarray:
-        return np.concatenate([getattr(plan, name) for plan in plans])[order]
-
-    return TrialPlan(
-        trials=concatenate(list(environments))[order],
-        actions=None if actions is None else interleaved("actions"),
-        luck=interleaved("luck"),
-        h0=interleaved("h0"),
-        c0=interleaved("c0"),
-        environments=count,
-    )
-
-
-def plan_trials(
-    config: ModelConfig,
-    trials: Trials,
-    actions: np.ndarray | None = None,
-    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int | Sequence[int] | np.random.Generator | None = None,
-    *,
-    may_be_missing: bool = False,
-) -> TrialPlan:
-    """Check the arguments of a pass over trials, and draw what they leave open.
-
-    Initial states and choices are drawn from the seed in one fixed order, whether forced or not: the same
-    seed gives the same stream to either model.
-
-    Args:
-        config: the model's sizes.
-        trials: the trials, in the order in which they are to be run.
-        actions: (n, T) forced choices, each 0 ... A-1.
-        initial_states: h0 (n, H) and c0 (n, H).
-        seed: for what is not forced; None draws afresh.
-        may_be_missing: whether forced choices may be -1, no choice; there is no learning from those.
-
-    Raises:
-        TypeError: trials are not ``Trials``.
-        ValueError: sizes do not agree, or a value is outside its range.
-    """
-    _check_trials(trials)
-    n, steps = trials.targets.shape
-    if trials.input_size != config.input_size:
-        raise ValueError(
-            f"The trials have {trials.input_size} input columns, the model takes {config.input_size}: make the "
-            f"model with input_size={trials.input_size}, or the trials with {config.input_size} columns."
-        )
-    if n and steps and trials.targets.max() >= config.n_actions:
-        raise ValueError(
-            f"The trials have targets up to {trials.targets.max()}, the model has {config.n_actions} actions "
-            f"(0 to {config.n_actions - 1}): make the model with more actions, or correct the targets."
-        )
-    if actions is not None:
-        actions = np.asarray(actions)
-        if actions.shape != (n, steps):
-            raise ValueError(f"actions must have the shape (n, T) = {(n, steps)}; got {actions.shape}.")
-        least = NO_CHOICE if may_be_missing else 0
-        if actions.size and not np.isin(actions, np.arange(least, config.n_actions)).all():
-            none = " (or -1: no choice)" if may_be_missing else ""
-            raise ValueError(
-                f"actions must be whole numbers from 0 to {config.n_actions - 1}{none}; "
-                f"got values from {actions.min()} to {actions.max()}."
-            )
-        actions = actions.astype(np.int64)
-
-    rng = np.random.default_rng(seed)
-    size = (n, config.hidden_size)
-    h0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
-    c0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
-    luck = rng.random((n, steps))
-    if initial_states is not None:
-        h0, c0 = (np.array(state, dtype=float) for state in initial_states)
-        for name, state in (("h0", h0), ("c0", c0)):
-            if state.shape != size:
-                raise ValueError(f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}.")
-            if not np.isfinite(state).all():
-                raise ValueError(f"initial_states: {name} must be finite.")
-    return TrialPlan(trials, actions, luck, h0, c0)
-
-
-def plan_run(
-    config: ModelConfig,
-    person: Person,
-    trials: Trials,
-    actions: np.ndarray | None = None,
-    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int | Sequence[int] | np.random.Generator | None = None,
-    encoded: np.ndarray | None = None,
-) -> TrialPlan:
-    """``plan_trials`` of one block for a person: without learning, and with the episodes that are not encoded.
-
-    Which episodes are encoded is drawn last, one number a trial, and only if ``encoding_probability`` < 1: the
-    rest of the stream does not depend on the person.
-
-    Args:
-        config, trials, initial_states, seed: as in ``plan_trials``.
-        person: who makes the choices.
-        actions: (n, T) forced choices, each 0 ... A-1, or -1 where none was made.
-        encoded: (n,) bool: whether the episode of each trial is encoded; None: drawn.
-
-    Raises:
-        TypeError, ValueError: as in ``plan_trials``; or ``encoded`` is not (n,) bool; or see ``returning``.
-    """
-    rng = np.random.default_rng(seed)
-    plan = plan_trials(config, trials, actions, initial_states, rng, may_be_missing=True)
-    if encoded is None and person.encoding_probability < 1:
-        encoded = rng.random(len(trials)) < person.encoding_probability
-    return plan if encoded is None else replace(plan, trials=with_lost_episodes(trials, encoded))
-
-
-def _check_trials(trials: object) -> None:
-    if not isinstance(trials, Trials):
-        raise TypeError(
-            f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
-            "Trials(inputs=..., targets=..., encode=...)."
-        )
-
-
-def last_choices(actions: np.ndarray) -> np.ndarray:
-    """The latest choice before each step of a block: actions (n, T), -1 where none was made → (n, T), -1: none."""
-    flat = np.concatenate([[NO_CHOICE], actions.ravel()[:-1]])[: actions.size]
-    made = np.maximum.accumulate(np.where(flat == NO_CHOICE, 0, np.arange(flat.size)))
-    return flat[made].reshape(actions.shape)
-
-
-def choose(policy: np.ndarray, luck: np.ndarray) -> np.ndarray:
-    """Actions (...) drawn from policies (..., A) by numbers in [0, 1) (...): inverse distribution function."""
-    edges = np.cumsum(policy, axis=-1)[..., :-1]
-    return (luck[..., None] >= edges).sum(-1)
+    length, size = plan.trials.length, config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"policy": (config.n_actions,), "value": (), "action": ()}
+    shapes |= {"hidden": (size,), "cell": (size,), "memory": (size,), "gates": (4, size)}
+    if parts and "hidden" not in parts[0]:
+        shapes |= {"hidden": (0,), "cell": (0,), "memory": (0,), "gates": (4, 0)}
+    arrays: dict[str, Any] = {}
+    n = sum(len(part["action"]) for part in parts)
+    for name, shape in shapes.items():
+        found = [np.reshape(part[name], (-1, length, *shape)) for part in parts if name in part]
+        arrays[name] = np.concatenate(found) if found else np.zeros((n, length, *shape))
+    arrays["action"] = arrays["action"].astype(np.int64, copy=False)
+    arrays["reward"] = plan.rewards(slice(0, n), arrays["action"])
+    if losses is not None:
+        arrays["policy_loss"], arrays["value_loss"] = np.concatenate([*losses, np.empty((0, 2))]).T
+    if gradients is not None:
+        names = gradients[0] if gradients else ()
+        arrays["gradients"] = {name: np.array([g[name] for g in gradients]) for name in names}
+    if plan.interaction is None:
+        return TrialRecord(**arrays)
+    interaction = plan.interaction
+    facts = {name: values[:n] for name, values in interaction.facts.items()}
+    return EpisodeRecord(**arrays, trials=interaction.trials()[:n], facts=facts, worlds=interaction.worlds.n)

@@ -32,26 +32,26 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..tasks.environment import Worlds
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .interaction import EpisodeRecord, plan_episodes
-from .losses import LossSettings, TrialTensors, users_loss
+from .losses import LossSettings, TrialTensors, check_finite, users_loss
 from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
-from .records import NO_CHOICE, STATES, Record, TrialPlan, TrialRecord, choose, no_states, plan_run
+from .plans import Plan, plan_episodes, plan_run
+from .records import STATES, EpisodeRecord, Record, TrialRecord, build_record
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
-
-if TYPE_CHECKING:
-    from ..tasks.environment import Worlds
 
 COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
+NO_CHOICE = -1
+"""In place of an action: no choice was made at this step."""
 
 
 class ReferenceMemory:
@@ -155,6 +155,8 @@ class ReferenceEpisodicLSTM(nn.Module):
         """The entries of the environment that is run; those of further ones are in ``memories``."""
         self.memories = [self.episodic_memory]
         self.optimizer: torch.optim.Adam | torch.optim.RMSprop | None = None
+        self.record: TrialRecord | None = None
+        """What happened in the last training, also where it was interrupted."""
         self._person = Person()
 
     # ---- the person
@@ -225,8 +227,8 @@ class ReferenceEpisodicLSTM(nn.Module):
         """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
         size, person = self.config.hidden_size, self.person
         key = x_t[self.config.key_columns]
-        if person.scales_key:
-            key = torch.from_numpy(person.key_scale(self.config)).to(x_t) * key
+        if person.context_weight != 0.5:
+            key = self._weighted_key(key)
         retrieved = self.episodic_memory.retrieve(key, person.sharpness, person.forgetting) if retrieve else None
         m_t = torch.zeros_like(c) if retrieved is None else torch.tanh(retrieved)
 
@@ -249,6 +251,13 @@ class ReferenceEpisodicLSTM(nn.Module):
         value = (self.critic_weight @ h_t + self.critic_bias)[0]
         return policy, value, h_t, c_t, m_t, torch.stack([f_t, i_t, o_t, r_t])
 
+    def _weighted_key(self, key: Tensor) -> Tensor:
+        """s_w ∘ key: columns of the context times 2w, the others times 2 (1 − w)."""
+        w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
+        column = torch.arange(self.config.input_size)[self.config.key_columns]
+        shows_context = (column >= start) & (column < stop)
+        return torch.where(shows_context, 2 * w, 2 * (1 - w)).to(key) * key
+
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""
         person = self.person
@@ -260,12 +269,17 @@ class ReferenceEpisodicLSTM(nn.Module):
         return (1 - person.lapse) * policy + person.lapse / len(policy) if person.lapse else policy
 
     def run_trial(
-        self, plan: TrialPlan, n: int, last_choice: int = NO_CHOICE, unroll: int | None = None
+        self,
+        plan: Plan,
+        n: int,
+        last_choice: int = NO_CHOICE,
+        unroll: int | None = None,
+        recalled: bool = True,
     ) -> dict[str, Tensor]:
         """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n).
 
-        ``last_choice`` is the latest one before it. No gradient flows back from one stretch of ``unroll`` steps
-        into the one before.
+        ``last_choice`` is the latest one before it; without ``recalled``, nothing is retrieved. No gradient flows
+        back from one stretch of ``unroll`` steps into the one before.
         """
         like = self.input_weight
         trials = plan.trials
@@ -274,19 +288,29 @@ class ReferenceEpisodicLSTM(nn.Module):
         steps: list[tuple[Tensor, ...]] = []
         actions = np.empty(trials.length, np.int64)
         for t in range(trials.length):
-            retrieve, encode = bool(trials.retrieve[n, t]), bool(trials.encode[n, t])
+            retrieve, encode = bool(trials.retrieve[n, t]) and recalled, bool(trials.encode[n, t])
             out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=last_choice)
             steps.append(out)
             policy = out[0]
             h, c = self._state_after(t, out, unroll)
             if plan.actions is None:
-                actions[t] = choose(policy.detach().cpu().numpy(), plan.luck[n, t])
+                actions[t] = self._draw(policy, plan.luck[n, t])
             else:
                 actions[t] = plan.actions[n, t]
             last_choice = int(actions[t]) if actions[t] != NO_CHOICE else last_choice
         return self._trial(steps, actions, trials.targets[n], (actions == trials.targets[n]).astype(float))
 
-    def run_episode(self, plan: TrialPlan, first: int, unroll: int | None = None) -> list[dict[str, Tensor]]:
+    @staticmethod
+    def _draw(policy: Tensor, luck: float) -> int:
+        """The first action whose place in the distribution function lies above a number from 0 to 1."""
+        below = 0.0
+        for action, p in enumerate(policy.tolist()[:-1]):
+            below += p
+            if luck < below:
+                return action
+        return len(policy) - 1
+
+    def run_episode(self, plan: Plan, first: int, unroll: int | None = None) -> list[dict[str, Tensor]]:
         """The next episode of all worlds of a plan, in step with each other: for each what ``run_trial`` gives.
 
         They are rows first ... first + M − 1 of the plan; each world has an episodic memory of its own.
@@ -296,6 +320,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         rows = range(first, first + plan.environments)
         states = [(torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)) for n in rows]
         steps: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
+        actions, rewards = np.empty((len(rows), interaction.length), np.int64), np.empty((len(rows), interaction.length))
         interaction.begin(first)
         for t in range(interaction.length):
             x = torch.from_numpy(interaction.inputs).to(like)
@@ -304,10 +329,11 @@ class ReferenceEpisodicLSTM(nn.Module):
                 self.episodic_memory = self._memory_of(e)
                 steps[e].append(self.step(x[e], h, c, retrieve=retrieve[e], encode=encode[e]))
                 states[e] = self._state_after(t, steps[e][-1], unroll)
-            interaction.act(np.stack([own[-1][0].detach().cpu().numpy() for own in steps]))
+            taken = [self._draw(own[-1][0], luck) for own, luck in zip(steps, plan.luck[rows, t], strict=True)]
+            actions[:, t] = taken if plan.actions is None else plan.actions[rows, t]
+            rewards[:, t] = interaction.take(actions[:, t])
         self.episodic_memory = self.memories[0]
-        actions, rewards = interaction.action, interaction.reward
-        return [self._trial(own, actions[n], actions[n], rewards[n]) for n, own in zip(rows, steps, strict=True)]
+        return [self._trial(*own) for own in zip(steps, actions, actions, rewards, strict=True)]
 
     @staticmethod
     def _state_after(t: int, out: tuple[Tensor, ...], unroll: int | None) -> tuple[Tensor, Tensor]:
@@ -350,14 +376,28 @@ class ReferenceEpisodicLSTM(nn.Module):
         """
         plan = plan_run(self.config, self.person, trials, actions, initial_states, seed, encoded)
         self.episodic_memory.to(self.input_weight)
-        outcomes: list[dict[str, Tensor]] = []
-        last_choice = NO_CHOICE
+        parts: list[dict[str, np.ndarray]] = []
+        last_choice, recalled = NO_CHOICE, self._recalled(plan)
         with torch.no_grad():
             for n in range(len(trials)):
-                outcomes.append(self.run_trial(plan, n, last_choice))
-                made = outcomes[-1]["action"][outcomes[-1]["action"] != NO_CHOICE]
+                trial = self.run_trial(plan, n, last_choice, recalled=recalled[n])
+                parts.append(self._part(trial))
+                made = trial["action"][trial["action"] != NO_CHOICE]
                 last_choice = int(made[-1]) if len(made) else last_choice
-        return self._record(plan, outcomes)
+        return build_record(self.config, plan, parts)
+
+    @staticmethod
+    def _recalled(plan: Plan) -> list[bool]:
+        """Of each trial, whether it may retrieve: not where it returns to an episode that was not encoded."""
+        if plan.encoded is None:
+            return [True] * len(plan.trials)
+        found: list[bool] = []
+        encoded: dict[Any, bool] = {}
+        for n, context in enumerate(plan.trials.context.tolist()):  # type: ignore[union-attr]
+            found.append(encoded.get(context, True))
+            if plan.trials.encode[n].any():
+                encoded[context] = bool(plan.encoded[n])
+        return found
 
     def run_episodes(
         self,
@@ -380,15 +420,15 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.person.check_loop("The reference")
         plan = plan_episodes(self.config, worlds, episodes, actions, seed)
         assert plan.interaction is not None
-        outcomes: list[dict[str, Tensor]] = []
+        parts: list[dict[str, np.ndarray]] = []
         with torch.no_grad():
             for first in range(0, len(plan.trials), plan.environments):
-                outcomes += self.run_episode(plan, first)
-        return EpisodeRecord.of(self._record(plan, outcomes), plan.interaction)
+                parts += map(self._part, self.run_episode(plan, first))
+        return cast(EpisodeRecord, build_record(self.config, plan, parts))
 
     def learn_trials(
         self,
-        plan: TrialPlan,
+        plan: Plan,
         *,
         learning_rate: float,
         loss: LossSettings,
@@ -401,36 +441,36 @@ class ReferenceEpisodicLSTM(nn.Module):
         """Run the trials of a plan, with one step of the optimiser after each; see ``eplstm.models.train``."""
         self.person.check_training("The reference")
         steps = self._optimizer(optimizer, learning_rate)
-        outcomes, losses, gradients = [], [], []
-        for update in range(-(-len(plan.trials) // plan.environments)):
-            steps.zero_grad()
-            together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
-            for trial in self._trials_of_update(plan, together, loss.unroll_steps):
-                policy_loss, value_loss = self.loss(trial, loss)
-                total = (policy_loss + loss.value_weight * value_loss) / len(together)
-                total.backward()
-                kept = trial.keys() - (STATES if record == "behavior" else ())
-                outcomes.append({k: trial[k].detach() for k in kept})
-                losses.append((policy_loss.item(), value_loss.item()))
-            self.episodic_memory = self.memories[0]
-            if max_gradient_norm is not None:
-                nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
-            if record_gradients:
-                gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
-            steps.step()
-            if after_trial is not None:
-                after_trial(update)
-        found = self._record(plan, outcomes, record)
-        if plan.interaction is not None:
-            found = EpisodeRecord.of(found, plan.interaction)
-        found.policy_loss, found.value_loss = np.array(losses, dtype=float).reshape(-1, 2).T
-        if record_gradients:
-            shapes = weight_shapes(self.config)
-            found.gradients = {k: np.array([g[k] for g in gradients]).reshape(-1, *shapes[k]) for k in shapes}
-        return found
+        parts, losses, gradients = [], [], [] if record_gradients else None
+        self.record = None
+        try:
+            for update in range(-(-len(plan.trials) // plan.environments)):
+                steps.zero_grad()
+                together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
+                here, of_here = [], []
+                for trial in self._trials_of_update(plan, together, loss.unroll_steps):
+                    policy_loss, value_loss = self.loss(trial, loss)
+                    total = (policy_loss + loss.value_weight * value_loss) / len(together)
+                    total.backward()
+                    here.append(self._part(trial, record))
+                    of_here.append((policy_loss.item(), value_loss.item()))
+                self.episodic_memory = self.memories[0]
+                check_finite(of_here, {k: p.grad for k, p in self.named_parameters()}, together, plan, loss)
+                if max_gradient_norm is not None:
+                    nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
+                if gradients is not None:
+                    gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
+                steps.step()
+                parts += here
+                losses.append(np.array(of_here, dtype=float))
+                if after_trial is not None:
+                    after_trial(update)
+        finally:  # also after an interruption
+            self.record = build_record(self.config, plan, parts, losses, gradients)
+        return self.record
 
     def _trials_of_update(
-        self, plan: TrialPlan, together: range, unroll: int | None
+        self, plan: Plan, together: range, unroll: int | None
     ) -> Iterator[dict[str, Tensor]]:
         """The trials of one update: one of each environment."""
         if plan.interaction is not None:
@@ -492,27 +532,11 @@ class ReferenceEpisodicLSTM(nn.Module):
             return np.zeros(parameter.shape)
         return parameter.grad.cpu().numpy().copy()
 
-    def _record(self, plan: TrialPlan, outcomes: list[dict[str, Tensor]], record: Record = "all") -> TrialRecord:
-        n, steps = plan.trials.targets.shape
-        size, actions = self.config.hidden_size, self.config.n_actions
-        shapes = {
-            "policy": (actions,),
-            "value": (),
-            "action": (),
-            "reward": (),
-            "hidden": (size,),
-            "cell": (size,),
-            "memory": (size,),
-            "gates": (4, size),
-        }
-
-        def joined(name: str, *shape: int) -> np.ndarray:
-            kind = np.int64 if name == "action" else None
-            return np.array([o[name].cpu().numpy() for o in outcomes], dtype=kind).reshape(n, steps, *shape)
-
-        arrays: dict[str, Any] = no_states(n, steps) if record == "behavior" else {}
-        arrays |= {name: joined(name, *shape) for name, shape in shapes.items() if name not in arrays}
-        return TrialRecord(**arrays)
+    @staticmethod
+    def _part(trial: dict[str, Tensor], record: Record = "all") -> dict[str, np.ndarray]:
+        """What a record has of one trial, (1, T, ...) each."""
+        kept = trial.keys() - {"target", *(STATES if record == "behavior" else ())}
+        return {name: trial[name].detach().cpu().numpy()[None] for name in kept}
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
         """The optimiser's state by weight: ``step.NAME`` (a number a row), ``square.NAME`` and, of Adam,

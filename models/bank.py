@@ -1,0 +1,336 @@
+"""Memories of many agents in many environments, side by side in arrays: match, read, write, gradients of reading.
+
+A *ring* is one memory: its entries lie in rows, and when it is full the newest takes the row of the oldest. G rings
+lie side by side; what an entry consists of are its *fields*, the first of which is the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from .match import Match, Retrieval, View, all_equal
+from .source import Source
+
+ROWS_AT_FIRST = 16
+"""Rows that a ring has when the first entry is stored; they are doubled when they are full."""
+
+Repeated = Literal["append", "overwrite", "ignore"]
+"""What storing an entry does that equals a stored one: a further entry; the newest of them is replaced, and keeps its
+age; or nothing."""
+
+
+class Bank:
+    """G rings of entries.
+
+    Args:
+        sizes: columns of each field.
+        limit: entries that a ring holds before its oldest is dropped.
+        rings: how many there are at first.
+    """
+
+    def __init__(self, sizes: Sequence[int], limit: int, rings: int = 1) -> None:
+        self.limit = limit
+        self.fields = [np.zeros((rings, 0, size)) for size in sizes]
+        """(G, rows, size) each; rows beyond a ring's entries are zeros or entries that were dropped."""
+        self.n_stored = np.zeros(rings, np.int64)
+        """(G,): entries stored ever since the ring was cleared."""
+
+    def __len__(self) -> int:
+        """Rings, G."""
+        return len(self.n_stored)
+
+    # ---- entries
+
+    def count(self, ring: int = 0) -> int:
+        """Entries in a ring."""
+        return min(int(self.n_stored[ring]), self.limit)
+
+    def by_age(self, ring: int = 0) -> np.ndarray:
+        """Rows of a ring's entries, oldest first: (n,)."""
+        stored = int(self.n_stored[ring])
+        return np.arange(max(stored - self.limit, 0), stored) % self.limit
+
+    def entries(self, ring: int = 0) -> list[np.ndarray]:
+        """Copies of a ring's entries, oldest first: an array (n, size) a field."""
+        rows = self.by_age(ring)
+        return [field[ring, rows] for field in self.fields]
+
+    def set_entries(self, fields: Sequence[np.ndarray], ring: int = 0) -> None:
+        """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
+        fields = [np.asarray(field, dtype=float)[-self.limit :] for field in fields]
+        n = len(fields[0])
+        self._grow(n)
+        for mine, given in zip(self.fields, fields, strict=True):
+            mine[ring, :n] = given
+        self.n_stored[ring] = n
+
+    def clear(self, rings: int | slice = slice(None)) -> None:
+        """Drop all entries of these rings."""
+        self.n_stored[rings] = 0
+
+    def open(self, rings: int) -> None:
+        """See that there are at least so many rings."""
+        further = rings - len(self)
+        if further > 0:
+            self.fields = [np.concatenate([f, np.zeros((further, *f.shape[1:]))]) for f in self.fields]
+            self.n_stored = np.concatenate([self.n_stored, np.zeros(further, np.int64)])
+
+    def resize(self, limit: int) -> None:
+        """Hold at most so many entries from now on; the oldest are dropped."""
+        kept = [self.entries(ring) for ring in range(len(self))]
+        self.limit = limit
+        self.fields = [np.zeros((len(self), 0, field.shape[2])) for field in self.fields]
+        for ring, fields in enumerate(kept):
+            self.set_entries(fields, ring)
+
+    def _grow(self, rows: int) -> None:
+        have = self.fields[0].shape[1]
+        if rows > have:
+            further = min(max(rows, 2 * have, ROWS_AT_FIRST), self.limit) - have
+            self.fields = [
+                np.concatenate([f, np.zeros((len(f), further, f.shape[2]))], axis=1) for f in self.fields
+            ]
+
+    # ---- writing
+
+    def write(
+        self,
+        rings: np.ndarray,
+        entries: Sequence[np.ndarray],
+        repeated: Repeated = "append",
+        compared: Sequence[int] = (0,),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Store one entry in each of k different rings.
+
+        Args:
+            rings: (k,) int.
+            entries: (k, size) each.
+            repeated: what becomes of an entry that is there already.
+            compared: the fields in which it would be equal.
+
+        Returns:
+            The row of each (k,), and whether it was stored (k,) bool.
+        """
+        stored = self.n_stored[rings]
+        rows, new, kept = stored % self.limit, np.ones(len(rings), bool), np.ones(len(rings), bool)
+        if repeated != "append":
+            found, there = self._newest_equal(rings, entries, compared)
+            rows, new = np.where(there, found, rows), ~there
+            kept = new if repeated == "ignore" else kept
+        if new.any():
+            self._grow(min(int(stored[new].max()) + 1, self.limit))
+        rings, rows_ = (rings, rows) if kept.all() else (rings[kept], rows[kept])
+        for field, part in zip(self.fields, entries, strict=True):
+            field[rings, rows_] = part if kept.all() else part[kept]
+        self.n_stored[rings] += new if kept.all() else new[kept]
+        return rows, kept
+
+    def _newest_equal(
+        self, rings: np.ndarray, entries: Sequence[np.ndarray], compared: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Row of the newest entry that equals the one to be stored, and whether there is one: (k,) and (k,)."""
+        view = self.view(rings)
+        if view.n == 0:
+            return np.zeros(len(rings), np.int64), np.zeros(len(rings), bool)
+        equal = np.ones((len(rings), view.n), bool) if view.there is None else view.there.copy()
+        for field in compared:
+            equal &= (self.fields[field][rings, : view.n] == entries[field][:, None]).all(-1)
+        return np.where(equal, view.lag, np.iinfo(np.int64).max).argmin(-1), equal.any(-1)
+
+    # ---- reading
+
+    def view(self, rings: np.ndarray | slice = slice(None)) -> View:
+        """The rings as they are to be searched."""
+        stored = self.n_stored[rings]
+        n = min(int(stored.max(initial=0)), self.limit)
+        row = np.arange(n)
+        there = None if bool((stored >= n).all()) else row < stored[:, None]
+        return View(n, there, stored, self.limit)
+
+    def match(self, settings: Retrieval, queries: np.ndarray, rings: np.ndarray | slice = slice(None)) -> Match:
+        """What matches T queries to each of these rings: (G, T, K) → a ``Match``."""
+        view = self.view(rings)
+        keys = self.fields[0][rings, : view.n]
+        if view.n and queries.shape[1] > 1 and all_equal(queries):
+            queries = queries[:, :1]
+        return settings.match(queries, keys, view)
+
+    def read(self, match: Match, field: int = 1, rings: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """What a match gives of a field: (G, T or 1, size); zeros for a ring without entries."""
+        return match.take(self.fields[field][rings, : match.view.n])
+
+
+# ---- while trials are run ----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Read:
+    """What the memories gave at some steps."""
+
+    values: np.ndarray
+    """(steps, P, H, B): before the tanh; zeros where nothing is retrieved."""
+    found: np.ndarray | None = None
+    """(P, B, steps or 1, H): the values found, before the switch."""
+    switch: np.ndarray | None = None
+    """(P, B, steps); None: 1."""
+    match: Match | None = None
+    field: np.ndarray | None = None
+    """(G, n, H): the values among which they were found, if gradients are followed."""
+    keys: np.ndarray | None = None
+    """(P, B, steps or 1, K): the keys found, if they are asked for."""
+    events: np.ndarray | None = None
+    """(G, n): which of the run's storings each entry is from; −1: none."""
+
+
+@dataclass(eq=False)
+class Stored:
+    """What a run has stored at one step."""
+
+    step: int
+    agents: np.ndarray
+    rows: np.ndarray
+    events: np.ndarray
+    """Numbers of the storings, each (k,); −1: nothing was stored."""
+
+
+class RingMemory:
+    """The rings of a bank, while trials are run: rows read and write those of their environments.
+
+    Args:
+        bank: for P agents in E environments, ring p · E + e is that of agent p in environment e.
+        retrieval: kernel, ties, averaging.
+        columns: those of x_t that are the key.
+        agents: P.
+        key_scale: (K,) by what each column of the key is multiplied; None: 1.
+        repeated: what storing a key does that is there.
+        shared: all rows of an agent read its first ring, in place of each having one of its own; nothing is stored
+            if there are several.
+        follows: whether gradients are to flow from what is read to what this run has stored.
+        shows_keys: whether what is read has the keys found, too.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        retrieval: Retrieval,
+        columns: slice,
+        *,
+        agents: int = 1,
+        key_scale: np.ndarray | None = None,
+        repeated: Repeated = "append",
+        shared: bool = False,
+        follows: bool = False,
+        shows_keys: bool = False,
+    ) -> None:
+        self.bank, self.retrieval, self.follows = bank, retrieval, follows
+        self._columns, self._agents, self._key_scale = columns, agents, key_scale
+        self._repeated, self._shared, self._shows_keys = repeated, shared, shows_keys
+        self._asked: tuple[np.ndarray, Read] | None = None  # keys answered last, while nothing is stored
+        self._events = np.full((len(bank), 0), -1)
+        self.slopes = np.zeros((0, bank.fields[1].shape[2]))
+        """(storings, H): the loss's derivatives by what the run has stored, as far as they have been gone through."""
+
+    def keys(self, source: Source, steps: slice) -> np.ndarray:
+        """key(x_t): (P, B, steps, K)."""
+        keys = source.x(steps)[..., self._columns]
+        return keys if self._key_scale is None else keys * self._key_scale
+
+    def _rings(self, rows: int) -> np.ndarray | slice:
+        """The rings of so many rows, (P · B,)."""
+        environments = len(self.bank) // self._agents
+        if rows == environments:
+            return slice(None)
+        return (np.arange(self._agents)[:, None] * environments + np.arange(rows)).ravel()
+
+    def read(self, source: Source, steps: slice) -> Read:
+        """What these steps retrieve."""
+        switch, keys = source.switch(steps), self.keys(source, steps)
+        agents, rows, length, _ = keys.shape
+        if source.answers and not switch.any() and not (self._shows_keys and steps.stop == source.length):  # type: ignore[union-attr]
+            return Read(np.zeros((length, agents, self.slopes.shape[1], rows)))
+        if self._asked is not None and np.array_equal(self._asked[0], keys):
+            before = self._asked[1]  # such as a barcode that stays the same for an episode
+            return replace(before, values=_switched(before.found, switch, length), switch=switch)
+        rings = self._rings(1 if self._shared else rows)
+        queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
+        match = self.bank.match(self.retrieval, queries, rings)
+
+        def shaped(field: int) -> np.ndarray:
+            found = self.bank.read(match, field, rings)
+            if self._shared and found.shape[1] == 1 < rows:
+                return np.broadcast_to(found[:, None], (agents, rows, 1, found.shape[-1]))
+            return found.reshape(agents, rows, -1, found.shape[-1])
+
+        found = shaped(1)
+        read = Read(
+            _switched(found, switch, length),
+            found,
+            switch,
+            match,
+            keys=shaped(0) if self._shows_keys else None,
+        )
+        if self.follows:
+            self._follow()
+            read.events = self._events[rings, : match.view.n].copy()
+            read.field = self.bank.fields[1][rings, : match.view.n].copy()
+        self._asked = (keys, read)
+        return read
+
+    def write(self, source: Source, steps: slice, cells: np.ndarray) -> list[Stored]:
+        """Store (key(x_t), c_t) where these steps say so, given c_t (steps, P, H, B)."""
+        stores = source.stores(steps)
+        if stores is None or not stores.any():
+            return []
+        self._asked, keys, stored = None, self.keys(source, steps), []
+        environments = len(self.bank) // self._agents
+        for t in np.flatnonzero(stores.any((0, 1))).tolist():
+            agents, rows = np.nonzero(stores[..., t])
+            rings = agents * environments + rows
+            where, kept = self.bank.write(
+                rings, (keys[agents, rows, t], cells[t][agents, :, rows]), self._repeated
+            )
+            if self.follows:
+                events = np.where(kept, len(self.slopes) + np.arange(len(rings)), -1)
+                self.slopes = np.concatenate([self.slopes, np.zeros((len(rings), self.slopes.shape[1]))])
+                self._follow()
+                self._events[rings[kept], where[kept]] = events[kept]
+                stored.append(Stored(steps.start + t, agents, rows, events))
+        return stored
+
+    def _follow(self) -> None:
+        """See that there is an event for each row of the bank."""
+        further = self.bank.fields[1].shape[1] - self._events.shape[1]
+        if further:
+            self._events = np.concatenate([self._events, np.full((len(self._events), further), -1)], axis=1)
+
+    # ---- gradients
+
+    def add_stored(self, stored: list[Stored], d_cells: np.ndarray) -> None:
+        """Add to δc_t (T, P, H, B) what comes from later reads of what was stored."""
+        for each in stored:
+            slopes = np.where(each.events[:, None] < 0, 0.0, self.slopes[each.events])
+            d_cells[each.step, each.agents, :, each.rows] += slopes
+
+    def back(self, read: Read, d_values: np.ndarray) -> None:
+        """Go back from what was read to what the run has stored: δ of ``read.values`` (steps, P, H, B)."""
+        if read.match is None or read.events is None or not (read.events >= 0).any():
+            return
+        d_found = d_values.transpose(1, 3, 0, 2)
+        if read.switch is not None:
+            d_found = d_found * read.switch[..., None]
+        length = d_found.shape[2] if not self._shared else d_found.shape[1] * d_found.shape[2]
+        d_field = read.match.by_field(d_found.reshape(len(read.events), length, -1), length)
+        stored = read.events >= 0
+        np.add.at(self.slopes, read.events[stored], d_field[stored])
+
+
+def _switched(found: np.ndarray, switch: np.ndarray | None, length: int) -> np.ndarray:
+    """Values found (P, B, steps or 1, H) and the switch (P, B, steps) → what is retrieved, (steps, P, H, B)."""
+    values = found if switch is None else found * switch[..., None]
+    if values.shape[2] < length:
+        values = np.broadcast_to(values, (*values.shape[:2], length, values.shape[3]))
+    return values.transpose(2, 0, 3, 1)

@@ -1,0 +1,315 @@
+"""One engine under every path: run the equations on a source of inputs, and go back through what happened.
+
+``run(weights, source, memory, ...) → Trace`` and ``backward(trace, ...) → Gradients`` serve learn()'s fast path, nested
+agents, ``simulate``, the environment in the loop, cohorts, and the likelihood. They are arrays alone: nothing here knows
+of PsyNeuLink. The equations of a step are in ``cell.py``, the memory's in ``bank.py`` and ``match.py``.
+
+Axes: T steps, P agents with weights of their own, features, B rows. What is given out for records and losses has the
+axes (P, B, T, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .cell import Backward, States, advance
+from .choices import softmax
+from .source import Source
+from .weights import GATE_ORDER
+
+
+class Memory(Protocol):
+    """What the engine asks of a memory; ``RingMemory`` is one."""
+
+    follows: bool
+
+    def read(self, source: Source, steps: slice) -> Any:
+        """What these steps retrieve; its ``values`` (steps, P, H, B) are before the tanh."""
+        ...
+
+    def write(self, source: Source, steps: slice, cells: np.ndarray) -> Any:
+        """Store where these steps say so, given c_t (steps, P, H, B)."""
+        ...
+
+    def add_stored(self, stored: Any, d_cells: np.ndarray) -> None:
+        """Add to δc_t (T, P, H, B) what comes from later reads of what was stored."""
+        ...
+
+    def back(self, read: Any, d_values: np.ndarray) -> None:
+        """Go back from what was read, by δ of its ``values``."""
+        ...
+
+
+@dataclass(eq=False)
+class Weights:
+    """Weights of P agents: as ``weight_shapes`` has them, with an axis of agents in front."""
+
+    input_weight: np.ndarray
+    """(P, 5H, D)"""
+    bias: np.ndarray
+    """(P, 5H): the sum of the two biases, whose gradients are equal."""
+    hidden_weight: np.ndarray
+    """(P, 5H, H)"""
+    actor_weight: np.ndarray
+    """(P, A, H)"""
+    actor_bias: np.ndarray
+    """(P, A)"""
+    critic_weight: np.ndarray
+    """(P, 1, H)"""
+    critic_bias: np.ndarray
+    """(P, 1)"""
+    memory_weight: np.ndarray | None = None
+    """(P, 5H, H): of m_t as an input; None: m_t is reinstated."""
+
+    @classmethod
+    def of(cls, weights: Mapping[str, np.ndarray]) -> Weights:
+        """From arrays by the names of ``weight_shapes``, each with an axis of agents in front."""
+        rest = {name: a for name, a in weights.items() if name not in ("input_bias", "hidden_bias")}
+        return cls(bias=weights["input_bias"] + weights["hidden_bias"], **rest)
+
+
+@dataclass(eq=False)
+class Stretch:
+    """Steps that were run at once, what they read before and stored after."""
+
+    steps: slice
+    read: Any
+    stored: Any
+
+
+@dataclass(eq=False)
+class Trace:
+    """What happened in B rows of T steps of P agents."""
+
+    weights: Weights
+    x: np.ndarray
+    """(P, B, T, D)"""
+    states: States
+    logits: np.ndarray
+    """(T, P, A, B): the read-out W_π h_t + b_π."""
+    choice_policy: np.ndarray
+    """(T, P, A, B): π_t."""
+    values: np.ndarray
+    """(T, P, B): v_t."""
+    stretches: list[Stretch]
+
+    @staticmethod
+    def _by_row(array: np.ndarray) -> np.ndarray:
+        """(T, P, size, B) → (P, B, T, size)"""
+        return array.transpose(1, 3, 0, 2)
+
+    @property
+    def policy(self) -> np.ndarray:
+        """(P, B, T, A): π_t."""
+        return self._by_row(self.choice_policy)
+
+    @property
+    def value(self) -> np.ndarray:
+        """(P, B, T): v_t."""
+        return self.values.transpose(1, 2, 0)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """(P, B, T, H): h_t."""
+        return self._by_row(self.states.hiddens[1:])
+
+    @property
+    def cell(self) -> np.ndarray:
+        """(P, B, T, H): c_t."""
+        return self._by_row(self.states.cells[1:])
+
+    @property
+    def memory(self) -> np.ndarray:
+        """(P, B, T, H): m_t."""
+        return np.zeros(self.hidden.shape) if self.states.memory is None else self._by_row(self.states.memory)
+
+    @property
+    def gates(self) -> np.ndarray:
+        """(P, B, T, 5, H): f_t, i_t, o_t, r_t and the candidate."""
+        gates = self._by_row(self.states.gates)
+        return gates.reshape(*gates.shape[:-1], len(GATE_ORDER), -1)
+
+    def record(self, agent: int = 0, states: bool = True) -> dict[str, np.ndarray]:
+        """What a ``TrialRecord`` holds of an agent, (B, T, ...) each; with the states or without."""
+        found = {"policy": self.policy[agent], "value": self.value[agent]}
+        if states:
+            found |= {"hidden": self.hidden[agent], "cell": self.cell[agent], "memory": self.memory[agent]}
+            found["gates"] = self.gates[agent, :, :, :4]
+        return found
+
+
+def run(
+    weights: Weights,
+    source: Source,
+    memory: Memory | None,
+    h0: np.ndarray,
+    c0: np.ndarray,
+    *,
+    drive: Mapping[str, Any] | None = None,
+    choose: Callable[[np.ndarray], np.ndarray] = softmax,
+) -> Trace:
+    """Run B rows of P agents side by side.
+
+    Args:
+        weights: of the P agents.
+        source: of the inputs, a round of trials or an episode that has begun.
+        memory: the episodic memories; None: a plain LSTM.
+        h0, c0: (P, B, H), the states before the first step.
+        drive: what a person adds to the drive of gates, by the gate's name: numbers, or arrays that go with (P, H, B).
+        choose: read-outs (..., A) → probabilities of the choices, where the source answers to them.
+    """
+    reinstates = weights.memory_weight is None
+    states = States.begin(source.length, h0.swapaxes(-1, -2), c0.swapaxes(-1, -2), memory is not None, reinstates)
+    actions = weights.actor_weight.shape[1]
+    logits = np.empty((source.length, len(h0), actions, h0.shape[1]))
+    policy = np.empty(logits.shape)
+    stretches = []
+    for steps in source.stretches:
+        states.gates[steps] = source.drive(weights.input_weight, weights.bias, steps)
+        for gate, added in (drive or {}).items():
+            states.gate(GATE_ORDER.index(gate), steps)[...] += added
+        read = stored = None
+        if memory is not None:
+            assert states.memory is not None
+            read = memory.read(source, steps)
+            np.tanh(read.values, out=states.memory[steps])
+            if weights.memory_weight is not None:
+                states.gates[steps] += np.matmul(weights.memory_weight, states.memory[steps])
+        advance(states, steps, weights.hidden_weight)
+        after = slice(steps.start + 1, steps.stop + 1)
+        if memory is not None:
+            stored = memory.write(source, steps, states.cells[after])
+        stretches.append(Stretch(steps, read, stored))
+        if source.answers:
+            _read_out(weights, states.hiddens[after], logits[steps])
+            policy[steps] = choose(logits[steps].swapaxes(-1, -2)).swapaxes(-1, -2)
+            source.act(policy[steps.start, 0].T)
+    if not source.answers:
+        _read_out(weights, states.hiddens[1:], logits)
+        policy = softmax(logits, 2)
+    values = np.matmul(weights.critic_weight, states.hiddens[1:])[:, :, 0]
+    values += weights.critic_bias
+    return Trace(weights, source.x(slice(0, source.length)), states, logits, policy, values, stretches)
+
+
+def _read_out(weights: Weights, hiddens: np.ndarray, logits: np.ndarray) -> None:
+    """W_π h_t + b_π: (steps, P, H, B) → (steps, P, A, B)."""
+    np.matmul(weights.actor_weight, hiddens, out=logits)
+    logits += weights.actor_bias[..., None]
+
+
+# ---- backwards ---------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Gradients:
+    """As ``Weights``; None for that on which the loss does not depend."""
+
+    input_weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    hidden_weight: np.ndarray | None = None
+    actor_weight: np.ndarray | None = None
+    actor_bias: np.ndarray | None = None
+    critic_weight: np.ndarray | None = None
+    critic_bias: np.ndarray | None = None
+    memory_weight: np.ndarray | None = None
+    back: Backward | None = None
+    """Derivatives by the drives, the cell states, and the states before the first step."""
+
+
+def backward(
+    trace: Trace,
+    d_policy: np.ndarray | None = None,
+    d_value: np.ndarray | None = None,
+    d_hidden: np.ndarray | None = None,
+    d_cell: np.ndarray | None = None,
+    *,
+    memory: Memory | None = None,
+    unroll: int | None = None,
+) -> Gradients:
+    """Gradients of a loss by the weights.
+
+    Of several traces with a memory that follows, the last comes first: what it has read was stored by those before.
+
+    Args:
+        trace: what ``run`` gave.
+        d_policy, d_value, d_hidden, d_cell: the loss's derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...);
+            None for those on which it does not depend.
+        memory: of the run, if gradients are to flow through it.
+        unroll: steps of a stretch, from one of which nothing flows back into the one before; None: all steps.
+    """
+    found, weights, states = Gradients(), trace.weights, trace.states
+    through = memory is not None and memory.follows
+    if all(d is None for d in (d_policy, d_value, d_hidden, d_cell)) and not through:
+        return found
+    hidden = flat(states.hiddens[1:])
+    to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
+    if d_policy is not None:
+        policy, d_logits = trace.choice_policy, _features_first(d_policy)
+        d_logits *= policy
+        d_logits -= policy * d_logits.sum(2, keepdims=True)
+        to_hidden += np.matmul(weights.actor_weight.swapaxes(-1, -2), d_logits)
+        d_logits = flat(d_logits)
+        found.actor_weight, found.actor_bias = _outer(d_logits, hidden), d_logits.sum(-1)
+    if d_value is not None:
+        d_values = np.ascontiguousarray(d_value.transpose(2, 0, 1))[:, :, None]
+        to_hidden += d_values * weights.critic_weight.swapaxes(-1, -2)
+        d_values = flat(d_values)
+        found.critic_weight, found.critic_bias = _outer(d_values, hidden), d_values.sum(-1)
+    back = Backward(
+        states, weights.hidden_weight, to_hidden, None if d_cell is None else _features_first(d_cell), unroll
+    )
+    if through:
+        go_back_through(trace, back, memory)  # type: ignore[arg-type]
+    else:
+        back.stretch(slice(0, len(states.gates)))
+    d_drive = flat(back.d_drive)
+    x = trace.x.swapaxes(1, 2).reshape(len(d_drive), d_drive.shape[-1], -1)
+    found.back = back
+    found.input_weight, found.bias = np.matmul(d_drive, x), d_drive.sum(-1)
+    found.hidden_weight = _outer(d_drive, flat(states.hiddens[:-1]))
+    if weights.memory_weight is not None and states.memory is not None:
+        found.memory_weight = _outer(d_drive, flat(states.memory))
+    return found
+
+
+def go_back_through(trace: Trace, back: Backward, memory: Memory) -> None:
+    """Backpropagation through time and memory: stretch by stretch, from the last to the first."""
+    for stretch in reversed(trace.stretches):
+        memory.add_stored(stretch.stored, back.d_cells)
+        back.stretch(stretch.steps)
+        memory.back(stretch.read, by_read(trace, back, stretch.steps))
+
+
+def by_read(trace: Trace, back: Backward, steps: slice) -> np.ndarray:
+    """Derivatives by what was retrieved, before the tanh, of steps gone through: (steps, P, H, B)."""
+    m, weight = trace.states.memory[steps], trace.weights.memory_weight  # type: ignore[index]
+    if weight is None:
+        d_memory = back.by_reinstated(steps)
+    else:
+        d_memory = np.matmul(weight.swapaxes(-1, -2), back.d_drive[steps])
+    return (1.0 - m * m) * d_memory
+
+
+def by_inputs(trace: Trace, back: Backward) -> np.ndarray:
+    """Derivatives by x_t, without what comes through the key: (P, B, T, D)."""
+    d_x = np.matmul(trace.weights.input_weight.swapaxes(-1, -2), back.d_drive)
+    return d_x.transpose(1, 3, 0, 2)
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """(T, P, size, B) → (P, size, T · B), each agent's in one piece: products are faster."""
+    return array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1)
+
+
+def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.matmul(a, b.swapaxes(-1, -2))
+
+
+def _features_first(array: np.ndarray) -> np.ndarray:
+    """(P, B, T, size) → (T, P, size, B), a copy."""
+    return np.array(array.transpose(2, 0, 3, 1), order="C")

@@ -1,0 +1,283 @@
+"""What goes into a pass over trials or episodes: all that chance or the caller decides, settled beforehand.
+
+``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what is not forced;
+``plan_environments`` does so for several environments, ``plan_run`` for a person, ``plan_episodes`` for worlds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..tasks.environment import Worlds, is_whole
+from ..tasks.trials import Trials, concatenate
+from .choices import NO_CHOICE
+from .config import ModelConfig
+from .person import Person, with_lost_episodes
+from .source import Interaction
+
+INITIAL_STATE_SCALE = 0.1
+"""Standard deviation of h0 and c0 (dnd-lstm)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Trials with everything that chance or the caller decides settled beforehand."""
+
+    trials: Trials
+    actions: np.ndarray | None
+    """(n, T) int: forced actions, or None where the model chooses."""
+    luck: np.ndarray
+    """(n, T) in [0, 1): decides each choice through the inverse of the policy's distribution function."""
+    h0: np.ndarray
+    """(n, H)"""
+    c0: np.ndarray
+    """(n, H)"""
+    environments: int = 1
+    """Copies of the task that run in parallel, M: row k · M + e is trial k of environment e."""
+    interaction: Interaction | None = None
+    """Where the environment is in the loop: what it shows takes the place of the trials', which are blank."""
+    encoded: np.ndarray | None = None
+    """(n,) bool: whether the episode of each trial is encoded; None: all are."""
+
+    @property
+    def seen(self) -> Trials:
+        """The trials as a person sees them who has encoded only some of the episodes."""
+        return self.trials if self.encoded is None else with_lost_episodes(self.trials, self.encoded)
+
+    def rewards(self, rows: slice, action: np.ndarray) -> np.ndarray:
+        """Of the actions (B, T) of these trials: (B, T)."""
+        if self.interaction is not None:
+            return self.interaction.reward[rows]
+        return (action == self.trials.targets[rows]).astype(float)
+
+
+def plan_environments(
+    config: ModelConfig,
+    environments: Sequence[Trials],
+    actions: Sequence[np.ndarray] | None = None,
+    initial_states: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    seed: int | Sequence[int] | None = None,
+) -> Plan:
+    """One plan of several environments: trial k of each, then trial k + 1 of each; see ``plan_trials``.
+
+    Args:
+        config: the model's sizes.
+        environments: the trials of each environment, equally many.
+        actions, initial_states: as in ``plan_trials``, a list with an item for each environment.
+        seed: environment e draws from the seed (seed, e); ``seed`` may be several numbers itself.
+
+    Raises:
+        ValueError: the environments differ in their numbers of trials or steps, or as in ``plan_trials``.
+    """
+    count = len(environments)
+    if not count:
+        raise ValueError("trials: a list of environments needs at least one; got none.")
+    for trials in environments:
+        _check_trials(trials)
+    sizes = [trials.inputs.shape[:2] for trials in environments]
+    if len(set(sizes)) > 1:
+        other = next(e for e, size in enumerate(sizes) if size != sizes[0])
+        raise ValueError(
+            f"Environments must have equally many trials and steps: environment 0 has {sizes[0]}, environment "
+            f"{other} has {sizes[other]}. Cut them to the shortest."
+        )
+    for name, given in (("actions", actions), ("initial_states", initial_states)):
+        if given is not None and len(given) != count:
+            raise ValueError(
+                f"{name} must be a list with an item for each of {count} environments; got {len(given)}."
+            )
+    plans = [
+        plan_trials(
+            config,
+            trials,
+            None if actions is None else actions[e],
+            None if initial_states is None else initial_states[e],
+            None if seed is None else np.random.default_rng((*np.atleast_1d(seed).tolist(), e)),
+        )
+        for e, trials in enumerate(environments)
+    ]
+    order = np.arange(count * sizes[0][0]).reshape(count, -1).T.ravel()
+
+    def interleaved(name: str) -> np.ndarray:
+        return np.concatenate([getattr(plan, name) for plan in plans])[order]
+
+    return Plan(
+        trials=concatenate(list(environments))[order],
+        actions=None if actions is None else interleaved("actions"),
+        luck=interleaved("luck"),
+        h0=interleaved("h0"),
+        c0=interleaved("c0"),
+        environments=count,
+    )
+
+
+def plan_trials(
+    config: ModelConfig,
+    trials: Trials,
+    actions: np.ndarray | None = None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int | Sequence[int] | np.random.Generator | None = None,
+    *,
+    may_be_missing: bool = False,
+) -> Plan:
+    """Check the arguments of a pass over trials, and draw what they leave open.
+
+    Initial states and choices are drawn from the seed in one fixed order, whether forced or not: the same
+    seed gives the same stream to either model.
+
+    Args:
+        config: the model's sizes.
+        trials: the trials, in the order in which they are to be run.
+        actions: (n, T) forced choices, each 0 ... A-1.
+        initial_states: h0 (n, H) and c0 (n, H).
+        seed: for what is not forced; None draws afresh.
+        may_be_missing: whether forced choices may be -1, no choice; there is no learning from those.
+
+    Raises:
+        TypeError: trials are not ``Trials``.
+        ValueError: sizes do not agree, or a value is outside its range.
+    """
+    _check_trials(trials)
+    n, steps = trials.targets.shape
+    if trials.input_size != config.input_size:
+        raise ValueError(
+            f"The trials have {trials.input_size} input columns, the model takes {config.input_size}: make the "
+            f"model with input_size={trials.input_size}, or the trials with {config.input_size} columns."
+        )
+    if n and steps and trials.targets.max() >= config.n_actions:
+        raise ValueError(
+            f"The trials have targets up to {trials.targets.max()}, the model has {config.n_actions} actions "
+            f"(0 to {config.n_actions - 1}): make the model with more actions, or correct the targets."
+        )
+    if actions is not None:
+        actions = np.asarray(actions)
+        if actions.shape != (n, steps):
+            raise ValueError(f"actions must have the shape (n, T) = {(n, steps)}; got {actions.shape}.")
+        least = NO_CHOICE if may_be_missing else 0
+        if actions.size and not np.isin(actions, np.arange(least, config.n_actions)).all():
+            none = " (or -1: no choice)" if may_be_missing else ""
+            raise ValueError(
+                f"actions must be whole numbers from 0 to {config.n_actions - 1}{none}; "
+                f"got values from {actions.min()} to {actions.max()}."
+            )
+        actions = actions.astype(np.int64)
+
+    rng = np.random.default_rng(seed)
+    size = (n, config.hidden_size)
+    h0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
+    c0 = INITIAL_STATE_SCALE * rng.standard_normal(size)
+    luck = rng.random((n, steps))
+    if initial_states is not None:
+        h0, c0 = (np.array(state, dtype=float) for state in initial_states)
+        for name, state in (("h0", h0), ("c0", c0)):
+            if state.shape != size:
+                raise ValueError(f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}.")
+            if not np.isfinite(state).all():
+                raise ValueError(f"initial_states: {name} must be finite.")
+    return Plan(trials, actions, luck, h0, c0)
+
+
+def plan_run(
+    config: ModelConfig,
+    person: Person,
+    trials: Trials,
+    actions: np.ndarray | None = None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int | Sequence[int] | np.random.Generator | None = None,
+    encoded: np.ndarray | None = None,
+) -> Plan:
+    """``plan_trials`` of one block for a person: without learning, and with the episodes that are not encoded.
+
+    Which episodes are encoded is drawn last, one number a trial, and only if ``encoding_probability`` < 1: the
+    rest of the stream does not depend on the person.
+
+    Args:
+        config, trials, initial_states, seed: as in ``plan_trials``.
+        person: who makes the choices.
+        actions: (n, T) forced choices, each 0 ... A-1, or -1 where none was made.
+        encoded: (n,) bool: whether the episode of each trial is encoded; None: drawn.
+
+    Raises:
+        TypeError, ValueError: as in ``plan_trials``; or ``encoded`` is not (n,) bool; or see ``returning``.
+    """
+    rng = np.random.default_rng(seed)
+    plan = plan_trials(config, trials, actions, initial_states, rng, may_be_missing=True)
+    if encoded is None and person.encoding_probability < 1:
+        encoded = rng.random(len(trials)) < person.encoding_probability
+    if encoded is not None:
+        with_lost_episodes(trials, encoded)  # checks it
+    return replace(plan, encoded=encoded)
+
+
+def _check_trials(trials: object) -> None:
+    if not isinstance(trials, Trials):
+        raise TypeError(
+            f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
+            "Trials(inputs=..., targets=..., encode=...)."
+        )
+
+
+def plan_episodes(
+    config: ModelConfig,
+    worlds: Worlds,
+    episodes: int,
+    actions: np.ndarray | None = None,
+    seed: int | Sequence[int] | None = None,
+    epochs: int = 1,
+    forget: Callable[[], object] = lambda: None,
+) -> Plan:
+    """A plan of episodes in the loop.
+
+    Args:
+        config: the model's sizes.
+        worlds: M worlds of a task.
+        episodes: of each world, of the present epoch, and of each that follows.
+        actions: (epochs · episodes · M, T) forced choices, in the order of the rows.
+        seed: for initial states and choices; world e draws from the seed (seed, e).
+        epochs: the present one, and those that follow.
+        forget: clears the model's memory, where another epoch begins.
+
+    Raises:
+        ValueError: model and task do not fit each other, the epoch has not so many episodes left, or there is no
+            epoch.
+    """
+    task = worlds.task
+    for what, of_task, of_model in (
+        ("input columns", task.input_size, config.input_size),
+        ("actions", task.n_actions, config.n_actions),
+    ):
+        if of_task != of_model:
+            raise ValueError(
+                f"The worlds have {of_task} {what}, the model {of_model}: make the model with "
+                "ModelConfig(input_size=task.input_size, n_actions=task.n_actions, key=task.key_columns, ...)."
+            )
+    left = task.episodes - (0 if worlds.episode is None else worlds.episode + 1)
+    if not 1 <= episodes <= left:
+        raise ValueError(f"episodes must lie between 1 and the {left} that the epoch has left; got {episodes}.")
+    if not is_whole(epochs) or epochs < 1:
+        raise ValueError(f"epochs must be a whole number ≥ 1; got {epochs!r}.")
+    shape = (epochs * episodes, task.length)
+    blank = Trials(np.zeros((*shape, task.input_size)), np.zeros(shape, int), np.zeros(shape, bool))
+    forced = None
+    if actions is not None:
+        actions = np.asarray(actions)
+        expected = (epochs * episodes * worlds.n, task.length)
+        if actions.shape != expected:
+            rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
+            raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
+        forced = [actions[e :: worlds.n] for e in range(worlds.n)]
+    plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed)
+    return replace(plan, interaction=Interaction(worlds, plan.luck, plan.actions, episodes, forget))
+
+
+def check_one_world(worlds: Any, method: str) -> None:
+    """Raise ValueError if there are several worlds where only one can be run."""
+    if worlds.n != 1:
+        raise ValueError(
+            f"{method} runs one world at a time, as PsyNeuLink's run() does; got {worlds.n}. Make one, "
+            "task.worlds([rng]), or use simulate_episodes()."
+        )

@@ -1,0 +1,222 @@
+"""Where the inputs of a run come from: trials that are given, or worlds that answer to actions.
+
+Both are asked in the same way: the engine runs the ``stretches`` of steps in their order, asks for their inputs, and
+hands on what was chosen. Axes: P agents, B rows side by side, T steps.
+
+An *episode* is a trial of T steps in a world, at whose start the recurrent state is new. An *epoch* is what lies
+between two clearings of the memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from ..tasks.environment import Worlds
+from ..tasks.trials import Trials
+from .choices import draw
+
+
+class Source:
+    """What the engine asks for."""
+
+    length: int
+    """Steps, T."""
+    stretches: list[slice]
+    """Steps that are run at once, in their order."""
+    answers: bool
+    """Whether what is shown depends on what was chosen before."""
+
+    def x(self, steps: slice) -> np.ndarray:
+        """x_t of these steps: (P, B, steps, D)."""
+        raise NotImplementedError
+
+    def switch(self, steps: slice) -> np.ndarray | None:
+        """By what the retrieved value is multiplied: (P, B, steps); None: 1."""
+        raise NotImplementedError
+
+    def stores(self, steps: slice) -> np.ndarray | None:
+        """Which of these steps store: (P, B, steps) bool; None: none."""
+        raise NotImplementedError
+
+    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice) -> np.ndarray:
+        """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → (steps, P, 5H, B)."""
+        drive = np.matmul(input_weight, self.x(steps).transpose(2, 0, 3, 1))
+        drive += bias[..., None]
+        return drive
+
+    def act(self, policy: np.ndarray) -> None:
+        """Take the policies (B, A) of the step just run, where the source answers."""
+        raise NotImplementedError
+
+
+class GivenTrials(Source):
+    """B trials side by side, of each of P agents.
+
+    Args:
+        inputs: x_t, (P, B, T, D).
+        retrieve: (P, B, T), by what the retrieved value is multiplied: 1, or 0 where nothing is; None: 1 everywhere.
+        encode: (P, B, T) bool: the steps that store; None: none does.
+        stretches: steps that are run at once; None: all, but for what the trials themselves store and read.
+    """
+
+    answers = False
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        retrieve: np.ndarray | None = None,
+        encode: np.ndarray | None = None,
+        stretches: list[slice] | None = None,
+    ) -> None:
+        self.inputs, self.retrieve, self.encode = inputs, retrieve, encode
+        self.length = inputs.shape[2]
+        if stretches is None:
+            stretches = [slice(0, self.length)] if encode is None else stretches_between(encode, retrieve)
+        self.stretches = stretches
+
+    def x(self, steps: slice) -> np.ndarray:
+        """As of ``Source``, like all that follow."""
+        return self.inputs[:, :, steps]
+
+    def switch(self, steps: slice) -> np.ndarray | None:
+        """(P, B, steps)"""
+        return None if self.retrieve is None else self.retrieve[:, :, steps]
+
+    def stores(self, steps: slice) -> np.ndarray | None:
+        """(P, B, steps)"""
+        return None if self.encode is None else self.encode[:, :, steps]
+
+
+def stretches_between(encode: np.ndarray, retrieve: np.ndarray | None) -> list[slice]:
+    """Steps that can be run at once: cut after each encoding that a later retrieval could find.
+
+    Args:
+        encode, retrieve: (..., T), the steps at which any of the trials stores and reads; None: all read.
+    """
+    length = encode.shape[-1]
+    stores = encode.reshape(-1, length).any(0)
+    last_read = length - 1
+    if retrieve is not None:
+        reads = np.flatnonzero(np.any(retrieve.reshape(-1, length) != 0, axis=0))
+        last_read = int(reads[-1]) if len(reads) else -1
+    edges = [0, *(int(t) + 1 for t in np.flatnonzero(stores) if t < last_read), length]
+    return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+
+class Interaction(Source):
+    """Episodes of M worlds, one after the other, within an epoch or through several; the source of each.
+
+    At each step it gives what the worlds show, takes the policies, draws the actions by numbers that were drawn
+    beforehand, and lets the worlds move on. So the same seeds give all models, on each of their paths, the same draws,
+    and equal policies lead through equal episodes. It keeps what happened: row k · M + e is episode k of world e.
+
+    Args:
+        worlds: at the beginning of an epoch, or between two episodes of it.
+        luck: (n, T) in [0, 1), which decides each choice.
+        actions: (n, T) forced choices; None: they are drawn.
+        epoch: episodes after which another epoch begins.
+        forget: called when it does, to clear the model's memory.
+    """
+
+    answers = True
+
+    def __init__(
+        self,
+        worlds: Worlds,
+        luck: np.ndarray,
+        actions: np.ndarray | None,
+        epoch: int,
+        forget: Callable[[], object],
+    ) -> None:
+        self.worlds, self._luck, self._actions = worlds, luck, actions
+        self._epoch, self._forget = epoch, forget
+        n, self.length = luck.shape
+        self.stretches = [slice(t, t + 1) for t in range(self.length)]
+        self.inputs_seen = np.zeros((n, self.length, worlds.task.input_size))
+        self.encoded, self.retrieved = np.zeros((2, n, self.length), bool)
+        self.action, self.reward = np.zeros((n, self.length), np.int64), np.zeros((n, self.length))
+        self.context, self.exposure = np.zeros((2, n), np.int64)
+        self.facts: dict[str, np.ndarray] = {}
+        self.rows, self.step = slice(0, 0), 0
+
+    # ---- what a model asks for
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """x_t of the worlds, (M, D)."""
+        return self.worlds.inputs
+
+    @property
+    def retrieve(self) -> np.ndarray:
+        """(M,) bool: whether the memory is read at this step."""
+        return self.worlds.retrieve & self.worlds.reads
+
+    @property
+    def encode(self) -> np.ndarray:
+        """(M,) bool: whether (key, c_t) is stored at this step."""
+        return self.worlds.encode & self.worlds.stores
+
+    def begin(self, first: int) -> None:
+        """Begin the next episode of all worlds, where due that of another epoch: rows first ... first + M − 1."""
+        episode = first // self.worlds.n
+        if episode and episode % self._epoch == 0:
+            self.worlds.begin_epoch()
+            self._forget()
+        self.worlds.begin_episode()
+        self.rows, self.step = slice(first, first + self.worlds.n), 0
+        self.context[self.rows], self.exposure[self.rows] = self.worlds.context, self.worlds.exposure
+        self._see()
+
+    def act(self, policy: np.ndarray) -> None:
+        """Draw an action for each world from the policies (M, A), where none is forced, and take it."""
+        rows, t = self.rows, self.step
+        self.take(draw(policy, self._luck[rows, t]) if self._actions is None else self._actions[rows, t])
+
+    def take(self, action: np.ndarray) -> np.ndarray:
+        """Take the actions (M,), go on to the next step, and give the rewards (M,)."""
+        rows, t = self.rows, self.step
+        self.action[rows, t] = action
+        rewards = self.reward[rows, t] = self.worlds.act(action)
+        for name, values in self.worlds.facts().items():
+            if name not in self.facts:
+                self.facts[name] = np.zeros((len(self.action), self.length), np.asarray(values).dtype)
+            self.facts[name][rows, t] = values
+        self.step += 1
+        if self.step < self.length:
+            self._see()
+        return rewards
+
+    def _see(self) -> None:
+        rows, t = self.rows, self.step
+        self.inputs_seen[rows, t] = self.inputs
+        self.encoded[rows, t], self.retrieved[rows, t] = self.encode, self.retrieve
+
+    # ---- as the engine asks: what has been shown of the present episode, for one agent
+
+    def x(self, steps: slice) -> np.ndarray:
+        """x_t of these steps: (1, M, steps, D)."""
+        return self.inputs_seen[None, self.rows, steps]
+
+    def switch(self, steps: slice) -> np.ndarray | None:
+        """Whether the memory is read: (1, M, steps)."""
+        return self.retrieved[None, self.rows, steps]
+
+    def stores(self, steps: slice) -> np.ndarray | None:
+        """Whether (key, c_t) is stored: (1, M, steps)."""
+        return self.encoded[None, self.rows, steps]
+
+    # ---- what has happened
+
+    def trials(self) -> Trials:
+        """The episodes as trials, with what the agent saw; targets are the actions it took."""
+        return Trials(
+            self.inputs_seen,
+            self.action,
+            self.encoded,
+            self.retrieved,
+            context=self.context,
+            encounter=self.exposure,
+        )
