@@ -246,20 +246,18 @@ def backward(
     through = memory is not None and memory.follows
     if all(d is None for d in (d_policy, d_value, d_hidden, d_cell)) and not through:
         return found
-    hidden = flat(states.hiddens[1:])
+    hidden = states.hiddens[1:]
     to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
     if d_policy is not None:
         policy, d_logits = trace.choice_policy, _features_first(d_policy)
         d_logits *= policy
         d_logits -= policy * d_logits.sum(2, keepdims=True)
         to_hidden += np.matmul(weights.actor_weight.swapaxes(-1, -2), d_logits)
-        d_logits = flat(d_logits)
-        found.actor_weight, found.actor_bias = _outer(d_logits, hidden), d_logits.sum(-1)
+        found.actor_weight, found.actor_bias = _outer(d_logits, hidden), _summed(d_logits)
     if d_value is not None:
         d_values = np.ascontiguousarray(d_value.transpose(2, 0, 1))[:, :, None]
         to_hidden += d_values * weights.critic_weight.swapaxes(-1, -2)
-        d_values = flat(d_values)
-        found.critic_weight, found.critic_bias = _outer(d_values, hidden), d_values.sum(-1)
+        found.critic_weight, found.critic_bias = _outer(d_values, hidden), _summed(d_values)
     back = Backward(
         states, weights.hidden_weight, to_hidden, None if d_cell is None else _features_first(d_cell), unroll
     )
@@ -267,13 +265,11 @@ def backward(
         go_back_through(trace, back, memory)  # type: ignore[arg-type]
     else:
         back.stretch(slice(0, len(states.gates)))
-    d_drive = flat(back.d_drive)
-    x = trace.x.swapaxes(1, 2).reshape(len(d_drive), d_drive.shape[-1], -1)
     found.back = back
-    found.input_weight, found.bias = np.matmul(d_drive, x), d_drive.sum(-1)
-    found.hidden_weight = _outer(d_drive, flat(states.hiddens[:-1]))
+    found.input_weight, found.bias = _outer(back.d_drive, trace.x.transpose(2, 0, 3, 1)), _summed(back.d_drive)
+    found.hidden_weight = _outer(back.d_drive, states.hiddens[:-1])
     if weights.memory_weight is not None and states.memory is not None:
-        found.memory_weight = _outer(d_drive, flat(states.memory))
+        found.memory_weight = _outer(back.d_drive, states.memory)
     return found
 
 
@@ -301,13 +297,17 @@ def by_inputs(trace: Trace, back: Backward) -> np.ndarray:
     return d_x.transpose(1, 3, 0, 2)
 
 
-def flat(array: np.ndarray) -> np.ndarray:
-    """(T, P, size, B) → (P, size, T · B), each agent's in one piece: products are faster."""
-    return array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1)
-
-
 def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ over steps and rows of a bᵀ: (T, P, m, B), (T, P, n, B) → (P, m, n)."""
+    if a.shape[-1] == 1:  # as they lie in memory
+        return np.matmul(a[..., 0].transpose(1, 2, 0), b[..., 0].swapaxes(0, 1))
+    a, b = (array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1) for array in (a, b))
     return np.matmul(a, b.swapaxes(-1, -2))
+
+
+def _summed(array: np.ndarray) -> np.ndarray:
+    """Σ over steps and rows: (T, P, size, B) → (P, size)."""
+    return array.sum(0).sum(-1)
 
 
 def _features_first(array: np.ndarray) -> np.ndarray:

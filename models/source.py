@@ -43,7 +43,11 @@ class Source:
 
     def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice) -> np.ndarray:
         """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → (steps, P, 5H, B)."""
-        drive = np.matmul(input_weight, self.x(steps).transpose(2, 0, 3, 1))
+        x = self.x(steps)
+        if x.shape[1] == 1:  # one product an agent, in place of one a step
+            drive = np.matmul(x[:, 0], input_weight.swapaxes(-1, -2)).swapaxes(0, 1)[..., None]
+        else:
+            drive = np.matmul(input_weight, x.transpose(2, 0, 3, 1))
         drive += bias[..., None]
         return drive
 
