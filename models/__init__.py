@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from .checkpoint import CheckpointError, load_model, save_model
 from .config import ModelConfig
-from .records import EpisodeRecord, TrialRecord
 from .losses import LossSettings, TrialTensors
 from .person import Person
+from .records import EpisodeRecord, TrialRecord
 from .reference import ReferenceEpisodicLSTM
 from .training import train, train_episodes
 from .weights import GATE_ORDER, initial_weights, weight_shapes

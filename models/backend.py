@@ -44,7 +44,7 @@ from .adam import CAN_FUSE, Steps
 from .arguments import HONOURED, refusal
 from .logs import LearningLog, Loggables, ReadableLog
 from .memory import EpisodicMemory
-from .optimizers import check_same_optimizer, kind_in_torch, make_optimizer
+from .optimizers import IN_TORCH, check_optimizer, check_same_optimizer, kind_in_torch, make_optimizer
 from .python_mode import graph_of, quick_run
 
 PROBE_TOLERANCE = 1e-9
@@ -105,6 +105,9 @@ class Session:
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
         """Called before each step of the optimiser with {projection: gradient}, if ``wants_gradients``."""
+
+    def after_update(self) -> None:
+        """Called after each step of the optimiser."""
 
     wants_gradients = False
     width = 1
@@ -205,31 +208,67 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, dim=2)
 
 
-@dataclass
-class Course:
-    """The values of all nodes at all steps of a minibatch, as the general path computes them."""
+class Trace:
+    """What happened in a minibatch: the value of each node at all steps. Subclasses say where it is from.
 
-    steps: list[dict[Any, list[Tensor]]]
-    """At each step {node's wrapper: its value, item by item, each (B, 1, size)}."""
+    Args:
+        wrapper: PsyNeuLink's PyTorch form of the composition.
+    """
+
+    def __init__(self, wrapper: RecurrentWrapper) -> None:
+        self.wrapper = wrapper
+
+    def items(self, node: Any) -> list[Tensor]:
+        """A node's value at all steps, item by item: [(B, T, size), ...]."""
+        raise NotImplementedError
 
     @property
-    def trajectory(self) -> dict[Any, Tensor]:
+    def trajectory(self) -> Mapping[Any, Tensor]:
         """{mechanism: (B, T, size)}: the first item of each value."""
-        wrappers = self.steps[-1] if self.steps else {}
-        return {w.mechanism: torch.cat([values[w][0] for values in self.steps], dim=1) for w in wrappers}
+        return _Trajectory(self)
 
-    def items(self, mechanism: Any) -> list[Tensor]:
+    def last_values(self) -> dict[Any, list[Tensor]]:
+        """{node's wrapper: its value at the last step, item by item, each (B, 1, size)}."""
+        return {w: [item[:, -1:] for item in self.items(node)] for node, w in self.wrapper.nodes_map.items()}
+
+    def output(self, mechanism: Any, item: int) -> Tensor:
+        """An item of a node's value at the last step: (B, size)."""
+        return self.items(mechanism)[item][:, -1]
+
+
+class _Trajectory(Mapping):
+    """Values by mechanism, joined where they are asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace, self._found = trace, {}
+
+    def __getitem__(self, mechanism: Any) -> Tensor:
+        if mechanism not in self._found:
+            self._found[mechanism] = self._trace.items(mechanism)[0]
+        return self._found[mechanism]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._trace.wrapper.nodes_map)
+
+    def __len__(self) -> int:
+        return len(self._trace.wrapper.nodes_map)
+
+
+class NodeTrace(Trace):
+    """The values of all nodes, as the general path computes them step by step."""
+
+    def __init__(self, wrapper: RecurrentWrapper, steps: list[dict[Any, list[Tensor]]] | None = None) -> None:
+        super().__init__(wrapper)
+        self.steps: list[dict[Any, list[Tensor]]] = steps or []
+
+    def items(self, node: Any) -> list[Tensor]:
         """A node's value at all steps, item by item: [(B, T, size), ...]."""
-        (wrapper,) = (wrapper for wrapper in self.steps[-1] if wrapper.mechanism is mechanism)
+        wrapper = self.wrapper.nodes_map[node]
         return [torch.cat(items, dim=1) for items in zip(*(values[wrapper] for values in self.steps), strict=True)]
 
     def last_values(self) -> dict[Any, list[Tensor]]:
         """{node's wrapper: its value at the last step}."""
         return self.steps[-1] if self.steps else {}
-
-    def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
-        """An item of a node's value at the last step: (B, size)."""
-        return self.steps[-1][wrapper.nodes_map[mechanism]][item][:, 0]
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -247,7 +286,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         self.has_state = nesting().has_state(self.composition)
         self.optimizer_type = getattr(self.composition, "optimizer_type", None)
         self.all_output_values = None
-        self.course: Any = None
+        self.trace: Any = None
         self._output_sources = self._plan_outputs()
         cim = self.composition.output_CIM
         self._in_results = np.array([not cim._sender_is_probe(port) for port in cim.output_ports])
@@ -325,9 +364,9 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         before = composition._session.begin(which)
         course = composition._execute_sequences(self, which, by_node, before)
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
-        self.__dict__.update(_trials=which, _batch_size=len(which), course=course, trajectory=course.trajectory)
-        if composition._learning_log is not None:
-            composition._learning_log.enter(which, course, self, context)
+        self.__dict__.update(trials=which, _batch_size=len(which), trace=course)
+        if composition.learning_log is not None:
+            composition.learning_log.enter(which, course, self, context)
         outputs = self._outputs()
         if composition._reports:
             self.copy_node_variables_and_values_to_psyneulink({}, context)
@@ -335,9 +374,9 @@ class RecurrentWrapper(PytorchCompositionWrapper):
 
     def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
-        if self.course is None:
+        if self.trace is None:
             return
-        for wrapper, items in self.course.last_values().items():
+        for wrapper, items in self.trace.last_values().items():
             sizes = {item.shape[-1] for item in items}
             if len(sizes) == 1:
                 wrapper.output = torch.stack(items, dim=2)
@@ -352,7 +391,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
 
     def _outputs(self) -> np.ndarray:
         """Values of the output ports at the last step, for ``results``: (B, ports, ...)."""
-        items = [self.course.output(self, mechanism, item).detach() for mechanism, item in self._output_sources]
+        items = [self.trace.output(mechanism, item).detach() for mechanism, item in self._output_sources]
         if self.composition._session is not None and self.composition._session.width > 1:
             items = [item[:1] for item in items]
         if len({item.shape[-1] for item in items}) == 1:
@@ -486,7 +525,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         self._steps: Steps | None = None
         self._all_inputs: AllInputs | None = None
         self._reports = False
-        self._learning_log: LearningLog | None = None
+        self.learning_log: LearningLog | None = None
         self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
@@ -662,11 +701,11 @@ class RecurrentComposition(pnl.AutodiffComposition):
 
     def _execute_sequences(
         self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
-    ) -> Any:
+    ) -> Trace:
         """Execute these of the sequences: inputs {mechanism: (B, T, size)}, values before the first step →
-        a ``Course``."""
+        a ``Trace``."""
         if not wrapper.nested:
-            return Course(list(wrapper.steps(inputs, before, self._unroll_steps)))
+            return NodeTrace(wrapper, list(wrapper.steps(inputs, before, self._unroll_steps)))
         if self._unroll_steps is not None:
             raise NotTrainable(f"'{self.name}' holds other compositions: unroll_steps must be None.")
         return nesting().execute_around(wrapper, inputs, before)
@@ -679,11 +718,11 @@ class RecurrentComposition(pnl.AutodiffComposition):
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
         """How it is executed where it is nested: a function of (inputs, before) as in ``_execute_sequences``,
         whose course has ``items``, and passes gradients on to the inputs."""
-        return lambda inputs, before: Course(list(wrapper.steps(inputs, before)))
+        return lambda inputs, before: NodeTrace(wrapper, list(wrapper.steps(inputs, before)))
 
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch."""
-        return self._session.loss(pytorch_rep._trials, pytorch_rep.trajectory).reshape(1)
+        return self._session.loss(pytorch_rep.trials, pytorch_rep.trace.trajectory).reshape(1)
 
     def autodiff_backward(self, minibatch_loss: Tensor, context: Any) -> None:
         """One step of the optimiser; gradients are shown to the session beforehand."""
@@ -695,6 +734,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
         if self._session.wants_gradients:
             self._session.before_update(wrapper.gradients())
         self._steps.step()
+        self._session.after_update()
 
     def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
         """Give the parameters their gradients."""
@@ -779,7 +819,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             # Also after an interruption: PsyNeuLink gets what has been learned so far.
             self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
             results._set(_joined_results(earlier, results._get(context)), context)
-            self._session = self._all_inputs = self._learning_log = self._searched = None
+            self._session = self._all_inputs = self.learning_log = self._searched = None
             self._reports = False
 
     def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:
@@ -802,7 +842,7 @@ class RecurrentComposition(pnl.AutodiffComposition):
             self._loggables = Loggables(mechanisms(self), list(wrapper.projections_map))
         if switch_on:
             self._loggables.switch_on()
-        self._learning_log = self._loggables.wanted(self.name)
+        self.learning_log = self._loggables.wanted(self.name)
 
     def _prepare(self, context: Context) -> None:
         """See that the PyTorch form is there and is that of the graph as it stands now."""
@@ -842,6 +882,45 @@ class RecurrentComposition(pnl.AutodiffComposition):
                 ) from error
         # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
         self._signatures[context.execution_id] = graph_signature(self, context)
+
+    def pytorch_form(self, context: Any) -> Any:
+        """PsyNeuLink's PyTorch form in an execution context; None if there is none."""
+        return self.parameters.pytorch_representation._get(context, fallback_value=None)
+
+    def torch_states(self, context: Context) -> dict[Any, dict[str, Tensor]]:
+        """The optimiser's state in an execution context, by projection."""
+        wrapper = self.pytorch_form(context)
+        return dict(self._state_to_adopt) | (wrapper.torch_state() if wrapper is not None else {})
+
+    def put_torch_states(self, states: dict, kind: str | None, context: Context) -> None:
+        """Take an optimiser's state, by projection, and which optimiser's it is; None: begin anew, with any."""
+        wrapper = self.pytorch_form(context)
+        if wrapper is not None:
+            wrapper.optimizer.state.clear()
+        self._state_to_adopt = {}
+        if kind is not None and self.optimizer_type in IN_TORCH:
+            self.optimizer_type = kind
+            self._check_optimizer(context)  # of another kind, the PyTorch form is made anew
+        self._state_to_adopt = states
+        wrapper = self.pytorch_form(context)
+        if wrapper is not None:
+            wrapper.set_torch_state(states)
+
+    def _choose_optimizer(self, optimizer: Any, context: Any) -> None:
+        if optimizer is None:
+            return
+        check_optimizer(optimizer)
+        if self.optimizer_type not in IN_TORCH:
+            raise ValueError(
+                f"'{self.name}' was made with optimizer_type={self.optimizer_type!r}, and cannot be trained with "
+                f"optimizer={optimizer!r}: call learn() without optimizer, or make it with optimizer_type='adam'."
+            )
+        before, self.optimizer_type = self.optimizer_type, optimizer
+        try:
+            self._check_optimizer(context)
+        except ValueError:
+            self.optimizer_type = before
+            raise
 
     def _keep_optimizer_state(self, context: Context) -> None:
         """Let the next PyTorch form go on from the optimiser's state of the present one."""
@@ -1122,3 +1201,33 @@ def start_from(composition: Composition, values: Mapping[Any, np.ndarray], conte
     for sender in composition.get_nodes_by_role(pnl.NodeRole.FEEDBACK_SENDER):
         default = np.zeros_like(np.asarray(sender.defaults.value, dtype=float))
         sender.initialize(np.asarray(values.get(sender, default)).reshape(default.shape), context)
+
+
+def get_parameter(mechanism: Any, name: str, execution_id: Any) -> Any:
+    parameter = getattr(mechanism.function.parameters, name)
+    if not parameter.stateful or execution_id not in parameter.values:
+        execution_id = None
+    return parameter._get(Context(execution_id=execution_id))
+
+
+def is_stateful(mechanism: Any, name: str) -> bool:
+    return getattr(mechanism.function.parameters, name).stateful
+
+
+def set_parameter(mechanism: Any, name: str, value: Any, execution_id: Any) -> None:
+    """Set a Parameter of a mechanism's function in an execution context."""
+    getattr(mechanism.function.parameters, name)._set(value, Context(execution_id=execution_id))
+    if execution_id in mechanism.parameters.value.values:  # else run() has not been there
+        mechanism._update_parameter_ports(context=Context(execution_id=execution_id))
+
+
+def inner_projections(composition: Any) -> list[Any]:
+    return composition._inner_projections
+
+
+def value_in_context(node: Any, context: Any) -> np.ndarray:
+    return node.parameters.value._get(context)[0].copy()
+
+
+def warn_user(warning: Warning) -> None:
+    warnings.warn(warning, stacklevel=5)

@@ -38,6 +38,8 @@ class Bank:
         """(G, rows, size) each; rows beyond a ring's entries are zeros or entries that were dropped."""
         self.n_stored = np.zeros(rings, np.int64)
         """(G,): entries stored ever since the ring was cleared."""
+        self.changes = 0
+        """How often entries have changed: what was found before holds as long as this is the same."""
 
     def __len__(self) -> int:
         """Rings, G."""
@@ -67,10 +69,12 @@ class Bank:
         for mine, given in zip(self.fields, fields, strict=True):
             mine[ring, :n] = given
         self.n_stored[ring] = n
+        self.changes += 1
 
     def clear(self, rings: int | slice = slice(None)) -> None:
         """Drop all entries of these rings."""
         self.n_stored[rings] = 0
+        self.changes += 1
 
     def open(self, rings: int) -> None:
         """See that there are at least so many rings."""
@@ -127,6 +131,7 @@ class Bank:
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
         self.n_stored[rings] += new if kept.all() else new[kept]
+        self.changes += 1
         return rows, kept
 
     def _newest_equal(
@@ -211,6 +216,7 @@ class RingMemory:
             if there are several.
         follows: whether gradients are to flow from what is read to what this run has stored.
         shows_keys: whether what is read has the keys found, too.
+        keeps_values: whether derivatives by the keys will be asked for.
     """
 
     def __init__(
@@ -225,11 +231,13 @@ class RingMemory:
         shared: bool = False,
         follows: bool = False,
         shows_keys: bool = False,
+        keeps_values: bool = False,
     ) -> None:
         self.bank, self.retrieval, self.follows = bank, retrieval, follows
         self._columns, self._agents, self._key_scale = columns, agents, key_scale
         self._repeated, self._shared, self._shows_keys = repeated, shared, shows_keys
-        self._asked: tuple[np.ndarray, Read] | None = None  # keys answered last, while nothing is stored
+        self._keeps_values = keeps_values
+        self._asked: tuple[int, np.ndarray, Read] | None = None  # keys answered last, and when
         self._events = np.full((len(bank), 0), -1)
         self.slopes = np.zeros((0, bank.fields[1].shape[2]))
         """(storings, H): the loss's derivatives by what the run has stored, as far as they have been gone through."""
@@ -241,6 +249,9 @@ class RingMemory:
 
     def _rings(self, rows: int) -> np.ndarray | slice:
         """The rings of so many rows, (P · B,)."""
+        if self._agents == 1:
+            self.bank.open(rows)
+            return slice(0, rows)
         environments = len(self.bank) // self._agents
         if rows == environments:
             return slice(None)
@@ -252,8 +263,9 @@ class RingMemory:
         agents, rows, length, _ = keys.shape
         if source.answers and not switch.any() and not (self._shows_keys and steps.stop == source.length):  # type: ignore[union-attr]
             return Read(np.zeros((length, agents, self.slopes.shape[1], rows)))
-        if self._asked is not None and np.array_equal(self._asked[0], keys):
-            before = self._asked[1]  # such as a barcode that stays the same for an episode
+        asked = self._asked
+        if asked is not None and asked[0] == self.bank.changes and np.array_equal(asked[1], keys):
+            before = asked[2]  # such as a barcode that stays the same for an episode
             return replace(before, values=_switched(before.found, switch, length), switch=switch)
         rings = self._rings(1 if self._shared else rows)
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
@@ -273,11 +285,12 @@ class RingMemory:
             match,
             keys=shaped(0) if self._shows_keys else None,
         )
+        if self.follows or self._keeps_values:
+            read.field = self.bank.fields[1][rings, : match.view.n].copy()
         if self.follows:
             self._follow()
             read.events = self._events[rings, : match.view.n].copy()
-            read.field = self.bank.fields[1][rings, : match.view.n].copy()
-        self._asked = (keys, read)
+        self._asked = (self.bank.changes, keys, read)
         return read
 
     def write(self, source: Source, steps: slice, cells: np.ndarray) -> list[Stored]:
@@ -285,7 +298,7 @@ class RingMemory:
         stores = source.stores(steps)
         if stores is None or not stores.any():
             return []
-        self._asked, keys, stored = None, self.keys(source, steps), []
+        keys, stored = self.keys(source, steps), []
         environments = len(self.bank) // self._agents
         for t in np.flatnonzero(stores.any((0, 1))).tolist():
             agents, rows = np.nonzero(stores[..., t])
@@ -326,6 +339,28 @@ class RingMemory:
         d_field = read.match.by_field(d_found.reshape(len(read.events), length, -1), length)
         stored = read.events >= 0
         np.add.at(self.slopes, read.events[stored], d_field[stored])
+
+    def by_inputs(
+        self, reads: Sequence[tuple[slice, Read]], d_read: np.ndarray, wants_keys: bool
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Derivatives by the keys (P, B, T, K), if wanted and there are any, and by the switch (P, B, T).
+
+        Args:
+            reads: steps, and what they have read.
+            d_read: by what was retrieved, (T, P, H, B).
+            wants_keys: whether those by the keys are needed.
+        """
+        d_keys, d_switches = [], []
+        for steps, read in reads:
+            d = d_read[steps].transpose(1, 3, 0, 2)
+            d_switches.append((d * read.found).sum(-1))
+            if wants_keys and read.match is not None and read.match.weights is not None:
+                agents, rows, length, size = d.shape
+                d_found = d if read.switch is None else d * read.switch[..., None]
+                d_key = read.match.by_queries(self.retrieval, read.field, d_found.reshape(-1, length, size))
+                d_key = d_key.reshape(agents, rows, length, -1)
+                d_keys.append(d_key if self._key_scale is None else d_key * self._key_scale)
+        return np.concatenate(d_keys, axis=2) if d_keys else None, np.concatenate(d_switches, axis=2)
 
 
 def _switched(found: np.ndarray, switch: np.ndarray | None, length: int) -> np.ndarray:

@@ -119,6 +119,7 @@ class Backward:
         hidden_weight: W_h (P, 5H, H).
         d_hidden: the loss's own derivatives by h_t, (T, P, H, B).
         d_cell: by c_t, (T, P, H, B), or None: 0; while stretches go on, what comes through the memory is added.
+        d_gates: by the gates and the candidate, (T, P, 5H, B), or None: 0.
         unroll: steps of a stretch, from one of which nothing flows back into the one before; None: all steps.
     """
 
@@ -128,6 +129,7 @@ class Backward:
         hidden_weight: np.ndarray,
         d_hidden: np.ndarray,
         d_cell: np.ndarray | None = None,
+        d_gates: np.ndarray | None = None,
         unroll: int | None = None,
     ) -> None:
         self.states, self._unroll = states, unroll
@@ -135,12 +137,15 @@ class Backward:
         self._d_hidden = d_hidden
         self.d_cells = np.zeros_like(states.squashed) if d_cell is None else np.array(d_cell)
         """(T, P, H, B): δc_t, through all later steps, once these have been gone through."""
-        f, i, o, r, candidate = (states.gate(k) for k in range(GATES))
+        f, i, o, _, candidate = (states.gate(k) for k in range(GATES))
         size = states.size
         by_gate = (len(f), f.shape[1], GATES, size, f.shape[3])
         factors = states.gates * states.gates
         np.subtract(states.gates, factors, out=factors)  # slopes of the sigmoids
         self._factors = factors = factors.reshape(by_gate)
+        self._own = None if d_gates is None else d_gates.reshape(by_gate) * factors
+        if self._own is not None:
+            self._own[:, :, 4] = d_gates.reshape(by_gate)[:, :, 4] * (1.0 - candidate * candidate)  # type: ignore[union-attr]
         factors[:, :, 0] *= states.cells[:-1]
         factors[:, :, 1] *= candidate
         factors[:, :, 2] *= states.squashed
@@ -169,6 +174,8 @@ class Backward:
             dc += np.multiply(dh, self._through[t], out=part)
             np.multiply(self._factors[t], dc[:, None], out=by_gate[t])
             np.multiply(self._factors[t][:, 2], dh, out=by_gate[t][:, 2])
+            if self._own is not None:
+                by_gate[t] += self._own[t]
 
     def by_initial_states(self) -> tuple[np.ndarray, np.ndarray]:
         """δh_0 and δc_0, (P, H, B), once all steps have been gone through."""

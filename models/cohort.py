@@ -340,7 +340,7 @@ class _Chunk:
     def __init__(self, config: ModelConfig, weights: list[dict[str, np.ndarray]]) -> None:
         self.config, self.agents, self.environments = config, len(weights), 1
         self.parameters = {
-            name: torch.from_numpy(np.stack([w[name] for w in weights])).requires_grad_()
+            name: torch.from_numpy(np.ascontiguousarray([w[name] for w in weights])).requires_grad_()
             for name in weight_shapes(config)
         }
         self.arrays = {name: parameter.detach().numpy() for name, parameter in self.parameters.items()}

@@ -1,19 +1,8 @@
-"""The episodic-memory LSTM as a PsyNeuLink composition: the graph is the model.
+"""The episodic-memory LSTM as a PsyNeuLink composition: what a user calls.
 
-Ritter et al. (2018), with the equations of ``reference.py``. Each symbol is a node that ``show_graph()`` shows:
-
-    input (x_t) and its bias, hidden bias        → forget, input, output and reinstatement gate, candidate
-    input → key of the episodic memory           → memory (m_t), zero where ``retrieve`` is 0
-    kept (f ∘ c), new (i ∘ ĉ), reinstated (r ∘ m) → cell (c_t) → tanh of cell → hidden (h_t)
-    hidden, read-out bias                        → actor (π_t), critic (v_t)
-    key, cell, ``encode``                        → encoding, which stores the entry
-
-With ``reinstatement="input"`` the memory m_t projects to the gates and the candidate, as the input does; there is
-no reinstatement gate and nothing ``reinstated``.
-
-Hidden and cell project back to the gates and to ``kept`` (feedback projections: values of the step before).
-A PsyNeuLink trial is a step here; a trial of the task is a sequence of them. What is particular to a person has
-its places in the same graph (see ``person_in_graph``).
+The graph is the model, and is made in ``graph.py``. It is executed by PsyNeuLink's Python mode (``run_trials``,
+``run_episodes``, or any ``run()``), and in PyTorch mode (``learn``, ``simulate``, ``simulate_episodes``) by the engine as
+long as it is as made (``fast_path.py``), else node by node (``backend``).
 
 It shares no computation with the reference: each checks the other.
 """
@@ -24,65 +13,48 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psyneulink as pnl
 import torch
 from torch import Tensor
 
+from ..tasks.environment import Worlds
 from ..tasks.trials import Trials, concatenate
+from .as_made import AsMade
 from .backend import (
-    Course,
+    NodeTrace,
     NotTrainable,
     RecurrentComposition,
     RecurrentWrapper,
-    Session,
+    Trace,
     as_context,
-    get_matrix,
-    set_matrix,
+    memories,
     start_from,
+    value_in_context,
+    warn_user,
 )
+from .choices import NO_CHOICE, draw, last_choices, probabilities_of_block
 from .config import ModelConfig
-from .interaction import EpisodeRecord, Interaction, check_one_world, plan_episodes
-from .losses import Loss, LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
-from .memory import EncodingMechanism, EpisodicMemory
-from .nested_agent import NestedAgent
-from .optimizers import IN_TORCH, OptimizerName, check_optimizer, kind_in_torch, optimizer_of
-from .parameters import fixed_setting, memory_setting, person_parameter, setting_of_person
+from .fast_path import AgentTrace, FastPath
+from .graph import AgentGraph
+from .losses import Loss, LossSettings
+from .optimizer_state import state_of_projections, state_of_weights
+from .optimizers import OptimizerName, optimizer_of
+from .parameters import parameters_of_agent
 from .person import Person
-from .person_in_graph import PersonInGraph, choice_probabilities
-from .records import (
-    NO_CHOICE,
-    Record,
-    TrialPlan,
-    TrialRecord,
-    choose,
-    last_choices,
-    no_states,
-    plan_run,
-    plan_trials,
-)
-from .standard import StandardGraph
-from .views import as_format, dash_feedback, drop_phantom, plain_label
-from .weights import GATE_ORDER, check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
-
-if TYPE_CHECKING:
-    from ..tasks.environment import Worlds
+from .person_in_graph import PersonInGraph
+from .plans import Plan, check_one_world, plan_episodes, plan_run, plan_trials
+from .records import EpisodeRecord, Record, TrialRecord, build_record
+from .session import TrialSession, values_of_nodes
+from .source import Interaction
+from .views import draw_graph
+from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 SIDE_BY_SIDE = 256
 """Most trials that ``simulate`` runs side by side."""
-
-GATE_NAMES = {
-    "forget": "forget gate",
-    "input": "input gate",
-    "output": "output gate",
-    "reinstatement": "reinstatement gate",
-    "candidate": "candidate",
-}
-"""Names of the nodes, by the block of rows that holds their weights."""
 
 
 class GeneralPathWarning(UserWarning):
@@ -91,7 +63,7 @@ class GeneralPathWarning(UserWarning):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
             f"The graph of '{name}' is not as its constructor made it, or not as it was ({reason}): learn() "
-            "executes it node by node in PyTorch, exactly but some ten times slower than the standard graph."
+            "executes it node by node in PyTorch, exactly but some twenty times slower than the standard graph."
         )
 
 
@@ -129,25 +101,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     class Parameters(RecurrentComposition.Parameters):
         """The settings of ``ModelConfig`` and those of ``Person``, by their names there."""
 
-        input_size = fixed_setting("input_size")
-        hidden_size = fixed_setting("hidden_size")
-        n_actions = fixed_setting("n_actions")
-        key = fixed_setting("key")
-        memory_capacity = memory_setting("memory_capacity", aliases=["capacity"])
-        kernel = memory_setting("kernel")
-        retrieval = memory_setting("retrieval")
-        sharpness = memory_setting("sharpness")
-        ties = memory_setting("ties")
-        repeated_key = memory_setting("repeated_key")
-        reinstatement = fixed_setting("reinstatement")
-        person = person_parameter()
-        inverse_temperature = setting_of_person("inverse_temperature")
-        lapse = setting_of_person("lapse")
-        perseveration = setting_of_person("perseveration")
-        gate_bias = setting_of_person("gate_bias")
-        forgetting = setting_of_person("forgetting")
-        encoding_probability = setting_of_person("encoding_probability")
-        context_weight = setting_of_person("context_weight")
+        locals().update(parameters_of_agent())
 
     def __init__(
         self,
@@ -158,164 +112,26 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> None:
         self.config = config
         self.record: TrialRecord | None = None
-        """What happened in the last call to ``learn()``."""
+        """What happened in the last call to ``learn()``, also where it was interrupted."""
         self.fast_path = True
         """Whether ``learn()`` may take the fast path where the graph is the standard one. False: PsyNeuLink's own
         execution, node by node, in any case (to compare the two)."""
         self.detour: str | None = None
         """Why the last call to ``learn()`` took the general path; None if it took the fast one."""
         self._noted: str | None = None
+        self._fast: FastPath | None = None
         super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
-        self._has_memory = config.memory_capacity > 0
-        self._make_nodes()
-        self._add_nodes()
-        self._make_projections()
-        self._absent_weights = {
-            weight: np.zeros(weight_shapes(config)[weight]) for weight in weight_shapes(config)
-        }
+        self.parts = AgentGraph(self, config)
+        """The graph as made: its nodes, projections and learned matrices."""
+        for node_name, node in self.parts.nodes.items():
+            setattr(self, node_name, node)
+        self.person_in_graph = PersonInGraph(self.parts)
+        """Where a person stands in the graph, and who does in each execution context."""
+        self.as_made = AsMade(self.parts, self.person_in_graph)
+        """Whether the graph is still as made."""
         self.set_weights(initial_weights(config, seed))
-        self._in_graph = PersonInGraph(self)
-        self._standard = StandardGraph(self)
 
-    # ---- the graph -------------------------------------------------------------------------------------
-
-    def _make_nodes(self) -> None:
-        config = self.config
-        inputs, hidden, actions = config.input_size, config.hidden_size, config.n_actions
-        self.input_node = _node("input", [inputs])
-        self.input_bias, self.hidden_bias, self.readout_bias = (
-            pnl.ProcessingMechanism(
-                name=name,
-                input_ports=[pnl.InputPort(name="1", variable=[1.0], default_input=pnl.DEFAULT_VARIABLE)],
-            )
-            for name in ("input bias", "hidden bias", "read-out bias")
-        )
-        blocks = [block for block in GATE_ORDER if config.has_reinstatement_gate or block != "reinstatement"]
-        self.gates = {
-            block: _node(GATE_NAMES[block], [hidden], pnl.Tanh() if block == "candidate" else pnl.Logistic())
-            for block in blocks
-        }
-        self.kept = _node("kept f∘c", [hidden, hidden], _product())
-        self.new = _node("new i∘ĉ", [hidden, hidden], _product())
-        self.cell = _node("cell c", [hidden])
-        self.cell_output = _node("tanh(c)", [hidden], pnl.Tanh())
-        self.hidden = _node("hidden h", [hidden, hidden], _product())
-        self.actor = _node("actor π", [actions], pnl.SoftMax(output=pnl.ALL))
-        self.critic = _node("critic v", [1])
-        if self._has_memory:
-            self._make_memory_nodes()
-
-    def _make_memory_nodes(self) -> None:
-        config = self.config
-        hidden = config.hidden_size
-        form = [np.zeros(config.key_size), np.zeros(hidden)]
-        self.retrieve_node = pnl.ProcessingMechanism(name="retrieve", default_variable=[np.ones(1)])
-        self.encode_node = _node("encode", [1])
-        self.episodic_memory = pnl.EpisodicMemoryMechanism(
-            name="episodic memory",
-            input_ports=[
-                pnl.InputPort(name="key", variable=form[0]),
-                pnl.InputPort(name="value", variable=form[1], default_input=pnl.DEFAULT_VARIABLE),
-            ],
-            default_variable=form,
-            function=EpisodicMemory(
-                default_variable=form,
-                kernel=config.kernel,
-                retrieval=config.retrieval,
-                sharpness=config.sharpness,
-                equidistant_entries_select=config.ties,
-                duplicate_entries_allowed=True if config.repeated_key == "append" else "overwrite",
-                max_entries=config.memory_capacity,
-                storage_prob=0.0,
-            ),
-        )
-        # Two projections, the retrieved value and the switch, multiplied in the port: m = tanh(retrieve · value).
-        self.memory_node = pnl.ProcessingMechanism(
-            name="memory m",
-            input_ports=[pnl.InputPort(name="retrieved", variable=form[1], combine=pnl.PRODUCT)],
-            function=pnl.Tanh(),
-        )
-        if config.has_reinstatement_gate:
-            self.reinstated = _node("reinstated r∘m", [hidden, hidden], _product())
-        self.encoding = EncodingMechanism(memory=self.episodic_memory, name="encoding")
-
-    def _add_nodes(self) -> None:
-        self.add_node(self.input_node)
-        for bias in (self.input_bias, self.hidden_bias, self.readout_bias):
-            self.add_node(bias, required_roles=[pnl.NodeRole.BIAS])
-        nodes = [*self.gates.values(), self.kept, self.new, self.cell, self.cell_output, self.hidden]
-        if self._has_memory:
-            nodes += [self.retrieve_node, self.encode_node, self.episodic_memory, self.memory_node]
-            nodes += [self.reinstated] if self.config.has_reinstatement_gate else []
-            nodes += [self.encoding]
-        for node in nodes:
-            self.add_node(node)
-        for node in (self.actor, self.critic):
-            self.add_node(node, required_roles=[pnl.NodeRole.OUTPUT])
-        if self._has_memory:
-            self.exclude_node_roles(self.encoding, pnl.NodeRole.OUTPUT)
-
-    def _make_projections(self) -> None:
-        """Learned projections are kept by (weight, block), fixed ones only in the graph."""
-        config = self.config
-        hidden = np.eye(config.hidden_size)
-        self._learned: dict[tuple[str, str], pnl.MappingProjection] = {}
-        self._to_keys: list[pnl.MappingProjection] = []
-        for block, gate in self.gates.items():
-            self._learn("input_weight", block, self.input_node, gate)
-            self._learn("input_bias", block, self.input_bias, gate)
-            self._learn("hidden_weight", block, self.hidden, gate, feedback=True)
-            self._learn("hidden_bias", block, self.hidden_bias, gate)
-            if config.reinstatement == "input":
-                self._learn("memory_weight", block, self.memory_node, gate)
-        for name, node in (("actor", self.actor), ("critic", self.critic)):
-            self._learn(f"{name}_weight", name, self.hidden, node)
-            self._learn(f"{name}_bias", name, self.readout_bias, node)
-
-        self._fix(self.gates["forget"], self.kept.input_ports[0], hidden)
-        self._fix(self.cell, self.kept.input_ports[1], hidden, feedback=True)
-        self._fix(self.gates["input"], self.new.input_ports[0], hidden)
-        self._fix(self.gates["candidate"], self.new.input_ports[1], hidden)
-        self._fix(self.kept, self.cell, hidden)
-        self._fix(self.new, self.cell, hidden)
-        self._fix(self.cell, self.cell_output, hidden)
-        self._fix(self.gates["output"], self.hidden.input_ports[0], hidden)
-        self._fix(self.cell_output, self.hidden.input_ports[1], hidden)
-        if self._has_memory:
-            key = np.eye(config.input_size)[:, config.key_columns]
-            switch = np.ones((1, config.hidden_size))
-            self._to_keys.append(self._fix(self.input_node, self.episodic_memory.input_ports["key"], key))
-            self._fix(self.episodic_memory.output_ports[1], self.memory_node, hidden)
-            self._fix(self.retrieve_node, self.memory_node, switch)
-            if config.has_reinstatement_gate:
-                self._fix(self.gates["reinstatement"], self.reinstated.input_ports[0], hidden)
-                self._fix(self.memory_node, self.reinstated.input_ports[1], hidden)
-                self._fix(self.reinstated, self.cell, hidden)
-            self._to_keys.append(self._fix(self.input_node, self.encoding.input_ports["key"], key))
-            self._fix(self.cell, self.encoding.input_ports["value"], hidden)
-            self._fix(self.encode_node, self.encoding.input_ports["encode"], np.eye(1))
-
-    def _learn(self, weight: str, block: str, sender: Any, receiver: Any, **kwargs: Any) -> None:
-        matrix = np.zeros((_size(sender), _size(receiver)))
-        self._learned[weight, block] = self._project(sender, receiver, matrix, True, **kwargs)
-
-    def _fix(self, sender: Any, receiver: Any, matrix: np.ndarray, **kwargs: Any) -> pnl.MappingProjection:
-        return self._project(sender, receiver, matrix, False, **kwargs)
-
-    def _project(
-        self, sender: Any, receiver: Any, matrix: np.ndarray, learnable: bool, feedback: bool = False
-    ) -> pnl.MappingProjection:
-        ends = [getattr(end, "full_name", end.name) for end in (sender, receiver)]
-        projection = pnl.MappingProjection(
-            name=f"{ends[0]} → {ends[1]}",
-            sender=sender,
-            receiver=receiver,
-            matrix=matrix,
-            learnable=learnable,
-            **({"feedback": True} if feedback else {}),
-        )
-        self.add_projection(projection, feedback=feedback or None)
-        return projection
+    # ---- weights and memory ----------------------------------------------------------------------------
 
     def show_graph(self, *args: Any, output_fmt: Any = "pdf", **kwargs: Any) -> Any:
         """PsyNeuLink's ``show_graph`` with all its views, laid out from input to read-out.
@@ -327,42 +143,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
             args, kwargs: as PsyNeuLink's, such as ``show_node_structure``, ``show_cim`` or ``show_pytorch``.
             output_fmt: ``pdf``, ``jupyter``, ``gif``, ``gv`` (a ``graphviz.Digraph``) or ``source`` (its text).
         """
-        interfaces = [self.input_CIM, self.parameter_CIM, self.output_CIM]
-        named = [self, *self.nodes, *interfaces]
-        labels = [plain_label(component.name) for component in named]
-        if len(set(labels)) < len(labels):
-            labels = [component.name for component in named]
-        labelled = [*zip(named, labels, strict=True), *((p, plain_label(p.name)) for p in self.projections)]
-        names = [component.name for component, _ in labelled]
-        self._analyze_graph()  # or show_cim shows nothing before the first run
-        try:
-            for component, label in labelled:
-                component.name = label
-            graph = super().show_graph(*args, output_fmt="gif" if output_fmt == "gif" else "gv", **kwargs)
-        finally:
-            for (component, _), name in zip(labelled, names, strict=True):
-                component.name = name
-        if graph is None:
-            return None
-        label_of = dict(zip(named, labels, strict=True))
-        ends = [(p.sender.owner, p.receiver.owner) for p in self.feedback_projections]
-        dash_feedback(graph, {(label_of[a], label_of[b]) for a, b in ends if a in label_of and b in label_of})
-        drop_phantom(graph, labels)
-        return as_format(graph, output_fmt, labels[0])
-
-    # ---- weights and memory ----------------------------------------------------------------------------
+        return draw_graph(self, super().show_graph, *args, output_fmt=output_fmt, **kwargs)
 
     def weights(self, context: Any = None) -> dict[str, np.ndarray]:
         """Copies of all weights, by the names and shapes of ``weight_shapes``."""
-        context = as_context(self, context)
-        weights = {name: array.copy() for name, array in self._absent_weights.items()}
-        for (name, block), projection in self._learned.items():
-            rows = self._rows(name, block)
-            weights[name][rows] = self._as_rows(name, get_matrix(projection, context))
-        return weights
+        return self.parts.weights(as_context(self, context))
 
     def set_weights(self, weights: Any, *args: Any, context: Any = None) -> None:  # type: ignore[override]
-        """Take these weights: a dict by the names of ``weight_shapes``.
+        """Take these weights: a dict by the names of ``weight_shapes``; in the composition's own execution context,
+        from which later ones begin, or in the one that is named.
 
         PsyNeuLink's own call with a projection and its matrix works too.
 
@@ -370,50 +159,47 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: a name, a shape or a value does not fit; nothing is changed then.
         """
         if not isinstance(weights, Mapping):
-            for execution_id in {None, as_context(self, context).execution_id}:  # else that of no context only
+            for execution_id in self._contexts(context):  # else that of no context only
                 super().set_weights(weights, *args, context=pnl.Context(execution_id=execution_id))
             return
-        checked = check_weights(self.config, weights)
-        for (name, block), projection in self._learned.items():
-            matrix = checked[name][self._rows(name, block)]
-            matrix = matrix[None, :] if name.endswith("bias") else matrix.T
-            for execution_id in {None, as_context(self, context).execution_id}:
-                set_matrix(projection, np.array(matrix), execution_id)
-        self._absent_weights = checked
+        self.parts.set_weights(check_weights(self.config, weights), self._contexts(context))
 
-    def _rows(self, name: str, block: str) -> slice:
-        if name.startswith(("actor", "critic")):
-            return slice(None)
-        size = self.config.hidden_size
-        start = GATE_ORDER.index(block) * size
-        return slice(start, start + size)
-
-    @staticmethod
-    def _as_rows(name: str, matrix: np.ndarray) -> np.ndarray:
-        return matrix[0] if name.endswith("bias") else matrix.T
+    def _contexts(self, context: Any) -> set[Any]:
+        """The execution_ids that a setting is for: of the composition's own, None, too, as later ones begin there."""
+        execution_id, own = as_context(self, context).execution_id, self.default_execution_id
+        return {execution_id, None} if execution_id == own else {execution_id}
 
     def memory(self, context: Any = None, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the stored keys (n, K) and values (n, H), oldest first, of one of its environments."""
-        if not self._has_memory:
+        """Copies of the stored keys (n, K) and values (n, H), oldest first, of one of its environments.
+
+        Memories that were added to the graph are in ``memories``.
+        """
+        if not self.parts.has_memory:
             return np.empty((0, self.config.key_size)), np.empty((0, self.config.hidden_size))
         keys, values = self.episodic_memory.function.entries(as_context(self, context), environment)
         return keys, values
 
+    def memories(self, context: Any = None, environment: int = 0) -> dict[str, list[np.ndarray]]:
+        """The entries of all episodic memories in the graph, by the names of their mechanisms: the fields of each,
+        (n, size), oldest first."""
+        context = as_context(self, context)
+        return {function.owner.name: function.entries(context, environment) for function in memories(self)}
+
     @property
     def environments(self) -> int:
         """Environments that have a memory: at least 1, and as many as it has been trained in."""
-        return self.episodic_memory.function.environments(as_context(self, None)) if self._has_memory else 1
+        return self.episodic_memory.function.environments(as_context(self, None)) if self.parts.has_memory else 1
 
     def set_memory(self, keys: np.ndarray, values: np.ndarray, context: Any = None, environment: int = 0) -> None:
         """Replace the memory by these entries, oldest first: keys (n, K), values (n, H)."""
         checked = check_memory(self.config, keys, values)
-        if self._has_memory:
+        if self.parts.has_memory:
             self.episodic_memory.function.set_entries(checked, as_context(self, context), environment)
 
     def clear_memory(self, context: Any = None) -> None:
-        """Forget all entries, of all environments."""
-        if self._has_memory:
-            self.episodic_memory.function.clear(as_context(self, context), environment=None)
+        """Forget all entries, of all environments and of all episodic memories in the graph."""
+        for function in memories(self):
+            function.clear(as_context(self, context), environment=None)
 
     # ---- the person ------------------------------------------------------------------------------------
 
@@ -423,11 +209,20 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
         That of the composition's own execution context; ``parameters.person`` has those of others.
         """
-        return self._in_graph.of(as_context(self, None))
+        return self.person_in_graph.of(as_context(self, None))
 
     @person.setter
     def person(self, person: Person) -> None:
-        self._in_graph.put(person, self.default_execution_id)
+        self.put_person(person)
+
+    def put_person(self, person: Person, context: Any = None) -> None:
+        """Stand for a person, in the composition's own execution context and those yet to come, or in the one named.
+
+        Raises:
+            TypeError: not a ``Person``.
+            ValueError: a parameter has no place in this model, or a node cannot be added.
+        """
+        self.person_in_graph.put(person, self._contexts(context), self.as_made.enlarged())
 
     # ---- Python mode -----------------------------------------------------------------------------------
 
@@ -456,43 +251,44 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: sizes or values do not fit the model.
         """
         context = as_context(self, context)
-        person = self._in_graph.of(context)
+        person = self.person_in_graph.of(context)
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
         n, length = trials.targets.shape
-        course: list[dict[str, np.ndarray]] = []
+        steps: list[dict[str, np.ndarray]] = []
         if n * length:
-            arrays = self._inputs(plan.trials, plan.actions)
+            arrays = self._inputs(plan.seen, plan.actions)
             inputs = {node: values.reshape(n * length, -1) for node, values in arrays.items()}
 
             def input_of_step(step: int) -> dict[Any, np.ndarray]:
                 here = {node: values[step : step + 1] for node, values in inputs.items()}
                 if step:
-                    choice = choose(course[-1]["policy"], plan.luck.ravel()[step - 1])
-                    here |= self._in_graph.inputs(choice[None])
+                    choice = draw(steps[-1]["policy"], plan.luck.ravel()[step - 1])
+                    here |= self.person_in_graph.inputs(choice[None])
                 return here
 
             free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
-            self._run_steps(plan, input_of_step if free else inputs, course, context)
-        return self._record(plan, {k: np.array([step[k] for step in course]) for k in (course or [{}])[0]})
+            self._run_steps(plan, input_of_step if free else inputs, steps, context)
+        return self._record(plan, _in_trials(steps, length))
 
     def _run_steps(
         self,
-        plan: TrialPlan,
+        plan: Plan,
         inputs: Mapping[Any, np.ndarray] | Callable[[int], Mapping[Any, np.ndarray]],
-        course: list[dict[str, np.ndarray]],
+        steps: list[dict[str, np.ndarray]],
         context: Any,
         after_step: Callable[[], None] | None = None,
     ) -> None:
-        """Run all steps of a plan in Python mode, in one ``run()``; ``course`` gets the values of each step."""
+        """Run all steps of a plan in Python mode, in one ``run()``; ``steps`` gets the values of each."""
         n, length = plan.trials.targets.shape
 
         def begin() -> None:
-            trial, step = divmod(len(course), length)
+            trial, step = divmod(len(steps), length)
             if step == 0:
                 start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
 
         def keep() -> None:
-            course.append(self._values(lambda node: node.parameters.value._get(context)[0].copy()))
+            value_of = lambda node: value_in_context(node, context)  # noqa: E731
+            steps.append(values_of_nodes(self.parts, value_of, self._policy_node))
             if after_step is not None:
                 after_step()
 
@@ -528,22 +324,18 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: sizes or values do not fit the model, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        person = self._in_graph.of(context)
-        plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
-        self._prepare_to_simulate(context)
-        self._choose_path(context)
-        wrapper = self.parameters.pytorch_representation._get(context)
-        wrapper.load_weights(context)
-        arrays = self._inputs(plan.trials, plan.actions)
+        plan = plan_run(
+            self.config, self.person_in_graph.of(context), trials, actions, initial_states, seed, encoded
+        )
+        wrapper = self._prepare_to_simulate(context)
+        arrays = self._inputs(plan.seen, plan.actions)
         inputs = {node: torch.from_numpy(v.astype(float)) for node, v in arrays.items()}
         with torch.no_grad():
             if self.detour is None:
-                course = self._simulate_standard(wrapper, inputs, plan, context)
-            elif person.perseveration != 0 and plan.actions is None:
-                course = self._simulate_choice_by_choice(wrapper, inputs, plan)
+                parts = self._simulate_standard(wrapper, inputs, plan, context)
             else:
-                course = self._simulate_general(wrapper, inputs, plan)
-        return self._record(plan, course)
+                parts = self._simulate_general(wrapper, inputs, plan, context)
+        return self._record(plan, parts)
 
     def run_episodes(
         self,
@@ -570,11 +362,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """
         check_one_world(worlds, "run_episodes")
         context = as_context(self, context)
-        self._in_graph.of(context).check_loop(f"'{self.name}'")
+        self.person_in_graph.of(context).check_loop(f"'{self.name}'")
         plan = plan_episodes(self.config, worlds, episodes, actions, seed)
         interaction, length = plan.interaction, worlds.task.length
         assert interaction is not None
-        course: list[dict[str, np.ndarray]] = []
+        steps: list[dict[str, np.ndarray]] = []
 
         def input_of_step(step: int) -> dict[Any, np.ndarray]:
             if step % length == 0:
@@ -582,11 +374,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
             return self._inputs_in_loop(interaction)
 
         def act() -> None:
-            interaction.act(course[-1]["policy"][None])
+            interaction.act(steps[-1]["policy"][None])
 
-        self._run_steps(plan, input_of_step, course, context, after_step=act)
-        record = self._record(plan, {k: np.array([step[k] for step in course]) for k in course[0]})
-        return EpisodeRecord.of(record, interaction)
+        self._run_steps(plan, input_of_step, steps, context, after_step=act)
+        return self._record(plan, _in_trials(steps, length))
 
     def simulate_episodes(
         self,
@@ -608,151 +399,125 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: as in ``run_episodes``, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        self._in_graph.of(context).check_loop(f"'{self.name}'")
+        self.person_in_graph.of(context).check_loop(f"'{self.name}'")
         plan = plan_episodes(self.config, worlds, episodes, actions, seed)
         interaction = plan.interaction
         assert interaction is not None
-        self._prepare_to_simulate(context)
-        self._choose_path(context)
-        wrapper = self.parameters.pytorch_representation._get(context)
-        wrapper.load_weights(context)
+        wrapper = self._prepare_to_simulate(context)
         inputs = {n: torch.from_numpy(v[: worlds.n].copy()) for n, v in self._inputs(plan.trials).items()}
         parts = []
         with torch.no_grad():
-            if self.detour is None:
-                self._standard.begin(wrapper, inputs, context)
+            path = FastPath(self.parts, self.person_in_graph, wrapper, context) if self.detour is None else None
             for first in range(0, len(plan.trials), worlds.n):
-                rows = slice(first, first + worlds.n)
-                before = {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
+                before = self._first_states(plan, slice(first, first + worlds.n))
                 interaction.begin(first)
-                if self.detour is None:
-                    which = range(rows.start, rows.stop)
-                    course = self._standard.execute(wrapper, which, inputs, before, interaction=interaction)
-                    parts.append(course.trajectory)
+                if path is not None:
+                    parts.append(path.run_episode(interaction, before).record())
                 else:
                     values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
-                    parts.append(self._values(lambda node, values=values: values[node].numpy()))
-        record = self._record(plan, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        return EpisodeRecord.of(record, interaction)
+                    parts.append(self._part(values))
+        return self._record(plan, parts)
 
-    def _prepare_to_simulate(self, context: Any) -> None:
-        """As ``_prepare``; where the fast path is taken, any PyTorch form will do: it uses the matrices alone, and
-        so need not be made anew for each person."""
+    def _first_states(self, plan: Plan, rows: slice) -> dict[Any, Tensor]:
+        """h0 and c0 of some of a plan's trials."""
+        return {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
+
+    def _prepare_to_simulate(self, context: Any) -> RecurrentWrapper:
+        """As ``_prepare``, and choose the path; where the fast path is taken, any PyTorch form will do: it uses the
+        matrices alone, and so need not be made anew for each person."""
         self._initialize_from_context(context, pnl.Context(execution_id=None), override=False)
-        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
+        wrapper = self.pytorch_form(context)
         fast = wrapper is not None and not wrapper.is_nested and self.fast_path
-        if not fast or self._standard.difference(context) is not None:
+        if not fast or self.as_made.difference(context) is not None:
             self._prepare(context)
+        self._choose_path(context)
+        wrapper = self.pytorch_form(context)
+        wrapper.load_weights(context)
+        return wrapper
 
     def _simulate_standard(
-        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan, context: Any
-    ) -> dict[str, np.ndarray]:
+        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: Plan, context: Any
+    ) -> list[dict[str, np.ndarray]]:
         """Trials that store nothing run side by side, the others one by one."""
-        self._standard.begin(wrapper, inputs, context)
-        parts: list[dict[str, np.ndarray]] = []
-        stores = np.asarray(plan.trials.encode.any(1)) & self._has_memory
+        path = FastPath(self.parts, self.person_in_graph, wrapper, context, shared_memory=True)
+        parts, logits = [], []
+        stores = np.asarray(plan.trials.encode.any(1)) & self.parts.has_memory
         start = 0
         while start < len(stores):
             following = np.flatnonzero(stores[start : start + SIDE_BY_SIDE])
             stop = start + (max(int(following[0]), 1) if len(following) else SIDE_BY_SIDE)
-            which = range(start, min(stop, len(stores)))
-            rows = slice(which.start, which.stop)
-            before = {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
+            rows = slice(start, min(stop, len(stores)))
             some = {node: values[rows] for node, values in inputs.items()}
-            parts.append(self._standard.execute(wrapper, which, some, before, one_memory=True).trajectory)
-            start = which.stop
-        course = {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
-        person = self._in_graph.of(context)
-        if person.changed and course:
-            weights = self.weights(context)
-            logits = course["hidden"] @ weights["actor_weight"].T + weights["actor_bias"]
-            course["policy"] = choice_probabilities(person, logits, plan.actions, plan.luck)
-        return course
+            engine = path.run(some, self._first_states(plan, rows))
+            parts.append(engine.record())
+            logits.append(engine.logits[:, 0].transpose(2, 0, 1))
+            start = rows.stop
+        if path.person.changed and parts:
+            policy = probabilities_of_block(path.person, np.concatenate(logits), plan.actions, plan.luck)
+            edges = np.cumsum([len(part["value"]) for part in parts])[:-1]
+            for part, own in zip(parts, np.split(policy, edges), strict=True):
+                part["policy"] = own
+        return parts
 
     def _simulate_general(
-        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan
-    ) -> dict[str, np.ndarray]:
-        parts = []
-        for n in range(len(plan.trials)):
-            before = {self.hidden: torch.from_numpy(plan.h0[n : n + 1])}
-            before[self.cell] = torch.from_numpy(plan.c0[n : n + 1])
-            some = {node: values[n : n + 1] for node, values in inputs.items()}
-            course = super()._execute_sequences(wrapper, range(n, n + 1), some, before)
-            parts.append(self._values(lambda node, values=course.trajectory: values[node].numpy()))
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
-
-    def _simulate_choice_by_choice(
-        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: TrialPlan
-    ) -> dict[str, np.ndarray]:
-        """As ``_simulate_general``, where each choice is part of the next step's input."""
-        if wrapper.nested:
+        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: Plan, context: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Trial by trial, by PsyNeuLink's own execution; where each choice is part of the next step's input, step by
+        step."""
+        free = self.person_in_graph.of(context).perseveration != 0 and plan.actions is None
+        if free and wrapper.nested:
             raise NotTrainable(
                 f"'{self.name}' holds other compositions and stands for a person with perseveration: simulate() "
                 "cannot draw its choices one by one. Use run_trials(), or give actions."
             )
         parts, choice = [], np.array(NO_CHOICE)
         for n in range(len(plan.trials)):
-            before = {self.hidden: torch.from_numpy(plan.h0[n : n + 1])}
-            before[self.cell] = torch.from_numpy(plan.c0[n : n + 1])
-            steps = wrapper.steps({node: values[n : n + 1] for node, values in inputs.items()}, before)
-            course = Course([])
+            before = self._first_states(plan, slice(n, n + 1))
+            some = {node: values[n : n + 1] for node, values in inputs.items()}
+            if not free:
+                parts.append(self._part(self._execute_general(wrapper, range(n, n + 1), some, before).trajectory))
+                continue
+            steps, trace = wrapper.steps(some, before), NodeTrace(wrapper)
             for t in range(plan.trials.length):
-                for node, value in self._in_graph.inputs(choice).items():
-                    inputs[node][n, t] = torch.from_numpy(value)  # the step about to be taken reads it there
-                course.steps.append(next(steps))
-                policy = course.steps[-1][wrapper.nodes_map[self._policy_node]][0][0, 0]
-                choice = choose(policy.numpy(), plan.luck[n, t])
-            parts.append(self._values(lambda node, values=course.trajectory: values[node].numpy()))
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+                for node, value in self.person_in_graph.inputs(choice).items():
+                    some[node][0, t] = torch.from_numpy(value)  # the step about to be taken reads it there
+                trace.steps.append(next(steps))
+                policy = trace.steps[-1][wrapper.nodes_map[self._policy_node]][0][0, 0]
+                choice = draw(policy.numpy(), plan.luck[n, t])
+            parts.append(self._part(trace.trajectory))
+        return parts
 
     def _inputs(self, trials: Trials, actions: np.ndarray | None = None) -> dict[Any, np.ndarray]:
         """Inputs of all steps, {node: (n, T, size)}; of the choices made last, those that are forced."""
         inputs = {self.input_node: trials.inputs}
-        if self._has_memory:
+        if self.parts.has_memory:
             inputs[self.retrieve_node] = trials.retrieve[..., None].astype(float)
             inputs[self.encode_node] = trials.encode[..., None].astype(float)
         none = np.full(trials.targets.shape, NO_CHOICE)
-        return inputs | self._in_graph.inputs(none if actions is None else last_choices(actions))
+        return inputs | self.person_in_graph.inputs(none if actions is None else last_choices(actions))
 
     @property
     def _policy_node(self) -> Any:
         """The node whose value is p_t."""
-        return self.actor if self._in_graph.choice is None else self._in_graph.choice
+        choice = self.person_in_graph.choice
+        return self.actor if choice is None else choice
 
-    def _values(self, value_of: Callable[[Any], Any]) -> dict[str, Any]:
-        """What a record holds, as each node's value."""
-        nodes = {"policy": self._policy_node, "value": self.critic, "hidden": self.hidden, "cell": self.cell}
-        if self._has_memory:
-            nodes["memory"] = self.memory_node
-        nodes |= {block: self.gates[block] for block in GATE_ORDER[:4] if block in self.gates}
-        return {name: value_of(node) for name, node in nodes.items()}
+    def _part(self, values: Mapping[Any, Tensor]) -> dict[str, np.ndarray]:
+        """What a record has, from each node's value (B, T, size)."""
+        return values_of_nodes(self.parts, lambda node: values[node].numpy(), self._policy_node)
 
-    def _record(
-        self,
-        plan: TrialPlan,
-        course: Mapping[str, np.ndarray],
-        action: np.ndarray | None = None,
-        states: bool = True,
-    ) -> TrialRecord:
-        """A record, with states or without, from values (n · T, size) or (n, T, size)."""
-        n, length = plan.trials.targets.shape
-        size = self.config.hidden_size
-
-        def shaped(name: str, *shape: int) -> np.ndarray:
-            values = course.get(name)
-            return np.zeros((n, length, *shape)) if values is None else np.reshape(values, (n, length, *shape))
-
-        policy = shaped("policy", self.config.n_actions)
-        if plan.interaction is not None:
-            action = plan.interaction.action
-        elif action is None:
-            action = choose(policy, plan.luck) if plan.actions is None else plan.actions
-        found = no_states(n, length)
-        if states:
-            found = {name: shaped(name, size) for name in ("hidden", "cell", "memory")}
-            found["gates"] = np.stack([shaped(block, size) for block in GATE_ORDER[:4]], axis=2)
-        reward = plan.rewards(slice(None), action)
-        return TrialRecord(policy=policy, value=shaped("value"), action=action, reward=reward, **found)
+    def _record(self, plan: Plan, parts: Sequence[dict[str, np.ndarray]]) -> Any:
+        """The record of what happened without learning; choices that were not forced are drawn where they matter not
+        before."""
+        start = 0
+        for part in parts:
+            rows = slice(start, start + len(part["value"]))
+            start = rows.stop
+            if plan.interaction is not None:
+                part["action"] = plan.interaction.action[rows]
+            else:
+                part["action"] = draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+        return build_record(self.config, plan, parts)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
 
@@ -826,7 +591,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     def learn_trials(
         self,
-        plan: TrialPlan,
+        plan: Plan,
         *,
         learning_rate: float,
         loss: LossSettings,
@@ -855,7 +620,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     def _learn_plan(
         self,
-        plan: TrialPlan,
+        plan: Plan,
         loss: LossSettings,
         record_gradients: bool = False,
         max_gradient_norm: float | None = None,
@@ -864,103 +629,101 @@ class EpisodicLSTMComposition(RecurrentComposition):
         **kwargs: Any,
     ) -> Any:
         context = as_context(self, kwargs.get("context"))
-        self._in_graph.of(context).check_training(f"'{self.name}'")
+        self.person_in_graph.of(context).check_training(f"'{self.name}'")
         self._choose_optimizer(optimizer, context)
-        session = _TrialSession(self, plan, loss, record_gradients, record)
-        session.max_gradient_norm = max_gradient_norm
-        result = None
-        if plan.trials.targets.size:
+        session = TrialSession(self.parts, plan, loss, record_gradients, record, max_gradient_norm)
+        self.record = None
+        try:
+            if not plan.trials.targets.size:
+                return None
             once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1)]
             if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
                 once, session.width = once[:: plan.environments], plan.environments
                 kwargs["minibatch_size"] = 1
-            result = super().learn(self._inputs(once), session, **kwargs)
-        self.record = session.record()
-        return result
-
-    def _choose_optimizer(self, optimizer: OptimizerName | None, context: Any) -> None:
-        if optimizer is None:
-            return
-        check_optimizer(optimizer)
-        if self.optimizer_type not in IN_TORCH:
-            raise ValueError(
-                f"'{self.name}' was made with optimizer_type={self.optimizer_type!r}, and cannot be trained with "
-                f"optimizer={optimizer!r}: call learn() without optimizer, or make it with optimizer_type='adam'."
-            )
-        before, self.optimizer_type = self.optimizer_type, optimizer
-        try:
-            self._check_optimizer(context)
-        except ValueError:
-            self.optimizer_type = before
-            raise
+            return super().learn(self._inputs(once), session, **kwargs)
+        finally:  # also after an interruption
+            self.record = session.record()
 
     # ---- the fast path
 
     def _choose_path(self, context: Any) -> None:
         """Choose the path by which the graph is executed."""
-        self.detour = "fast_path is off" if not self.fast_path else self._standard.difference(context)
-        log = self._learning_log
-        if self.detour is None and self._has_memory and log and log.includes(self.episodic_memory):
+        self.detour = "fast_path is off" if not self.fast_path else self.as_made.difference(context)
+        log = self.learning_log
+        if self.detour is None and self.parts.has_memory and log and log.includes(self.episodic_memory):
             self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
-        choice = self._in_graph.choice
+        choice = self.person_in_graph.choice
         if self.detour is None and choice is not None and (self.is_nested or (log and log.includes(choice))):
             self.detour = f"'{choice.name}' is there"  # which the fast path has only as the policy
         if self.fast_path and self.detour not in (None, self._noted):
-            warnings.warn(GeneralPathWarning(self.name, self.detour), stacklevel=5)
+            warn_user(GeneralPathWarning(self.name, self.detour))
         self._noted = self.detour
 
     def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
         """Where it is nested in another composition: the path, too."""
-        self._in_graph.of(context).check_training(f"'{self.name}'")
+        self.person_in_graph.of(context).check_training(f"'{self.name}'")
         self._choose_path(context)
         if self.detour is not None:
             return super()._nested_executor(wrapper, context)
-        return NestedAgent(self, wrapper, context).execute
+        return FastPath(self.parts, self.person_in_graph, wrapper, context, nested=True).execute
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, it must be told the last choice of a person with perseveration."""
         if not args and "inputs" not in kwargs and self.is_nested:
-            self._in_graph.check_last_choice(kwargs.get("context"))
+            self.person_in_graph.check_last_choice(kwargs.get("context"))
         return super().execute(*args, **kwargs)
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
         if self.detour is None:
-            self._standard.begin(wrapper, inputs, context)
+            self._fast = FastPath(self.parts, self.person_in_graph, wrapper, context)
         else:
             super()._begin(wrapper, inputs, context)
 
-    def _execute_sequences(self, wrapper: RecurrentWrapper, which: range, inputs: Any, before: Any) -> Any:
+    def _execute_sequences(
+        self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
+    ) -> Trace:
         interaction = self._session.plan.interaction
         if self.detour is None:
-            course = self._standard.execute(wrapper, which, inputs, before, interaction=interaction)
-            if interaction is not None:
-                self._show_all(interaction, slice(which.start, which.stop), inputs)
-            return course
+            if interaction is None:
+                return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
+            engine = self._fast.run_episode(interaction, before)
+            self._show_all(interaction, slice(which.start, which.stop), inputs)
+            return AgentTrace(self._fast, engine, inputs, before)
         if interaction is not None:
             return self._execute_in_loop(wrapper, interaction, inputs, before)
+        return self._execute_general(wrapper, which, inputs, before)
+
+    def _execute_general(
+        self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+    ) -> Trace:
+        """PsyNeuLink's own execution, node by node."""
         return super()._execute_sequences(wrapper, which, inputs, before)
 
     def _execute_in_loop(
-        self, wrapper: RecurrentWrapper, interaction: Interaction, inputs: Any, before: Any
-    ) -> Course:
+        self,
+        wrapper: RecurrentWrapper,
+        interaction: Interaction,
+        inputs: dict[Any, Tensor],
+        before: Mapping[Any, Tensor],
+    ) -> Trace:
         """One episode of some worlds, step by step, by the general path."""
         if wrapper.nested:
             raise NotTrainable(
                 f"'{self.name}' holds other compositions: it cannot be trained with the environment in the loop."
             )
-        course, steps = Course([]), wrapper.steps(inputs, before, self._unroll_steps)
+        trace, steps = NodeTrace(wrapper), wrapper.steps(inputs, before, self._unroll_steps)
         for t in range(interaction.length):
             for node, values in self._inputs_in_loop(interaction).items():
                 inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
-            course.steps.append(next(steps))
-            policy = course.steps[-1][wrapper.nodes_map[self._policy_node]][0][:, 0]
+            trace.steps.append(next(steps))
+            policy = trace.steps[-1][wrapper.nodes_map[self._policy_node]][0][:, 0]
             interaction.act(policy.detach().numpy())
-        return course
+        return trace
 
     def _inputs_in_loop(self, interaction: Interaction) -> dict[Any, np.ndarray]:
         """Inputs of the present step, {node: (M, size)}."""
         inputs = {self.input_node: interaction.inputs}
-        if self._has_memory:
+        if self.parts.has_memory:
             inputs[self.retrieve_node] = interaction.retrieve[:, None].astype(float)
             inputs[self.encode_node] = interaction.encode[:, None].astype(float)
         return inputs
@@ -968,7 +731,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
         """Put what an episode has shown where PsyNeuLink looks for inputs."""
         seen = {self.input_node: interaction.inputs_seen[rows]}
-        if self._has_memory:
+        if self.parts.has_memory:
             seen[self.retrieve_node] = interaction.retrieved[rows, :, None].astype(float)
             seen[self.encode_node] = interaction.encoded[rows, :, None].astype(float)
         for node, values in seen.items():
@@ -978,13 +741,14 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """The session's loss of the minibatch; on the fast path with its derivatives."""
         if self.detour is not None:
             return super().compute_loss(targets, pytorch_rep, context)
-        return torch.tensor([self._session.loss_and_slopes(pytorch_rep._trials, pytorch_rep.trajectory)])
+        part = pytorch_rep.trace.engine.record()
+        return torch.tensor([self._session.loss_and_slopes(pytorch_rep.trials, part)])
 
     def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
         if self.detour is not None:
             super()._backward(wrapper, loss)
         else:
-            self._standard.backward(wrapper.course, self._session.slopes, self._unroll_steps)
+            self._fast.backward(wrapper.trace.engine, self._session.slopes, self._unroll_steps)
 
     def _as_trials(self, inputs: Any, targets: Any) -> Trials:
         """``Trials`` from inputs and targets in PsyNeuLink's forms."""
@@ -995,7 +759,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 "learn(): inputs must be Trials, or a dict (or a list of dicts, one a trial) with an entry for "
                 f"'{self.input_node.name}' (composition.input_node)."
             )
-        known = {self.input_node} | ({self.retrieve_node, self.encode_node} if self._has_memory else set())
+        known = {self.input_node} | ({self.retrieve_node, self.encode_node} if self.parts.has_memory else set())
         unknown = [getattr(node, "name", node) for node in inputs if node not in known]
         if unknown:
             raise ValueError(
@@ -1009,7 +773,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             raise ValueError("learn(): give the rewarded actions as targets, (n, T), or use Trials.")
 
         def switch(node: str, default: bool) -> np.ndarray:
-            values = inputs.get(getattr(self, node)) if self._has_memory else None
+            values = inputs.get(getattr(self, node)) if self.parts.has_memory else None
             return np.full(x.shape[:2], default) if values is None else np.asarray(values).reshape(x.shape[:2])
 
         return Trials(
@@ -1021,157 +785,21 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     # ---- the optimiser ---------------------------------------------------------------------------------
 
-    def optimizer_state(self) -> dict[str, np.ndarray]:
+    def optimizer_state(self, context: Any = None) -> dict[str, np.ndarray]:
         """The optimiser's state by weight: ``step.NAME`` (a number a row), ``square.NAME`` and, of Adam,
         ``mean.NAME`` (as the weight). Empty before training, and with PsyNeuLink's ``sgd``."""
-        wrapper = self.parameters.pytorch_representation._get(as_context(self, None), fallback_value=None)
-        states = dict(self._state_to_adopt) | (wrapper.torch_state() if wrapper is not None else {})
-        state: dict[str, np.ndarray] = {}
-        for (name, block), projection in self._learned.items():
-            own = states.get(projection, {})
-            if (kind := kind_in_torch(own)) is None:
-                continue
-            shape, rows = weight_shapes(self.config)[name], self._rows(name, block)
-            state.setdefault(f"step.{name}", np.zeros(shape[:1]))[rows] = float(own["step"])
-            for part, in_torch in IN_TORCH[kind].items():
-                values = self._as_rows(name, own[in_torch].numpy())
-                state.setdefault(f"{part}.{name}", np.zeros(shape))[rows] = values
-        return state
+        return state_of_weights(self.parts, self.torch_states(as_context(self, context)))
 
-    def set_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+    def set_optimizer_state(self, state: Mapping[str, np.ndarray], context: Any = None) -> None:
         """Take an optimiser's state as ``optimizer_state`` gives it, from either model; {}: begin anew, with
         either. ValueError if it does not fit."""
         check_optimizer_state(self.config, state)
-        kind = optimizer_of(state)
-        states: dict[Any, dict[str, Tensor]] = {}
-        for (name, block), projection in self._learned.items():
-            if f"step.{name}" not in state:
-                continue
-            rows = self._rows(name, block)
-
-            def matrix(kind: str, name: str = name, rows: slice = rows) -> Tensor:
-                values = np.array(state[f"{kind}.{name}"], dtype=float)[rows]
-                return torch.from_numpy(np.array(values[None, :] if name.endswith("bias") else values.T))
-
-            steps = float(np.max(np.asarray(state[f"step.{name}"])[rows]))
-            if steps == 0:
-                continue
-            states[projection] = {"step": torch.tensor(steps, dtype=torch.float32)} | {
-                in_torch: matrix(part).contiguous() for part, in_torch in IN_TORCH[kind or "adam"].items()
-            }
-        context = as_context(self, None)
-        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
-        if wrapper is not None:
-            wrapper.optimizer.state.clear()
-        self._state_to_adopt = {}
-        if kind is not None and self.optimizer_type in IN_TORCH:
-            self.optimizer_type = kind
-            self._check_optimizer(context)  # of another kind, the PyTorch form is made anew
-        self._state_to_adopt = states
-        wrapper = self.parameters.pytorch_representation._get(context, fallback_value=None)
-        if wrapper is not None:
-            wrapper.set_torch_state(states)
+        self.put_torch_states(state_of_projections(self.parts, state), optimizer_of(state), as_context(self, context))
 
 
-class _TrialSession(Session):
-    """The trials of a plan: initial states, choices, loss, and the record of it all."""
-
-    def __init__(
-        self,
-        model: EpisodicLSTMComposition,
-        plan: TrialPlan,
-        loss: LossSettings,
-        gradients: bool,
-        record: Record,
-    ) -> None:
-        self.model, self.plan, self.settings, self.wants_gradients = model, plan, loss, gradients
-        self._names = ("policy", "value", "action") if record == "behavior" else None
-        self._course: list[dict[str, np.ndarray]] = []
-        self._losses: list[np.ndarray] = []
-        self._gradients: list[dict[str, np.ndarray]] = []
-        self.slopes: Slopes | None = None
-        self.unroll_steps = loss.unroll_steps
-
-    def begin(self, which: range) -> dict[Any, Tensor]:
-        rows = slice(which.start, which.stop)
-        if self.plan.interaction is not None:
-            self.plan.interaction.begin(which.start)
-        return {
-            self.model.hidden: torch.from_numpy(self.plan.h0[rows]),
-            self.model.cell: torch.from_numpy(self.plan.c0[rows]),
-        }
-
-    def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
-        """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
-        course = self.model._values(values.__getitem__)
-        arrays = {name: v.detach().numpy() for name, v in course.items()}
-        actor, critic = losses(trial_tensors(course, *self._outcome(which, arrays), self.settings), self.settings)
-        self._keep(arrays, actor.detach().numpy(), critic.detach().numpy())
-        return (actor + self.settings.value_weight * critic).mean()
-
-    def loss_and_slopes(self, which: range, course: dict[str, np.ndarray]) -> float:
-        """Fast path: the loss as a number, with its derivatives in ``slopes``."""
-        outcome = self._outcome(which, course)
-        hidden, cell = course["hidden"], course["cell"]
-        actor, critic, slopes = losses_and_slopes(
-            course["policy"], course["value"][..., 0], *outcome, self.settings, hidden, cell
-        )
-        if len(which) > 1:  # the mean over environments
-            slopes = slopes / len(which)
-        self._keep(course, actor, critic)
-        self.slopes = slopes
-        return float((actor + self.settings.value_weight * critic).mean())
-
-    def _outcome(self, which: range, course: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions, targets and rewards, each (B, T)."""
-        rows, plan = slice(which.start, which.stop), self.plan
-        if plan.interaction is not None:
-            action = target = plan.interaction.action[rows]
-        else:
-            action = choose(course["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
-            target = plan.trials.targets[rows]
-        course["action"] = action
-        return action, target, plan.rewards(rows, action)
-
-    def _keep(self, course: dict[str, np.ndarray], actor: np.ndarray, critic: np.ndarray) -> None:
-        self._course.append(course if self._names is None else {name: course[name] for name in self._names})
-        self._losses.append(np.stack([actor, critic], axis=1))
-
-    def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
-        model = self.model
-        rows = {name: np.zeros(shape) for name, shape in weight_shapes(model.config).items()}
-        for (name, block), projection in model._learned.items():
-            if projection in gradients:
-                rows[name][model._rows(name, block)] = model._as_rows(name, gradients[projection])
-        self._gradients.append(rows)
-
-    def record(self) -> TrialRecord:
-        """What happened on the trials trained so far."""
-        course = {k: np.concatenate([c[k] for c in self._course]) for k in (self._course or [{}])[0]}
-        record = self.model._record(self.plan, course, course.get("action"), states=self._names is None)
-        if self.plan.interaction is not None:
-            record = EpisodeRecord.of(record, self.plan.interaction)
-        shapes = weight_shapes(self.model.config)
-        record.policy_loss, record.value_loss = np.concatenate([*self._losses, np.empty((0, 2))]).T
-        if self.wants_gradients:
-            record.gradients = {
-                name: np.array([g[name] for g in self._gradients]).reshape(-1, *shape)
-                for name, shape in shapes.items()
-            }
-        return record
-
-
-def _node(name: str, ports: list[int], function: Any = None) -> pnl.ProcessingMechanism:
-    return pnl.ProcessingMechanism(
-        name=name,
-        default_variable=[np.zeros(size) for size in ports],
-        **({} if function is None else {"function": function}),
-    )
-
-
-def _product() -> pnl.LinearCombination:
-    return pnl.LinearCombination(operation=pnl.PRODUCT)
-
-
-def _size(node: Any) -> int:
-    return node.output_port.value.size if node.output_ports else 0
+def _in_trials(steps: list[dict[str, np.ndarray]], length: int) -> list[dict[str, np.ndarray]]:
+    """The values of steps one after the other → those of trials, (n, T, ...)."""
+    if not steps:
+        return []
+    whole = {name: np.array([step[name] for step in steps]) for name in steps[0]}
+    return [{name: array.reshape(-1, length, *array.shape[1:]) for name, array in whole.items()}]

@@ -228,6 +228,7 @@ def backward(
     d_hidden: np.ndarray | None = None,
     d_cell: np.ndarray | None = None,
     *,
+    d_gates: np.ndarray | None = None,
     memory: Memory | None = None,
     unroll: int | None = None,
 ) -> Gradients:
@@ -239,12 +240,13 @@ def backward(
         trace: what ``run`` gave.
         d_policy, d_value, d_hidden, d_cell: the loss's derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...);
             None for those on which it does not depend.
+        d_gates: by the gates and the candidate, (P, B, T, 5, H), where something else depends on them.
         memory: of the run, if gradients are to flow through it.
         unroll: steps of a stretch, from one of which nothing flows back into the one before; None: all steps.
     """
     found, weights, states = Gradients(), trace.weights, trace.states
     through = memory is not None and memory.follows
-    if all(d is None for d in (d_policy, d_value, d_hidden, d_cell)) and not through:
+    if all(d is None for d in (d_policy, d_value, d_hidden, d_cell, d_gates)) and not through:
         return found
     hidden = states.hiddens[1:]
     to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
@@ -259,7 +261,12 @@ def backward(
         to_hidden += d_values * weights.critic_weight.swapaxes(-1, -2)
         found.critic_weight, found.critic_bias = _outer(d_values, hidden), _summed(d_values)
     back = Backward(
-        states, weights.hidden_weight, to_hidden, None if d_cell is None else _features_first(d_cell), unroll
+        states,
+        weights.hidden_weight,
+        to_hidden,
+        None if d_cell is None else _features_first(d_cell),
+        None if d_gates is None else _features_first(d_gates.reshape(*d_gates.shape[:3], -1)),
+        unroll,
     )
     if through:
         go_back_through(trace, back, memory)  # type: ignore[arg-type]
@@ -281,14 +288,23 @@ def go_back_through(trace: Trace, back: Backward, memory: Memory) -> None:
         memory.back(stretch.read, by_read(trace, back, stretch.steps))
 
 
-def by_read(trace: Trace, back: Backward, steps: slice) -> np.ndarray:
-    """Derivatives by what was retrieved, before the tanh, of steps gone through: (steps, P, H, B)."""
+def by_read(
+    trace: Trace, back: Backward, steps: slice = slice(None), d_memory: np.ndarray | None = None
+) -> np.ndarray:
+    """Derivatives by what was retrieved, before the tanh, of steps gone through: (steps, P, H, B).
+
+    Args:
+        trace, back, steps: of what was run.
+        d_memory: the loss's own derivatives by m_t, (P, B, T, H), where something else depends on it.
+    """
     m, weight = trace.states.memory[steps], trace.weights.memory_weight  # type: ignore[index]
     if weight is None:
-        d_memory = back.by_reinstated(steps)
+        onward = back.by_reinstated(steps)
     else:
-        d_memory = np.matmul(weight.swapaxes(-1, -2), back.d_drive[steps])
-    return (1.0 - m * m) * d_memory
+        onward = np.matmul(weight.swapaxes(-1, -2), back.d_drive[steps])
+    if d_memory is not None:
+        onward = onward + _features_first(d_memory)[steps]
+    return (1.0 - m * m) * onward
 
 
 def by_inputs(trace: Trace, back: Backward) -> np.ndarray:

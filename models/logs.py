@@ -24,8 +24,6 @@ from psyneulink.core.globals.keywords import OWNER_VALUE
 from psyneulink.core.globals.log import CompositionLog, LogCondition, LogEntry
 from psyneulink.core.globals.utilities import convert_to_np_array
 
-from .weights import GATE_ORDER
-
 IN_LEARNING = LogCondition.PROCESSING | LogCondition.LEARNING
 """``learn()`` makes an entry where a condition includes one of these, as the default, EXECUTION, does."""
 NEVER_MET = LogCondition.TRIAL | LogCondition.RUN
@@ -152,44 +150,9 @@ class LearningLog:
             _enter(each.parameter, matrix, Time(run, which.start, 0, 0), context)
 
 
-def items_of(course: Any, mechanism: Any) -> list[np.ndarray]:
+def items_of(trace: Any, mechanism: Any) -> list[np.ndarray]:
     """A node's value at all steps of a minibatch, item by item: [(B, T, size), ...]."""
-    if hasattr(course, "items"):
-        return [item.detach().numpy() for item in course.items(mechanism)]
-    return _items_of_standard(course, mechanism)
-
-
-def _items_of_standard(course: Any, mechanism: Any) -> list[np.ndarray]:
-    """The same of the fast path, which keeps what the loss needs; the rest is computed from it."""
-    model, trace = course.model, course.trace
-    inputs = {node: values.numpy() for node, values in course.inputs.items()}
-    gates = {block: trace.gates[0, :, :, k] for k, block in enumerate(GATE_ORDER)}
-    cell = trace.cell[0]
-    if mechanism in inputs:
-        return [inputs[mechanism]]
-    for block, gate in model.gates.items():
-        if mechanism is gate:
-            return [gates[block]]
-    if mechanism is model.kept:
-        before = np.concatenate([course.before[model.cell].numpy()[:, None], cell[:, :-1]], axis=1)
-        return [gates["forget"] * before]
-    values = {
-        model.new: lambda: gates["input"] * gates["candidate"],
-        model.cell: lambda: cell,
-        model.cell_output: lambda: np.tanh(cell),
-        model.hidden: lambda: trace.hidden[0],
-        model.actor: lambda: trace.policy[0],
-        model.critic: lambda: trace.value[0][..., None],
-    }
-    values |= dict.fromkeys(
-        (model.input_bias, model.hidden_bias, model.readout_bias), lambda: np.ones((*cell.shape[:2], 1))
-    )
-    if model._has_memory:
-        values[model.memory_node] = lambda: trace.memory[0]
-        if model.config.has_reinstatement_gate:
-            values[model.reinstated] = lambda: gates["reinstatement"] * trace.memory[0]
-        values[model.encoding] = lambda: inputs[model.encode_node]
-    return [values[mechanism]()]
+    return [item.detach().numpy() for item in trace.items(mechanism)]
 
 
 def _values(mechanism: Any) -> Iterator[Loggable]:

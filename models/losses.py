@@ -101,8 +101,8 @@ def trial_tensors(
     reward: np.ndarray,
     settings: LossSettings,
 ) -> TrialTensors:
-    """From policy (B, T, A), value (B, T, 1), hidden and cell (B, T, H), and actions, targets, rewards (B, T)."""
-    value = values["value"].squeeze(-1)
+    """From policy (B, T, A), value (B, T), hidden and cell (B, T, H), and actions, targets, rewards (B, T)."""
+    value = values["value"]
     return TrialTensors(
         policy=values["policy"],
         value=value,
@@ -270,15 +270,14 @@ def _users_losses_and_slopes(
         ]
         slopes = (_of_agents(name, [getattr(s, name) for _, _, s in each]) for name in vars(each[0][2]))
         return np.stack([a for a, _, _ in each]), np.stack([c for _, c, _ in each]), Slopes(*slopes)
-    arrays = {"policy": policy, "value": value[..., None], "hidden": hidden, "cell": cell}
+    arrays = {"policy": policy, "value": value, "hidden": hidden, "cell": cell}
     leaves = {name: torch.tensor(array).requires_grad_() for name, array in arrays.items()}
     actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
     found: list[Tensor | None] = [None] * len(leaves)
     if actor.requires_grad:
         found = list(torch.autograd.grad(actor.sum(), list(leaves.values()), allow_unused=True))
-    d = Slopes(*(None if g is None else g.numpy() for g in found))
-    d.value = None if d.value is None else d.value[..., 0]
-    return actor.detach().numpy(), critic.detach().numpy(), d
+    slopes = Slopes(*(None if g is None else g.numpy() for g in found))
+    return actor.detach().numpy(), critic.detach().numpy(), slopes
 
 
 def _of_agents(name: str, slopes: list[np.ndarray | None]) -> np.ndarray | None:

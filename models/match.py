@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .kernels import kernel
 
@@ -80,7 +81,6 @@ class Retrieval:
         """What matches the queries (G, T, K) among the keys (G, n, K) of a view."""
         if view.n == 0:
             return Match(view)
-        queries, keys = np.ascontiguousarray(queries), np.ascontiguousarray(keys)
         if self.retrieval == "nearest":
             rows = self._nearest_by_score(queries, keys, view)
             if rows is None:
@@ -89,7 +89,8 @@ class Retrieval:
         similar = self.similarity(queries, keys)
         lag = view.lag[:, None].astype(float) if self.forgetting else None
         gone = None if view.there is None else ~view.there[:, None]
-        weights = average_weights(similar, lag, gone, self.sharpness, self.forgetting)
+        arrays = (None if a is None else torch.from_numpy(a) for a in (similar, lag, gone))
+        weights = average_weights(*arrays, self.sharpness, self.forgetting).numpy()  # type: ignore[arg-type]
         return Match(view, weights=weights, similar=similar, sharpness=self.sharpness, queries=queries, keys=keys)
 
     def nearest(self, similar: np.ndarray, view: View) -> np.ndarray:
@@ -145,28 +146,27 @@ def _empty(view: View) -> np.ndarray | None:
 
 
 def average_weights(
-    similar: np.ndarray,
-    lag: np.ndarray | None,
-    gone: np.ndarray | None,
-    sharpness: np.ndarray | float,
-    forgetting: np.ndarray | float = 0.0,
-) -> np.ndarray:
+    similar: Tensor,
+    lag: Tensor | None,
+    gone: Tensor | None,
+    sharpness: Tensor | float,
+    forgetting: Tensor | float = 0.0,
+) -> Tensor:
     """Weights in the average over n entries: softmax(sharpness · similarity − forgetting · lag), (..., n).
 
     Args:
         similar: (..., n).
         lag: (..., n), or None where nothing is forgotten.
         gone: (..., n) bool, entries that are not there; or None. Where none is there, all weights are 0.
-        sharpness, forgetting: numbers, or arrays that go with (..., n).
+        sharpness, forgetting: numbers, or tensors that go with (..., n).
     """
-    weights = sharpness * similar
+    logits = sharpness * similar
     if lag is not None:
-        weights = weights - forgetting * lag
+        logits = logits - forgetting * lag
     if gone is None:
-        return torch.softmax(torch.from_numpy(weights), -1).numpy()
-    weights = np.where(gone, -np.inf, weights)
-    found = torch.softmax(torch.from_numpy(weights), -1)
-    return found.nan_to_num_(nan=0.0).numpy()
+        return torch.softmax(logits, -1)
+    weights = torch.softmax(logits.masked_fill(gone, -torch.inf), -1)
+    return weights.masked_fill(gone.all(-1, keepdim=True), 0.0)
 
 
 @dataclass(eq=False)

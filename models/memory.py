@@ -30,67 +30,17 @@ from psyneulink.core.globals.parameters import Parameter, check_user_specified
 from psyneulink.core.globals.utilities import convert_all_elements_to_np_array
 from torch import Tensor
 
-from .retrieval import KERNELS, RETRIEVALS, RetrievalSettings, similarity
-
-ROWS_AT_FIRST = 2**16
-"""Rows for which a ring of that limit or more has room when it is made; rows take memory once they are stored."""
-
-
-class EntryRing:
-    """Entries of several fields in one array a field; the oldest is dropped when ``limit`` is exceeded.
-
-    Up to ``ROWS_AT_FIRST`` entries are stored without moving any; beyond, the arrays grow by doubling.
-    """
-
-    def __init__(self, sizes: Sequence[int], limit: int) -> None:
-        self.limit = limit
-        self.fields = [np.empty((min(limit, ROWS_AT_FIRST), size)) for size in sizes]
-        self.n_stored = 0  # ever since the last clearing
-
-    def __len__(self) -> int:
-        return min(self.n_stored, self.limit)
-
-    @property
-    def oldest(self) -> int:
-        """Row of the oldest entry: 0 until the ring is full."""
-        return self.n_stored % self.limit if self.n_stored > self.limit else 0
-
-    def used(self, field: int) -> np.ndarray:
-        """The rows of a field that hold entries, as they lie in memory (a view)."""
-        return self.fields[field][: len(self)]
-
-    def by_age(self, field: int) -> np.ndarray:
-        """A copy of a field's entries, oldest first: (n, size)."""
-        return np.roll(self.used(field), -self.oldest, axis=0)
-
-    def append(self, entry: Sequence[np.ndarray]) -> None:
-        """Store one entry; a full ring overwrites its oldest."""
-        row = self.n_stored % self.limit
-        if row >= len(self.fields[0]):
-            rows = min(2 * len(self.fields[0]), self.limit)
-            self.fields = [np.concatenate([f, np.empty((rows - len(f), f.shape[1]))]) for f in self.fields]
-        for field, part in zip(self.fields, entry, strict=True):
-            field[row] = part
-        self.n_stored += 1
-
-    def replace(self, fields: Sequence[np.ndarray], limit: int) -> None:
-        """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
-        self.limit = limit
-        self.fields = [np.array(f[-limit:], dtype=float) for f in fields]
-        self.n_stored = len(self.fields[0])
-        if self.n_stored == 0:
-            self.fields = [np.empty((min(limit, ROWS_AT_FIRST), f.shape[1])) for f in self.fields]
-
-    def clear(self) -> None:
-        """Drop all entries."""
-        self.n_stored = 0
+from .bank import Bank, Repeated
+from .kernels import KERNELS
+from .kernels import kernel as kernel_of
+from .match import Retrieval, View, average_weights
 
 
-def _entries(ring: EntryRing, field: int, cues: Sequence[Tensor | None]) -> Tensor:
-    """A field's entries: (n, size). A copy where gradients of the cues need them later: they are stored over."""
-    entries = ring.used(field)
-    later = any(cue is not None and cue.requires_grad for cue in cues)
-    return torch.from_numpy(entries.copy() if later else entries)
+def execution_id_of(context: Any) -> Any:
+    """The execution_id that is meant by a ``Context``, an execution_id, a composition (its own), or None."""
+    if isinstance(context, pnl.Composition):
+        return context.default_execution_id
+    return getattr(context, "execution_id", context)
 
 
 class EpisodicMemory(pnl.ContentAddressableMemory):
@@ -138,11 +88,11 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
         def _validate_kernel(self, kernel):
             if kernel not in KERNELS:
-                return f"must be one of {KERNELS}."
+                return f"must be one of {', '.join(map(repr, KERNELS))}."
 
         def _validate_retrieval(self, retrieval):
-            if retrieval not in RETRIEVALS:
-                return f"must be one of {RETRIEVALS}."
+            if retrieval not in ("nearest", "average"):
+                return "must be 'nearest' or 'average'."
 
         def _validate_max_entries(self, max_entries):
             if max_entries < 1:
@@ -169,7 +119,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         owner: Any = None,
         prefs: Any = None,
     ) -> None:
-        self._rings: dict[Any, list[EntryRing]] = {}  # by execution_id, one an environment
+        self._banks: dict[Any, Bank] = {}  # by execution_id; a ring an environment
         self._last_id: Any = None  # the context of the last call, which ``memory`` shows
         # The constructor of ContentAddressableMemory itself takes no further Parameters; its parent's does.
         super(pnl.ContentAddressableMemory, self).__init__(
@@ -194,56 +144,63 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     # ---- entries ---------------------------------------------------------------------------------------
 
-    def ring(self, context: Any = None, environment: int = 0) -> EntryRing:
-        """The entries of an execution context (a ``Context``, its execution_id, or None), made if need be.
+    def bank(self, context: Any = None) -> Bank:
+        """The entries of an execution context (a ``Context``, its execution_id, a composition whose own is meant, or
+        None), made if need be: a ring for each of several environments of one agent."""
+        execution_id = execution_id_of(context)
+        limit = int(self._setting("max_entries", pnl.Context(execution_id=execution_id)))
+        bank = self._banks.get(execution_id)
+        if bank is None:
+            sizes = [np.size(part) for part in self.defaults.variable]
+            bank = self._banks[execution_id] = Bank(sizes, limit)
+        if bank.limit != limit:  # the Parameter was changed since
+            bank.resize(limit)
+        return bank
 
-        Parallel environments of one agent have entries of their own in the same context.
-        """
+    def _bank_with(self, context: Any, environment: int) -> Bank:
+        """The same, with a ring for this environment."""
         if environment < 0:
             raise FunctionError(f"{self._label}: environment must be at least 0; got {environment}.")
-        execution_id = getattr(context, "execution_id", context)
-        limit = int(self._setting("max_entries", pnl.Context(execution_id=execution_id)))
-        rings = self._rings.setdefault(execution_id, [])
-        sizes = [np.size(part) for part in self.defaults.variable]
-        while len(rings) <= environment:
-            rings.append(EntryRing(sizes, limit))
-        ring = rings[environment]
-        if ring.limit != limit:  # the Parameter was changed since
-            ring.replace([ring.by_age(i) for i in range(len(ring.fields))], limit)
-        return ring
+        bank = self.bank(context)
+        bank.open(environment + 1)
+        return bank
 
     def environments(self, context: Any = None) -> int:
         """Number of environments that an execution context has used; at least 1."""
-        return max(1, len(self._rings.get(getattr(context, "execution_id", context), [])))
+        bank = self._banks.get(execution_id_of(context))
+        return 1 if bank is None else len(bank)
 
     def entries(self, context: Any = None, environment: int = 0) -> list[np.ndarray]:
         """Copies of the entries, oldest first: an array (n, size) for each field."""
-        ring = self.ring(context, environment)
-        return [ring.by_age(i) for i in range(len(ring.fields))]
+        return self._bank_with(context, environment).entries(environment)
 
     def set_entries(self, fields: Sequence[np.ndarray], context: Any = None, environment: int = 0) -> None:
         """Hold these entries instead: an array (n, size) for each field, oldest first."""
-        ring = self.ring(context, environment)
-        ring.replace(fields, ring.limit)
+        self._bank_with(context, environment).set_entries(fields, environment)
 
     def clear(self, context: Any = None, environment: int | None = 0) -> None:
         """Drop all entries of an environment of an execution context; with None, of all its environments."""
-        which = range(self.environments(context)) if environment is None else [environment]
-        for each in which:
-            self.ring(context, each).clear()
+        if environment is None:
+            self.bank(context).clear()
+        else:
+            self._bank_with(context, environment).clear(environment)
+
+    def forget_contexts(self) -> None:
+        """Drop the entries of all execution contexts, and the contexts with them."""
+        self._banks.clear()
 
     @contextmanager
     def other_entries(self, fields: Sequence[np.ndarray], context: Any = None) -> Iterator[None]:
         """For the time being hold these entries instead, in a context's one environment, number 0."""
-        execution_id = getattr(context, "execution_id", context)
-        kept = self._rings.pop(execution_id, None)
+        execution_id = execution_id_of(context)
+        kept = self._banks.pop(execution_id, None)
         try:
             self.set_entries(fields, context)
             yield
         finally:
-            self._rings.pop(execution_id, None)
+            self._banks.pop(execution_id, None)
             if kept is not None:
-                self._rings[execution_id] = kept
+                self._banks[execution_id] = kept
 
     @property
     def memory(self) -> np.ndarray:
@@ -259,15 +216,15 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     @property
     def memory_num_entries(self) -> int:
         """Number of entries in the context last used."""
-        return len(self.ring(self._last_id))
+        return self.bank(self._last_id).count()
 
     # ---- storing ---------------------------------------------------------------------------------------
 
     def store_entry(self, entry: Sequence[np.ndarray], context: Any = None, environment: int = 0) -> bool:
         """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate."""
-        ring = self.ring(context, environment)
+        bank = self._bank_with(context, environment)
         entry = [np.asarray(part, dtype=float).reshape(-1) for part in entry]
-        sizes = [f.shape[1] for f in ring.fields]
+        sizes = [field.shape[2] for field in bank.fields]
         if [len(part) for part in entry] != sizes:
             raise FunctionError(
                 f"{self._label}: an entry has fields of sizes {[len(part) for part in entry]}; "
@@ -276,25 +233,19 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         noise = self._try_execute_param(self._setting("noise", context), entry, context=context)
         if noise is not None and np.any(noise):
             entry = [part + np.asarray(noise).reshape(-1)[0] for part in entry]
-        duplicates = self._setting("duplicate_entries_allowed", context)
-        if duplicates is not True:
-            equal = self._rows_equal_to(entry, ring, context)
-            if len(equal):
-                if duplicates == OVERWRITE:
-                    for field, part in zip(ring.fields, entry, strict=True):
-                        field[equal[-1]] = part
-                return duplicates == OVERWRITE
-        ring.append(entry)
-        return True
+        compared = [i for i, weight in enumerate(self._field_weights(len(entry), context)) if weight]
+        rows = [part[None] for part in entry]
+        _, stored = bank.write(np.array([environment]), rows, self.repeated(context), compared)
+        return bool(stored[0])
 
-    def _rows_equal_to(self, entry: list[np.ndarray], ring: EntryRing, context: Any) -> np.ndarray:
-        """Rows of entries whose weighted fields equal the entry's, by age."""
-        equal = np.ones(len(ring), bool)
-        for i, weight in enumerate(self._field_weights(len(entry), context)):
-            if weight:
-                equal &= (ring.used(i) == entry[i]).all(1)
-        rows = np.flatnonzero(equal)
-        return rows[np.argsort((rows - ring.oldest) % max(len(ring), 1))]
+    def draws_ties(self, context: Any = None) -> bool:
+        """Whether it draws which of equally similar entries it takes."""
+        return self._setting("equidistant_entries_select", context) == RANDOM
+
+    def repeated(self, context: Any = None) -> Repeated:
+        """What becomes of an entry that is stored already, as ``duplicate_entries_allowed`` says."""
+        allowed = self._setting("duplicate_entries_allowed", context)
+        return "append" if allowed is True else "overwrite" if allowed == OVERWRITE else "ignore"
 
     def _store_memory(self, entry: Any, context: Any) -> bool:
         return self.store_entry(list(entry), context)
@@ -308,13 +259,12 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     @handle_external_context()
     def delete_from_memory(self, entries: Any, fields: Any = None, context: Any = None) -> None:
         """Drop all entries equal to one of those given, in every field or in the fields (indices) named."""
-        ring = self.ring(context)
-        kept = [ring.by_age(i) for i in range(len(ring.fields))]
+        kept = self.entries(context)
         compared = range(len(kept)) if fields is None else np.atleast_1d(fields)
         for entry in self._parse_entries(entries):
             keep = ~np.logical_and.reduce([(kept[i] == entry[i]).all(1) for i in compared])
             kept = [f[keep] for f in kept]
-        ring.replace(kept, ring.limit)
+        self.set_entries(kept, context)
 
     def _parse_entries(self, entries: Any) -> list[list[np.ndarray]]:
         single = np.ndim(entries[0][0]) == 0
@@ -362,23 +312,28 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         self, cues: Sequence[Tensor | None], fields: Iterable[int], context: Any, environment: int
     ) -> list[Tensor]:
         """Those fields of what matches each of T cues: fields (T, size), or None → fields (T, size)."""
-        ring = self.ring(context, environment)
-        if len(ring) == 0:
+        bank = self._bank_with(context, environment)
+        view = bank.view(slice(environment, environment + 1))
+        if view.n == 0:
             n_cues = next(len(cue) for cue in cues if cue is not None)
-            return [torch.zeros(n_cues, ring.fields[i].shape[1], dtype=torch.float64) for i in fields]
-        similar = self._similarity(cues, ring, context)
-        stored = [_entries(ring, i, cues) for i in fields]
+            return [torch.zeros(n_cues, bank.fields[i].shape[2], dtype=torch.float64) for i in fields]
+        entries = [field[environment, : view.n] for field in bank.fields]
+        if any(cue is not None and cue.requires_grad for cue in cues):  # later, other entries may lie there
+            entries = [field.copy() for field in entries]
+        stored = [torch.from_numpy(field) for field in entries]
+        similar = self._similarity(cues, stored, context)
         settings = self.retrieval_settings(context)
         if settings.retrieval == "average":
-            weights = settings.weights(similar, ring.oldest)
-            return [weights @ field for field in stored]
-        rows = [self._best_row(each, ring, context) for each in similar.detach()]
-        return [field[rows] for field in stored]
+            lag = torch.from_numpy(view.lag).to(similar) if settings.forgetting else None
+            weights = average_weights(similar, lag, None, settings.sharpness, settings.forgetting)
+            return [weights @ stored[i] for i in fields]
+        rows = self._nearest(settings, similar.detach().numpy(), view, context)
+        return [stored[i][rows] for i in fields]
 
-    def retrieval_settings(self, context: Any = None) -> RetrievalSettings:
+    def retrieval_settings(self, context: Any = None) -> Retrieval:
         """How it retrieves in an execution context. FunctionError for ``forgetting`` without an average."""
         try:
-            return RetrievalSettings(
+            return Retrieval(
                 kernel=self.parameters.kernel.get(),
                 retrieval=self.parameters.retrieval.get(),
                 sharpness=float(np.squeeze(self._setting("sharpness", context))),
@@ -388,40 +343,35 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         except ValueError as error:
             raise FunctionError(f"{self._label}: {error}") from error
 
-    def _similarity(self, cues: Sequence[Tensor | None], ring: EntryRing, context: Any) -> Tensor:
-        """Similarity of each of T cues to each entry: (T, n)."""
+    def _similarity(self, cues: Sequence[Tensor | None], stored: Sequence[Tensor], context: Any) -> Tensor:
+        """Similarity of each of T cues to each entry: fields (T, size), (n, size) → (T, n)."""
         if self.distance_function is not None or self.selection_function is not None:
             raise FunctionError(
                 f"{self._label}: a distance_function or selection_function was set, but EpisodicMemory uses "
                 "'kernel' and 'retrieval' in their place; set those, or use pnl.ContentAddressableMemory."
             )
-        kernel = self.parameters.kernel.get()
-        weights = self._field_weights(len(ring.fields), context)
-        stored = [_entries(ring, i, cues) for i in range(len(ring.fields))]
+        similarity = kernel_of(self.parameters.kernel.get()).similarity
+        weights = self._field_weights(len(stored), context)
         if len(set(weights)) == 1 and len(stored) > 1:
-            return weights[0] * similarity(kernel, torch.cat(list(cues), dim=1), torch.cat(stored, dim=1))
+            return weights[0] * similarity(torch.cat(list(cues), dim=1), torch.cat(list(stored), dim=1))
         counted = [i for i, weight in enumerate(weights) if weight]
         if not counted:
-            return torch.zeros(len(cues[0]), len(ring), dtype=torch.float64)
-        return sum(weights[i] * similarity(kernel, cues[i], stored[i]) for i in counted) / len(counted)
+            return torch.zeros(len(cues[0]), len(stored[0]), dtype=torch.float64)
+        return sum(weights[i] * similarity(cues[i], stored[i]) for i in counted) / len(counted)
 
-    def _best_row(self, similar: Tensor, ring: EntryRing, context: Any) -> int:
-        oldest = ring.oldest
-        by_age = torch.cat([similar[oldest:], similar[:oldest]])
+    def _nearest(self, settings: Retrieval, similar: np.ndarray, view: View, context: Any) -> np.ndarray:
+        """Rows of the most similar entries: (T, n) → (T,)."""
         select = self._setting("equidistant_entries_select", context)
-        if select == OLDEST:
-            age = int(by_age.argmax())  # the first of equals
-        elif select == NEWEST:
-            age = len(by_age) - 1 - int(by_age.flip(0).argmax())
-        elif select == RANDOM:
-            best = torch.nonzero(by_age == by_age.max()).flatten().numpy()
-            age = int(self._setting("random_state", context).choice(best))
-        else:
+        if select == RANDOM:
+            draw = self._setting("random_state", context).choice
+            order = np.argsort(-view.lag[0])  # by age, so that draws do not depend on where entries lie
+            return np.array([order[draw(np.flatnonzero((each == each.max())[order]))] for each in similar])
+        if select not in (OLDEST, NEWEST):
             raise FunctionError(
                 f"{self._label}: equidistant_entries_select must be {OLDEST!r}, {NEWEST!r} or {RANDOM!r}; "
                 f"got {select!r}."
             )
-        return (oldest + age) % len(ring)
+        return settings.nearest(similar[None], view)[0]
 
     def _field_weights(self, n_fields: int, context: Any) -> list[float]:
         weights = np.atleast_1d(self._setting("distance_field_weights", context))
@@ -436,7 +386,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     def step(self, cue: Sequence[Tensor], context: Any = None, environment: int = 0) -> list[Tensor]:
         """Retrieve, then store, each with its probability, as one call of the function does."""
-        self._last_id = getattr(context, "execution_id", context)
+        self._last_id = execution_id_of(context)
         weights = self._field_weights(len(cue), context)
         if any(weights) and self._occurs("retrieval_prob", context):
             retrieved = self.match(cue, context, environment)
@@ -493,7 +443,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
 
     def _setting(self, name: str, context: Any) -> Any:
         """A Parameter's value in a context, modulated if it is; that of no context before the first run."""
-        execution_id = getattr(context, "execution_id", context)
+        execution_id = execution_id_of(context)
         known = execution_id in getattr(self.parameters, name).values
         if not known or not isinstance(context, pnl.Context):
             context = pnl.Context(execution_id=execution_id if known else None)

@@ -257,7 +257,7 @@ def _value_in_stock_wrapper(projection: Any) -> Tensor:
 # ---- in a RecurrentComposition -------------------------------------------------------------------------------
 
 
-class OuterCourse:
+class OuterTrace(backend.Trace):
     """The values of all nodes at all steps of a minibatch, the nested ones included.
 
     Args:
@@ -267,7 +267,8 @@ class OuterCourse:
     """
 
     def __init__(self, wrapper: RecurrentWrapper, parts: list[tuple[dict, dict]]) -> None:
-        self.wrapper, self.parts = wrapper, parts
+        super().__init__(wrapper)
+        self.parts = parts
         self._owners = {mechanism: nested for nested in wrapper.nested for mechanism in nested.wrapper.nodes_map}
 
     def items(self, node: Any) -> list[Tensor]:
@@ -276,39 +277,10 @@ class OuterCourse:
         parts = [own[wrapper] if nested is None else courses[nested].items(node) for own, courses in self.parts]
         return parts[0] if len(parts) == 1 else [torch.cat(items, dim=1) for items in zip(*parts, strict=True)]
 
-    @property
-    def trajectory(self) -> Mapping[Any, Tensor]:
-        """{mechanism: (B, T, size)}: the first item of each value."""
-        return _Trajectory(self)
-
-    def last_values(self) -> dict[Any, list[Tensor]]:
-        """{node's wrapper: its value at the last step}."""
-        return {w: [item[:, -1:] for item in self.items(node)] for node, w in self.wrapper.nodes_map.items()}
-
-    def output(self, wrapper: RecurrentWrapper, mechanism: Any, item: int) -> Tensor:
-        """An item of a node's value at the last step: (B, size)."""
-        return self.items(mechanism)[item][:, -1]
-
-
-class _Trajectory(Mapping):
-    """Values by mechanism, joined where they are asked for."""
-
-    def __init__(self, course: OuterCourse) -> None:
-        self._course = course
-
-    def __getitem__(self, mechanism: Any) -> Tensor:
-        return self._course.items(mechanism)[0]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._course.wrapper.nodes_map)
-
-    def __len__(self) -> int:
-        return len(self._course.wrapper.nodes_map)
-
 
 def execute_around(
     wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
-) -> OuterCourse:
+) -> OuterTrace:
     """Execute a ``RecurrentComposition`` with others nested in it.
 
     All steps at once where no node of its own needs a value of the step before; else one after the other.
@@ -346,7 +318,7 @@ def execute_around(
                 new |= {own[n]: courses[node].items(n) for n in node.leaving()}
             values = values | new
         parts.append(({w: v for w, v in values.items() if w.mechanism not in inside}, courses))
-    return OuterCourse(wrapper, parts)
+    return OuterTrace(wrapper, parts)
 
 
 def probe(wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:

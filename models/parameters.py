@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psyneulink as pnl
-from psyneulink.core.globals.context import Context
 
-from .person import Person
-
-if TYPE_CHECKING:
-    from .composition import EpisodicLSTMComposition
+from .backend import get_parameter, is_stateful, set_parameter
+from .person import PARAMETERS, Person
 
 OF_MEMORY = {
     "memory_capacity": "max_entries",
@@ -67,14 +64,19 @@ def fixed_setting(name: str) -> pnl.Parameter:
 
 
 def person_parameter() -> pnl.Parameter:
-    """The Parameter that holds who a composition stands for: ValueError for a person who does not fit."""
+    """The Parameter that shows who a composition stands for: ValueError for a person who does not fit."""
+
+    def get(owning_component: Any, context: Any) -> Any:
+        if not _is_made(owning_component):
+            return Person()
+        return owning_component.person_in_graph.of(_execution_id(owning_component, context))
 
     def put(value: Any, owning_component: Any, context: Any) -> Any:
         if _is_made(owning_component):
-            owning_component._in_graph.put(value, _execution_id(owning_component, context))
+            owning_component.put_person(value, _execution_id(owning_component, context))
         return value
 
-    return pnl.Parameter(Person(), setter=put, loggable=False)
+    return _parameter(get, setter=put)
 
 
 def setting_of_person(name: str) -> pnl.Parameter:
@@ -83,7 +85,7 @@ def setting_of_person(name: str) -> pnl.Parameter:
     def get(owning_component: Any, context: Any) -> Any:
         if not _is_made(owning_component):
             return None
-        return getattr(owning_component._in_graph.of(_execution_id(owning_component, context)), name)
+        return getattr(owning_component.person_in_graph.of(_execution_id(owning_component, context)), name)
 
     def put(value: Any, owning_component: Any, context: Any) -> Any:
         if _is_made(owning_component):
@@ -93,8 +95,8 @@ def setting_of_person(name: str) -> pnl.Parameter:
     return _parameter(get, setter=put)
 
 
-def _replace_in_person(model: EpisodicLSTMComposition, name: str, value: Any, execution_id: Any) -> None:
-    model._in_graph.put(replace(model._in_graph.of(execution_id), **{name: value}), execution_id)
+def _replace_in_person(model: Any, name: str, value: Any, execution_id: Any) -> None:
+    model.put_person(replace(model.person_in_graph.of(execution_id), **{name: value}), execution_id)
 
 
 def _parameter(getter: Callable[..., Any], **kwargs: Any) -> pnl.Parameter:
@@ -103,23 +105,19 @@ def _parameter(getter: Callable[..., Any], **kwargs: Any) -> pnl.Parameter:
 
 def _is_made(component: Any) -> bool:
     """Whether it is a composition with its nodes: PsyNeuLink also asks its class, and in its constructor."""
-    return hasattr(component, "_standard")
+    return hasattr(component, "as_made")
 
 
-def _get(model: EpisodicLSTMComposition, name: str, context: Any) -> Any:
-    if not model._has_memory:
+def _get(model: Any, name: str, context: Any) -> Any:
+    if not model.parts.has_memory:
         return getattr(model.config, name)
-    parameter = getattr(model.episodic_memory.function.parameters, OF_MEMORY[name])
-    execution_id = _execution_id(model, context)
-    if not parameter.stateful or execution_id not in parameter.values:
-        execution_id = None
-    value = _plain(parameter._get(Context(execution_id=execution_id)))
+    value = _plain(get_parameter(model.episodic_memory, OF_MEMORY[name], _execution_id(model, context)))
     return "append" if value is True and name == "repeated_key" else value
 
 
-def _put(model: EpisodicLSTMComposition, name: str, value: Any, context: Any) -> Any:
+def _put(model: Any, name: str, value: Any, context: Any) -> Any:
     value = _plain(value)
-    if not model._has_memory or (name == "memory_capacity" and value == 0):
+    if not model.parts.has_memory or (name == "memory_capacity" and value == 0):
         raise ValueError(
             f"'{model.name}': {name} cannot be set to {value!r}: a composition is made with a memory or without. "
             "Make another one, with the memory_capacity that it is to have (0: none)."
@@ -127,19 +125,17 @@ def _put(model: EpisodicLSTMComposition, name: str, value: Any, context: Any) ->
     config = replace(model.config, **{name: value})  # refuses what does not fit
     value = getattr(config, name)
     execution_id, own = _execution_id(model, context), model.default_execution_id
-    if name == "sharpness" and model._in_graph.of(execution_id).sharpness is not None:
+    if name == "sharpness" and model.person_in_graph.of(execution_id).sharpness is not None:
         _replace_in_person(model, name, value, execution_id)  # the agent keeps its own
         return value
-    for person in model.parameters.person.values.values():
+    for person in model.person_in_graph.persons.values():
         person.check(config)
-    memory, parameter = model.episodic_memory, getattr(model.episodic_memory.function.parameters, OF_MEMORY[name])
+    memory, stateful = model.episodic_memory, is_stateful(model.episodic_memory, OF_MEMORY[name])
     # None, too, as its values are those of contexts that are yet to come.
     for each in {execution_id, None} if execution_id == own else {execution_id}:
-        parameter._set(True if value == "append" else value, Context(execution_id=each))
-        if each in memory.parameters.value.values:  # else run() has not been there
-            memory._update_parameter_ports(context=Context(execution_id=each))
-    if execution_id == own or not parameter.stateful:
-        model.config = config
+        set_parameter(memory, OF_MEMORY[name], True if value == "append" else value, each)
+    if execution_id == own or not stateful:
+        model.config = model.parts.config = config
     return value
 
 
@@ -148,7 +144,21 @@ def _plain(value: Any) -> Any:
     return value.squeeze().item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
-def _execution_id(model: EpisodicLSTMComposition, context: Any) -> Any:
+def _execution_id(model: Any, context: Any) -> Any:
     """Of a call that names no context, the composition's own."""
     execution_id = getattr(context, "execution_id", None)
     return model.default_execution_id if execution_id is None else execution_id
+
+
+def parameters_of_agent() -> dict[str, pnl.Parameter]:
+    """The settings of ``ModelConfig`` and those of ``Person``, by their names there; new ones at each call.
+
+    Where an agent's person averages with a ``sharpness`` of their own, it is theirs that the Parameter shows and sets.
+    """
+    fixed = ("input_size", "hidden_size", "n_actions", "key", "reinstatement")
+    of_person = {name: setting_of_person(name) for name in PARAMETERS}
+    of_memory = {name: memory_setting(name) for name in OF_MEMORY if name != "memory_capacity"}
+    return of_person | of_memory | {name: fixed_setting(name) for name in fixed} | {
+        "memory_capacity": memory_setting("memory_capacity", aliases=["capacity"]),
+        "person": person_parameter(),
+    }

@@ -46,7 +46,7 @@ from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_t
 from .person import Person
 from .plans import Plan, plan_episodes, plan_run
 from .records import STATES, EpisodeRecord, Record, TrialRecord, build_record
-from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..tasks.trials import Trials
-from .plans import plan_environments, plan_episodes, plan_trials
 from .losses import Loss, LossSettings
 from .optimizers import OptimizerName, check_optimizer
+from .plans import plan_environments, plan_episodes, plan_trials
 from .records import Record, check_record
 
 if TYPE_CHECKING:

@@ -14,6 +14,32 @@ PORT = r'(?::(?:"(?:[^"\\]|\\.)*"|[^\s"\[]+))?'  # where the structure of nodes 
 ARROW = re.compile(rf"{NODE}{PORT} -> {NODE}{PORT} \[", re.DOTALL)
 
 
+def draw_graph(composition: Any, show: Any, *args: Any, output_fmt: Any = "pdf", **kwargs: Any) -> Any:
+    """Draw a composition by PsyNeuLink's ``show_graph`` (``show``), feedback dashed, names as the user gave them."""
+    interfaces = [composition.input_CIM, composition.parameter_CIM, composition.output_CIM]
+    named = [composition, *composition.nodes, *interfaces]
+    labels = [plain_label(component.name) for component in named]
+    if len(set(labels)) < len(labels):
+        labels = [component.name for component in named]
+    labelled = [*zip(named, labels, strict=True), *((p, plain_label(p.name)) for p in composition.projections)]
+    names = [component.name for component, _ in labelled]
+    composition._analyze_graph()  # or show_cim shows nothing before the first run
+    try:
+        for component, label in labelled:
+            component.name = label
+        graph = show(*args, output_fmt="gif" if output_fmt == "gif" else "gv", **kwargs)
+    finally:
+        for (component, _), name in zip(labelled, names, strict=True):
+            component.name = name
+    if graph is None:
+        return None
+    label_of = dict(zip(named, labels, strict=True))
+    ends = [(p.sender.owner, p.receiver.owner) for p in composition.feedback_projections]
+    dash_feedback(graph, {(label_of[a], label_of[b]) for a, b in ends if a in label_of and b in label_of})
+    drop_phantom(graph, labels)
+    return as_format(graph, output_fmt, labels[0])
+
+
 def plain_label(name: str) -> str:
     """A name without the "-1", "-2", ... that PsyNeuLink adds where several components in a session have it.
 

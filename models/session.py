@@ -1,0 +1,136 @@
+"""One call to an agent's ``learn()``: initial states, choices, loss, and the record of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .backend import Session
+from .choices import draw
+from .config import ModelConfig
+from .graph import AgentGraph
+from .losses import LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
+from .plans import Plan
+from .records import STATES, Record, TrialRecord, build_record
+from .weights import GATE_ORDER
+
+
+class TrialSession(Session):
+    """The trials of a plan.
+
+    Args:
+        graph: of the agent.
+        plan: its trials, or episodes.
+        settings: of the loss.
+        gradients: whether the record is to have them.
+        record: whether it is to have the states.
+        max_gradient_norm: as of ``train_episodes``.
+    """
+
+    def __init__(
+        self,
+        graph: AgentGraph,
+        plan: Plan,
+        settings: LossSettings,
+        gradients: bool = False,
+        record: Record = "all",
+        max_gradient_norm: float | None = None,
+    ) -> None:
+        self.graph, self.plan, self.settings = graph, plan, settings
+        self.wants_gradients, self.max_gradient_norm = gradients, max_gradient_norm
+        self.unroll_steps = settings.unroll_steps
+        self.slopes: Slopes | None = None
+        """Derivatives of the loss of the last minibatch, on the fast path."""
+        self._left_out = STATES if record == "behavior" else ()
+        self._now: tuple[dict[str, np.ndarray], np.ndarray] | None = None
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._losses: list[np.ndarray] = []
+        self._gradients: list[dict[str, np.ndarray]] = []
+
+    @property
+    def config(self) -> ModelConfig:
+        """The agent's."""
+        return self.graph.config
+
+    def begin(self, which: range) -> dict[Any, Tensor]:
+        """h0 and c0 of these trials; where due, the next episode begins."""
+        rows = slice(which.start, which.stop)
+        if self.plan.interaction is not None:
+            self.plan.interaction.begin(which.start)
+        return {
+            self.graph.hidden: torch.from_numpy(self.plan.h0[rows]),
+            self.graph.cell: torch.from_numpy(self.plan.c0[rows]),
+        }
+
+    def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
+        """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
+        found = values_of_nodes(self.graph, values.__getitem__)
+        part = {name: value.detach().numpy() for name, value in found.items()}
+        outcome = self._outcome(which, part)
+        actor, critic = losses(trial_tensors(found, *outcome, self.settings), self.settings)
+        self._now = part, np.stack([actor.detach().numpy(), critic.detach().numpy()], axis=1)
+        return (actor + self.settings.value_weight * critic).mean()
+
+    def loss_and_slopes(self, which: range, part: dict[str, np.ndarray]) -> float:
+        """Fast path: the loss as a number, from what a record has; its derivatives are in ``slopes``."""
+        outcome = self._outcome(which, part)
+        actor, critic, slopes = losses_and_slopes(
+            part["policy"], part["value"], *outcome, self.settings, part["hidden"], part["cell"]
+        )
+        self.slopes = slopes / len(which) if len(which) > 1 else slopes  # the mean over environments
+        self._now = part, np.stack([actor, critic], axis=1)
+        return float((actor + self.settings.value_weight * critic).mean())
+
+    def _outcome(self, which: range, part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions, targets and rewards, each (B, T)."""
+        rows, plan = slice(which.start, which.stop), self.plan
+        if plan.interaction is not None:
+            action = target = plan.interaction.action[rows]
+        else:
+            action = draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+            target = plan.trials.targets[rows]
+        part["action"] = action
+        return action, target, plan.rewards(rows, action)
+
+    def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
+        """Take the gradients of the update that is about to be made."""
+        named = {key: gradients[p] for key, p in self.graph.learned.items() if p in gradients}
+        self._gradients.append(self.graph.as_weights(named))
+
+    def after_update(self) -> None:
+        """The update of the last minibatch has been made: it belongs to the record."""
+        assert self._now is not None
+        part, of_part = self._now
+        self._parts.append({name: array for name, array in part.items() if name not in self._left_out})
+        self._losses.append(of_part)
+
+    def record(self) -> TrialRecord:
+        """What happened on the trials trained so far."""
+        gradients = self._gradients[: len(self._parts)] if self.wants_gradients else None
+        return build_record(self.config, self.plan, self._parts, self._losses, gradients)
+
+
+def values_of_nodes(graph: AgentGraph, value_of: Any, policy: Any = None) -> dict[str, Any]:
+    """What a record holds, from each node's value (B, T, size).
+
+    Args:
+        graph: of the agent.
+        value_of: node → its value, an array or a tensor.
+        policy: the node whose value is p_t; by default the actor.
+    """
+    stack = torch.stack if isinstance(value_of(graph.hidden), Tensor) else np.stack
+    value, hidden = value_of(graph.critic), value_of(graph.hidden)
+    none = hidden * 0.0
+    gates = [value_of(graph.gates[name]) if name in graph.gates else none for name in GATE_ORDER[:4]]
+    return {
+        "policy": value_of(graph.actor if policy is None else policy),
+        "value": value[..., 0],
+        "hidden": hidden,
+        "cell": value_of(graph.cell),
+        "memory": value_of(graph.memory_node) if graph.has_memory else none,
+        "gates": stack(gates, -2),
+    }
