@@ -234,7 +234,7 @@ def test_gradients_of_a_changed_graph(change):
 def test_a_frozen_projection_stays_and_the_rest_learns(how, pair):
     model, reference = pair
     trials = make_trials()
-    frozen = model._learned["hidden_weight", "forget"]
+    frozen = model.parts.learned["hidden_weight", "forget"]
     train(model, trials, **forced(trials), learning_rate=0.0)
     if how == "learnable":
         frozen.learnable = False
@@ -399,7 +399,7 @@ def test_weights_there_and_back(model):
 
 
 def test_psyneulinks_own_call_for_one_projection(model):
-    weight = model._learned["actor_weight", "actor"]
+    weight = model.parts.learned["actor_weight", "actor"]
     model.set_weights(weight, np.full((H, A), 0.5))
     np.testing.assert_array_equal(model.weights()["actor_weight"], np.full((A, H), 0.5))
 
@@ -442,7 +442,7 @@ def test_learning_rates_by_projection(pair):
     """Each weight by its own rate, as Adam's first step shows: it moves by the rate, whatever the gradient."""
     model, trials = pair[0], make_trials()
     before = model.weights()
-    rates = {model._learned["actor_bias", "actor"]: 0.3, model._learned["critic_bias", "critic"].name: 0.2}
+    rates = {model.parts.learned["actor_bias", "actor"]: 0.3, model.parts.learned["critic_bias", "critic"].name: 0.2}
     model.learn(trials, **forced(trials), learning_rate={**rates, pnl.DEFAULT_LEARNING_RATE: 0.1})
     moved = {name: np.abs(array - before[name]) for name, array in model.weights().items()}
     # Adam's ε of 1e-8 against gradients of 1e-5 and more.

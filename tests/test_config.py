@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 from eplstm.models import GATE_ORDER, ModelConfig, TrialRecord, initial_weights, weight_shapes
-from eplstm.models.records import INITIAL_STATE_SCALE, choose, plan_trials
+from eplstm.models.choices import draw
+from eplstm.models.plans import INITIAL_STATE_SCALE, plan_trials
 from eplstm.models.weights import check_memory, check_weights
 
 ORTHOGONAL_ATOL = 1e-6
@@ -253,7 +254,7 @@ def test_trials_that_do_not_fit_the_model(make_config, make_trials):
 def test_choices_follow_the_policy():
     policy = np.array([0.1, 0.0, 0.6, 0.3])
     n = 40_000
-    actions = choose(np.tile(policy, (n, 1)), np.random.default_rng(3).random(n))
+    actions = draw(np.tile(policy, (n, 1)), np.random.default_rng(3).random(n))
     frequency = np.bincount(actions, minlength=4) / n
     assert frequency[1] == 0
     np.testing.assert_allclose(frequency, policy, atol=4 * 0.5 / np.sqrt(n))
@@ -274,16 +275,16 @@ def test_choices_follow_the_policy():
     ],
 )
 def test_choices_at_the_edges(policy, luck, action):
-    assert choose(np.array(policy), np.array(luck)) == action
+    assert draw(np.array(policy), np.array(luck)) == action
 
 
 def test_choices_of_any_shape(rng):
     policy = rng.dirichlet(np.ones(3), (2, 5))
     luck = rng.random((2, 5))
-    actions = choose(policy, luck)
+    actions = draw(policy, luck)
     assert actions.shape == (2, 5)
     for where in np.ndindex(2, 5):
-        assert actions[where] == choose(policy[where], luck[where])
+        assert actions[where] == draw(policy[where], luck[where])
 
 
 def record(n, **changes):

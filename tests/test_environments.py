@@ -9,7 +9,7 @@ import pytest
 import torch
 from common import pristine, rarely
 from eplstm.models import ReferenceEpisodicLSTM, train
-from eplstm.models.records import plan_trials
+from eplstm.models.plans import plan_trials
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
 

@@ -10,7 +10,7 @@ from common import rarely
 from eplstm.comparisons.equivalence import STEP_FIELDS
 from eplstm.models import EpisodicLSTMComposition, GeneralPathWarning, ModelConfig, ReferenceEpisodicLSTM, train
 from eplstm.models.losses import LossSettings, losses, losses_and_slopes, trial_tensors
-from eplstm.models.retrieval import stretches_between
+from eplstm.models.source import stretches_between
 from eplstm.tasks import Trials
 
 D, H, A = 5, 3, 4
@@ -96,7 +96,7 @@ def test_both_paths_learn_the_same(settings, pair):
 def test_learning_rates_by_projection_and_freezing(pair):
     rates = []
     for model in pair:
-        slow, frozen = model._learned["hidden_weight", "forget"], model._learned["actor_weight", "actor"]
+        slow, frozen = model.parts.learned["hidden_weight", "forget"], model.parts.learned["actor_weight", "actor"]
         rates.append({slow.name: 0.001, frozen.name: False, pnl.DEFAULT_LEARNING_RATE: 0.02})
     trials = make_trials()
     for model, rate in zip(pair, rates, strict=True):

@@ -214,7 +214,7 @@ def test_learn_logs_each_step(fast, batch, model):
 @pytest.mark.parametrize("fast", [True, False])
 def test_learn_logs_matrices_as_each_minibatch_finds_them(fast, model):
     model.fast_path, plain = fast, reference()
-    projection = model._learned["actor_weight", "actor"]
+    projection = model.parts.learned["actor_weight", "actor"]
     projection.set_log_conditions("matrix")
     for options in ({}, {"synch_projection_matrices_with_torch": "minibatch"}):
         projection.parameters.matrix.clear_log()
@@ -337,7 +337,7 @@ def test_nothing_is_logged_unasked(model):
 
 def test_needed_psyneulink_logs_a_matrix_that_is_read(model):
     """``get_matrix`` reads it in a ``Context`` that does not come from the command line."""
-    matrix = model._learned["actor_weight", "actor"].parameters.matrix
+    matrix = model.parts.learned["actor_weight", "actor"].parameters.matrix
     matrix.get(model.default_execution_id)
     assert len(matrix.log[model.default_execution_id]) == 1
 
@@ -378,7 +378,7 @@ def test_log_in_an_outer_composition():
 def test_the_log_of_the_composition(model):
     """Of its nodes, by their names."""
     items = model.log.loggable_items
-    assert model.cell.name in items and model._learned["actor_bias", "actor"].name in items
+    assert model.cell.name in items and model.parts.learned["actor_bias", "actor"].name in items
     model.log.set_log_conditions(model.cell.name)
     model.learn(TRIALS, learning_rate=0.0, seed=1)
     entries = model.log.nparray_dictionary([model.cell.name])[model.default_execution_id][model.cell.name]
@@ -398,7 +398,7 @@ def test_needed_the_stock_log_of_a_composition_stumbles_over_projections(model):
 def blocks(model):
     """Each learned projection's part of the weights, by (name, block)."""
     weights = model.weights()
-    return {key: weights[key[0]][model._rows(*key)] for key in model._learned}
+    return {key: weights[key[0]][model.parts.rows(*key)] for key in model.parts.learned}
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -406,7 +406,7 @@ def blocks(model):
 def test_a_frozen_projection_stays_and_all_others_move(freeze, fast, model):
     """As Adam's first step shows, by the rate wherever there is a gradient."""
     model.fast_path, key = fast, ("hidden_weight", "reinstatement")
-    projection, rates = model._learned[key], {}
+    projection, rates = model.parts.learned[key], {}
     if freeze == "not learnable":
         projection.learnable = False
     else:
@@ -426,7 +426,7 @@ def test_a_frozen_projection_stays_and_all_others_move(freeze, fast, model):
 def test_a_projection_with_twice_the_rate_moves_twice_as_far(fast, model):
     model.fast_path, key = fast, ("input_weight", "candidate")
     before, moved = blocks(model), []
-    for rates in ({}, {model._learned[key].name: 2 * RATE}):
+    for rates in ({}, {model.parts.learned[key].name: 2 * RATE}):
         reset(model)
         model.fast_path = fast
         model.learn(TRIALS[:1], learning_rate={**rates, pnl.DEFAULT_LEARNING_RATE: RATE}, seed=1)
@@ -510,7 +510,7 @@ def run_at(model, level, value):
 
 def before_the_gate(model, record, block):
     """W_x x_t + b_x + W_h h_{t-1} + b_h of a block, from a record: (N, T, H)."""
-    w, rows = model.weights(), model._rows("input_weight", block)
+    w, rows = model.weights(), model.parts.rows("input_weight", block)
     h0 = 0.1 * np.random.default_rng(1).standard_normal((N, H))  # as a plan draws it
     h = np.concatenate([h0[:, None], record.hidden[:, :-1]], axis=1)
     drive = TRIALS.inputs @ w["input_weight"][rows].T + h @ w["hidden_weight"][rows].T

@@ -172,18 +172,18 @@ def sharpen_forget_gate(composition):
 def swap_gates(composition):
     gates = composition.gates
     gates["input"], gates["reinstatement"] = gates["reinstatement"], gates["input"]
-    learned = composition._learned
+    learned = composition.parts.learned
     for weight in ("input_weight", "input_bias", "hidden_weight", "hidden_bias"):
         one, other = (weight, "input"), (weight, "reinstatement")
         learned[one], learned[other] = learned[other], learned[one]
 
 
 def cut_hidden_bias(composition):
-    composition.remove_projection(composition._learned["hidden_bias", "output"])
+    composition.remove_projection(composition.parts.learned["hidden_bias", "output"])
 
 
 def cut_readout_bias(composition):
-    composition.remove_projection(composition._learned["critic_bias", "critic"])
+    composition.remove_projection(composition.parts.learned["critic_bias", "critic"])
 
 
 class StoresFirst(ReferenceEpisodicLSTM):

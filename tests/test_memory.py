@@ -8,8 +8,8 @@ import pytest
 import torch
 from eplstm.models import EncodingMechanism, EpisodicMemory, RecurrentComposition
 from eplstm.models import memory as memory_module
-from eplstm.models.memory import EntryRing
-from eplstm.models.retrieval import COSINE_EPS
+from eplstm.models.bank import Bank
+from eplstm.models.kernels import COSINE_EPS
 from psyneulink.core.components.functions.function import FunctionError
 from psyneulink.core.globals.keywords import MIN_INDICATOR
 
@@ -211,41 +211,46 @@ def test_other_numbers_of_fields(sizes, weights):
 # ---- entries ------------------------------------------------------------------------------------------------
 
 
+def append(bank, *entry):
+    bank.write(np.array([0]), [np.full((1, field.shape[2]), part) for field, part in zip(bank.fields, entry, strict=True)])
+
+
 def test_ring_grows_then_drops_its_oldest():
-    ring = EntryRing([1, 2], limit=40)
+    bank = Bank((1, 2), 40)
     for i in range(100):
-        ring.append([np.full(1, i), np.full(2, -i)])
-        first = max(0, i - 39)
-        np.testing.assert_array_equal(ring.by_age(0)[:, 0], np.arange(first, i + 1))
-        np.testing.assert_array_equal(ring.by_age(1)[:, 1], -np.arange(first, i + 1))
-        assert ring.used(0)[ring.oldest, 0] == first
+        append(bank, i, -i)
+        keys, values = bank.entries()
+        np.testing.assert_array_equal(keys[:, 0], np.arange(max(0, i - 39), i + 1))
+        np.testing.assert_array_equal(values[:, 1], -keys[:, 0])
 
 
-@pytest.mark.parametrize(("rows", "sizes"), [(2000, [1000]), (64, [64, 128, 256, 512, 1000])])
-def test_storing_does_not_move_entries(rows, sizes, monkeypatch):
-    """The arrays have room for so many entries at first; beyond, they are made anew only when they double."""
-    monkeypatch.setattr(memory_module, "ROWS_AT_FIRST", rows)
-    ring, arrays = EntryRing([3], limit=1000), []
+def test_storing_does_not_move_entries():
+    """The arrays are made anew only when they double."""
+    bank, arrays = Bank((3,), 1000), []
     for i in range(3000):
-        ring.append([np.full(3, i)])
-        if not arrays or ring.fields[0] is not arrays[-1]:
-            arrays.append(ring.fields[0])
-    assert [len(a) for a in arrays] == sizes
+        append(bank, i)
+        if not arrays or bank.fields[0] is not arrays[-1]:
+            arrays.append(bank.fields[0])
+    assert [a.shape[1] for a in arrays] == [16, 32, 64, 128, 256, 512, 1000]
 
 
 def test_ring_takes_entries_and_another_limit():
-    ring = EntryRing([1], limit=3)
+    bank = Bank((1,), 3)
     for i in range(5):
-        ring.append([np.array([i])])
-    ring.replace([np.arange(6.0)[:, None]], limit=4)
-    np.testing.assert_array_equal(ring.by_age(0)[:, 0], [2, 3, 4, 5])
-    ring.append([np.array([9.0])])
-    np.testing.assert_array_equal(ring.by_age(0)[:, 0], [3, 4, 5, 9])
-    ring.replace([np.empty((0, 1))], limit=2)
-    assert len(ring) == 0 and ring.by_age(0).shape == (0, 1)
+        append(bank, i)
+    bank.resize(4)
+    bank.set_entries([np.arange(6.0)[:, None]])
+    np.testing.assert_array_equal(bank.entries()[0][:, 0], [2, 3, 4, 5])
+    append(bank, 9)
+    np.testing.assert_array_equal(bank.entries()[0][:, 0], [3, 4, 5, 9])
+    bank.resize(2)
+    np.testing.assert_array_equal(bank.entries()[0][:, 0], [5, 9])
+    bank.set_entries([np.empty((0, 1))])
+    assert bank.count() == 0 and bank.entries()[0].shape == (0, 1)
     for i in range(3):
-        ring.append([np.array([i])])
-    np.testing.assert_array_equal(ring.by_age(0)[:, 0], [1, 2])
+        append(bank, i)
+    np.testing.assert_array_equal(bank.entries()[0][:, 0], [1, 2])
+
 
 
 def test_a_full_memory_drops_its_oldest():

@@ -132,7 +132,7 @@ def test_learn_takes_it_too():
         same_models(reference, composition)
         composition.learn(make_trials(seed=1), learning_rate=RATE, **losses)  # and on
     same_models(by_argument, by_constructor)
-    frozen = by_argument._learned["actor_weight", "actor"]
+    frozen = by_argument.parts.learned["actor_weight", "actor"]
     before = by_argument.weights()
     by_argument.learn(make_trials(), learning_rate={frozen: False}, **losses)
     changed = {name for name, array in by_argument.weights().items() if not np.array_equal(array, before[name])}

@@ -23,7 +23,7 @@ from eplstm.models import (
     weight_shapes,
 )
 from eplstm.models.person import returning, with_lost_episodes
-from eplstm.models.records import last_choices
+from eplstm.models.choices import last_choices
 from eplstm.tasks import Trials
 from psyneulink.core.components.functions.function import FunctionError
 
