@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Bank:
         """(G,): entries stored ever since the ring was cleared."""
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
+        self._journal: list[tuple[Any, Any, list[np.ndarray], np.ndarray]] | None = None
 
     def __len__(self) -> int:
         """Rings, G."""
@@ -63,6 +64,7 @@ class Bank:
 
     def set_entries(self, fields: Sequence[np.ndarray], ring: int = 0) -> None:
         """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
+        self._journal = None
         fields = [np.asarray(field, dtype=float)[-self.limit :] for field in fields]
         n = len(fields[0])
         self._grow(n)
@@ -75,6 +77,21 @@ class Bank:
         """Drop all entries of these rings."""
         self.n_stored[rings] = 0
         self.changes += 1
+
+    # ---- what an update has stored can be undone
+
+    def begin_update(self) -> None:
+        """From now on, keep what entries take the place of."""
+        self._journal = [(slice(None), None, [], self.n_stored.copy())]
+
+    def end_update(self, undo: bool = False) -> None:
+        """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is back."""
+        for rings, rows, before, n_stored in reversed(self._journal or [] if undo else []):
+            for field, old in zip(self.fields, before, strict=False):
+                field[rings, rows] = old
+            self.n_stored[: len(n_stored)][rings] = n_stored
+            self.changes += 1
+        self._journal = None
 
     def open(self, rings: int) -> None:
         """See that there are at least so many rings."""
@@ -128,6 +145,8 @@ class Bank:
         if new.any():
             self._grow(min(int(stored[new].max()) + 1, self.limit))
         rings, rows_ = (rings, rows) if kept.all() else (rings[kept], rows[kept])
+        if self._journal is not None:
+            self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields], self.n_stored[rings]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
         self.n_stored[rings] += new if kept.all() else new[kept]

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 
 from ..tasks.trials import Trials
-from .adam import CAN_FUSE, Steps
 from .bank import Bank, RingMemory
 from .choices import draw
 from .config import ModelConfig
 from .engine import Gradients, Trace, Weights, backward, run
-from .losses import Loss, LossSettings, check_finite, losses_and_slopes
+from .losses import Loss, LossSettings, losses_and_slopes, not_finite
 from .match import Retrieval
-from .optimizers import optimizer_of
+from .optimizers import CAN_FUSE, Steps, optimizer_of
 from .plans import Plan, plan_environments, plan_trials
 from .records import Record, TrialRecord, build_record, check_record
 from .source import GivenTrials, stretches_between
@@ -412,8 +411,10 @@ class _Chunk:
         plan, first = outcome.plans[0], sum(part["action"].shape[1] for part in outcome.parts)
         together = range(first, first + losses.shape[1])
         for p in range(self.agents):
-            of = f" of agent {outcome.first_agent + p}"
-            check_finite(losses[p], {name: g[p] for name, g in named.items()}, together, plan, settings, of)
+            wrong = [name for name, g in named.items() if not np.isfinite(g[p]).all()]
+            if wrong or not np.isfinite(losses[p]).all():
+                of = f" of agent {outcome.first_agent + p}"
+                raise not_finite(losses[p], wrong, together, plan.environments, settings, of)
 
     def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from ..tasks.environment import Worlds
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .losses import LossSettings, TrialTensors, check_finite, users_loss
+from .losses import LossSettings, TrialTensors, not_finite, users_loss
 from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
 from .plans import Plan, plan_episodes, plan_run
@@ -455,7 +455,9 @@ class ReferenceEpisodicLSTM(nn.Module):
                     here.append(self._part(trial, record))
                     of_here.append((policy_loss.item(), value_loss.item()))
                 self.episodic_memory = self.memories[0]
-                check_finite(of_here, {k: p.grad for k, p in self.named_parameters()}, together, plan, loss)
+                wrong = [k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+                if wrong or not np.isfinite(of_here).all():
+                    raise not_finite(of_here, wrong, together, plan.environments, loss)
                 if max_gradient_norm is not None:
                     nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
                 if gradients is not None:
