@@ -180,7 +180,7 @@ class Doubled(pnl.LinearCombination):
 
 
 class Kinds(Case):
-    """All kinds of ports, and what is modulated, logged, given runtime_params or other functions than the default."""
+    """All kinds of ports; what is modulated, logged, given runtime_params or functions of its own."""
 
     def build(self):
         inner = pnl.ProcessingMechanism(name="inner", default_variable=np.zeros(H))
