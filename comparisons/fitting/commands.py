@@ -116,7 +116,7 @@ class Where:
     def place(self) -> Iterator[Any]:
         """The place, for ``run_pieces``; jobs of SLURM end with it."""
         if self.cluster == "slurm":
-            more = {"queue": self.queue} if self.queue else {}
+            more: dict[str, Any] = {"queue": self.queue} if self.queue else {}
             with slurm_cluster(self.jobs, self.walltime, self.memory, **more) as cluster:
                 yield cluster
         else:

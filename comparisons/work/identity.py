@@ -115,14 +115,13 @@ def code_of(function: Callable[..., Any]) -> dict[str, str]:
     """
     whole = _whole(function)
     start = getattr(whole, "__module__", None) or ""
-    packages = {name.partition(".")[0] for name in (start, __name__)}
-    found, waiting = {}, [start]
+    found, seen, waiting = {}, {""}, [start]
     if start == "__main__":
-        found[start], waiting = _digest(_text_of_main(whole), "")
-    waiting, seen = list(waiting), set()
+        found[start], imported = _digest(_text_of_main(whole), "")
+        waiting = list(imported)
     while waiting:
         name = waiting.pop()
-        if name in seen or name.partition(".")[0] not in packages:
+        if name in seen:
             continue
         seen.add(name)
         digest, imported = _code(name)
@@ -140,15 +139,23 @@ def differing_modules(code: Mapping[str, str]) -> list[str]:
 @functools.cache
 def _code(module: str) -> tuple[str, tuple[str, ...]]:
     """Digest of a module and the names of what it imports; of what has no source, nothing."""
-    try:
-        spec = importlib.util.find_spec(module) if module else None
-    except (ImportError, ValueError):  # a name in a module, which is no module
-        spec = None
+    spec = _spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return "", ()
-    package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
     with open(spec.origin, "rb") as file:
-        return _digest(file.read(), package)
+        return _digest(file.read(), module if _is_package(spec) else module.rpartition(".")[0])
+
+
+def _spec(module: str) -> Any:
+    """Where a module is, without importing it; None: there is none."""
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+
+
+def _is_package(spec: Any) -> bool:
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def _digest(source: str | bytes, package: str) -> tuple[str, tuple[str, ...]]:
@@ -159,15 +166,22 @@ def _digest(source: str | bytes, package: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterable[str]:
-    """Names of the modules that may be imported anywhere in a module."""
+    """Names of the modules that may be imported anywhere in a module, as far as they count."""
+    counting = {name.partition(".")[0] for name in (package, __name__)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            named = {alias.name: () for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             name = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(name, package) if node.level else name
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            named = {base: [alias.name for alias in node.names]}
+        else:
+            continue
+        for base, inner in named.items():
+            if base.partition(".")[0] in counting:
+                yield base
+                if inner and _is_package(_spec(base)):
+                    yield from (f"{base}.{name}" for name in inner)
 
 
 class _WithoutStrings(ast.NodeTransformer):

@@ -144,19 +144,19 @@ def _on_cores(pieces: Sent, processes: int) -> Outcomes:
 def _alone(name: str, sent: Outcome, processes: int) -> Outcome:
     """The outcome of a piece that may have ended its process; it is tried twice."""
     outcome: Outcome = Failure(DIED, "")
-    for _try in range(2):
+    for _ in range(2):
         try:
-            ((_, outcome),) = _parallel(processes, _handed(iter([(name, sent)]), {}))
+            ((name, outcome),) = _parallel(processes, _handed(iter([(name, sent)]), {}))
             break
         except BrokenProcessPool as error:
             outcome = Failure.died(error)
     return outcome
 
 
-def _parallel(processes: int, handed: Iterator[Any]) -> Outcomes:
+def _parallel(processes: int, handed: Iterator[Any]) -> Any:
     # One at a time, so that each is kept as soon as it is there; in groups, 10,000 would take 2 s less.
     with joblib.parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
-        return joblib.Parallel(return_as="generator_unordered", batch_size=1)(handed)
+        return joblib.Parallel(return_as="generator_unordered", batch_size=1)(handed)  # type: ignore[arg-type]
 
 
 def _handed(waiting: Iterator[tuple[str, Outcome]], with_them: dict[str, Outcome]) -> Iterator[Any]:
@@ -228,15 +228,15 @@ def _on_cluster(distributed: Any, pieces: Sent, where: Any, code: Mapping[str, s
     with ExitStack() as opened:
         if not isinstance(where, distributed.Client):
             where = opened.enter_context(distributed.Client(where))
-        pieces, suspects = dict(pieces), []
-        for name, outcome in _submitted(distributed, where, pieces, code):
+        every, suspects = dict(pieces), []
+        for name, outcome in _submitted(distributed, where, every, code):
             if isinstance(outcome, Failure) and outcome.reason == DIED:
                 suspects.append(name)
             else:
                 yield name, outcome
         # Dask suspects all that waited at a worker when it died; alone, only what kills workers fails again.
         for name in suspects:
-            yield from _submitted(distributed, where, {name: pieces[name]}, code)
+            yield from _submitted(distributed, where, {name: every[name]}, code)
 
 
 def _submitted(distributed: Any, client: Any, pieces: Mapping[str, Outcome], code: Mapping[str, str]) -> Outcomes:
