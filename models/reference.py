@@ -104,6 +104,8 @@ class ReferenceMemory:
             return -(query - keys).square().sum(-1).sqrt()
         if self.config.kernel == "l1":
             return -(query - keys).abs().sum(-1)
+        if self.config.kernel != "cosine":
+            raise ValueError(f"The reference knows no kernel {self.config.kernel!r}: add it to ReferenceMemory.similarity.")
         norms = (
             query.square().sum().sqrt().clamp_min(COSINE_EPS),
             keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS),
