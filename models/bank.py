@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -40,7 +40,8 @@ class Bank:
         """(G,): entries stored ever since the ring was cleared."""
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
-        self._journal: list[tuple[Any, Any, list[np.ndarray], np.ndarray]] | None = None
+        self._journal: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]] | None = None
+        self._stored_before = self.n_stored
 
     def __len__(self) -> int:
         """Rings, G."""
@@ -82,14 +83,16 @@ class Bank:
 
     def begin_update(self) -> None:
         """From now on, keep what entries take the place of."""
-        self._journal = [(slice(None), None, [], self.n_stored.copy())]
+        self._journal, self._stored_before = [], self.n_stored.copy()
 
     def end_update(self, undo: bool = False) -> None:
         """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is back."""
-        for rings, rows, before, n_stored in reversed(self._journal or [] if undo else []):
-            for field, old in zip(self.fields, before, strict=False):
-                field[rings, rows] = old
-            self.n_stored[: len(n_stored)][rings] = n_stored
+        if undo and self._journal is not None:
+            for rings, rows, before in reversed(self._journal):
+                for field, old in zip(self.fields, before, strict=True):
+                    field[rings, rows] = old
+            self.n_stored[:] = 0
+            self.n_stored[: len(self._stored_before)] = self._stored_before
             self.changes += 1
         self._journal = None
 
@@ -146,7 +149,7 @@ class Bank:
             self._grow(min(int(stored[new].max()) + 1, self.limit))
         rings, rows_ = (rings, rows) if kept.all() else (rings[kept], rows[kept])
         if self._journal is not None:
-            self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields], self.n_stored[rings]))
+            self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
         self.n_stored[rings] += new if kept.all() else new[kept]

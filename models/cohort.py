@@ -9,6 +9,7 @@ are paid once for many agents. ``Cohort.from_models`` takes the agents of compos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from .config import ModelConfig
 from .engine import Gradients, Trace, Weights, backward, run
 from .losses import Loss, LossSettings, losses_and_slopes, not_finite
 from .match import Retrieval
-from .optimizers import CAN_FUSE, Steps, optimizer_of
+from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
 from .plans import Plan, plan_environments, plan_trials
 from .records import Record, TrialRecord, build_record, check_record
 from .source import GivenTrials, stretches_between
@@ -214,8 +215,7 @@ class Cohort:
         Raises:
             ValueError: sizes or values do not fit.
         """
-        if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
-            raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
+        check_rate(learning_rate)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
         return self._pass(trials, actions, initial_states, seed, record, settings, learning_rate, after_trial)
 
@@ -264,7 +264,8 @@ class Cohort:
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record, number * CHUNK)
             for trials_at_once in _side_by_side(own):
-                chunk.trial(trials_at_once, outcome, settings)
+                with chunk.whole_or_nothing():
+                    chunk.trial(trials_at_once, outcome, settings)
                 done += 1
                 if after_trial is not None:
                     after_trial(done)
@@ -377,6 +378,17 @@ class _Chunk:
         return RingMemory(
             self.bank, retrieval, config.key_columns, agents=self.agents, repeated=config.repeated_key
         )
+
+    @contextmanager
+    def whole_or_nothing(self) -> Iterator[None]:
+        """After an error or an interruption, the memories are as they were before."""
+        self.bank.begin_update()
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            self.bank.end_update(undo=not done)
 
     # ---- trials
 

@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 OptimizerName = Literal["adam", "rmsprop"]
 
+MOST_RATE = 1e6
+"""Greatest learning rate: a step is at most some ten times as long."""
 RMSPROP = {"alpha": 0.99, "eps": 1e-5}
 """Settings of RMSprop."""
 IN_TORCH: dict[str, dict[str, str]] = {
@@ -28,6 +31,12 @@ IN_TORCH: dict[str, dict[str, str]] = {
     "rmsprop": {"square": "square_avg"},
 }
 """What each keeps besides its number of steps, and PyTorch's name of it."""
+
+
+def check_rate(learning_rate: Any) -> None:
+    """Raise ValueError unless this is a learning rate with which weights cannot leave the finite numbers at a step."""
+    if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate <= MOST_RATE:
+        raise ValueError(f"learning_rate must be a number from 0 to {MOST_RATE:g}; got {learning_rate!r}.")
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -66,6 +66,8 @@ class ReferenceMemory:
         self.keys = torch.zeros(config.memory_capacity, config.key_size)
         self.values = torch.zeros(config.memory_capacity, config.hidden_size)
         self.n_stored = 0  # ever since the last clearing
+        self.undo: list[tuple[int, Tensor, Tensor, int]] = []
+        """What encoding has taken the place of since the last update: slot, key, value, ``n_stored``."""
 
     def __len__(self) -> int:
         return min(self.n_stored, self.config.memory_capacity)
@@ -91,11 +93,22 @@ class ReferenceMemory:
             slots = self.slots_by_age()
             equal = slots[(self.keys[slots] == key).all(-1)]
             if len(equal):
+                self._note(int(equal[-1]))
                 self.values[equal[-1]] = value
                 return
         slot = self.n_stored % self.config.memory_capacity
+        self._note(slot)
         self.keys[slot], self.values[slot] = key, value
         self.n_stored += 1
+
+    def _note(self, slot: int) -> None:
+        self.undo.append((slot, self.keys[slot].clone(), self.values[slot].clone(), self.n_stored))
+
+    def go_back(self) -> None:
+        """Hold what was there at the last update."""
+        for slot, key, value, n_stored in reversed(self.undo):
+            self.keys[slot], self.values[slot], self.n_stored = key, value, n_stored
+        self.undo.clear()
 
     def similarity(self, query: Tensor) -> Tensor:
         """Similarity of the query (K,) to each key, oldest first: (n,)."""
@@ -258,7 +271,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
         column = torch.arange(self.config.input_size)[self.config.key_columns]
         shows_context = (column >= start) & (column < stop)
-        return torch.where(shows_context, 2 * w, 2 * (1 - w)).to(key) * key
+        return key * torch.where(shows_context, key.new_tensor(2 * w), key.new_tensor(2 * (1 - w)))
 
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""
@@ -448,6 +461,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         try:
             for update in range(-(-len(plan.trials) // plan.environments)):
                 steps.zero_grad()
+                self._updated()
                 together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
                 here, of_here = [], []
                 for trial in self._trials_of_update(plan, together, loss.unroll_steps):
@@ -465,13 +479,22 @@ class ReferenceEpisodicLSTM(nn.Module):
                 if gradients is not None:
                     gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
                 steps.step()
+                self._updated()
                 parts += here
                 losses.append(np.array(of_here, dtype=float))
                 if after_trial is not None:
                     after_trial(update)
         finally:  # also after an interruption
+            for memory in self.memories:
+                memory.go_back()
+            self.episodic_memory = self.memories[0]
             self.record = build_record(self.config, plan, parts, losses, gradients)
         return self.record
+
+    def _updated(self) -> None:
+        """What has been stored so far belongs to updates that were made."""
+        for memory in self.memories:
+            memory.undo.clear()
 
     def _trials_of_update(
         self, plan: Plan, together: range, unroll: int | None
