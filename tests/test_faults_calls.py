@@ -10,7 +10,14 @@ import warnings
 import numpy as np
 import psyneulink as pnl
 import pytest
-from eplstm.models import EpisodicLSTMComposition, GeneralPathWarning, LogWarning, ReferenceEpisodicLSTM, train
+from eplstm.models import (
+    EpisodicLSTMComposition,
+    GeneralPathWarning,
+    LogWarning,
+    RecurrentComposition,
+    ReferenceEpisodicLSTM,
+    train,
+)
 from faults import ATOL, CONFIG, RATE, TRIALS, N, given, make, refused, same, sound, state
 
 # ---- copied --------------------------------------------------------------------------------------------------
@@ -191,6 +198,17 @@ def test_the_warning_of_logs_points_at_the_users_line(name, changed):
         changed.cell.set_log_conditions("variable", pnl.LogCondition.OFF)
     (found,) = [each for each in seen if each.category is LogWarning]
     assert (found.filename, found.lineno) == (__file__, CALLS[name].__code__.co_firstlineno)
+
+
+def test_the_warning_of_logs_points_at_the_users_line_whatever_composition_it_is_of():
+    """Here one of two nodes."""
+    x, y = (pnl.ProcessingMechanism(name=name, default_variable=np.zeros(2)) for name in "xy")
+    small = RecurrentComposition([x, y], name="small", optimizer_type="adam")
+    y.set_log_conditions("variable", pnl.LogCondition.EXECUTION)
+    with pytest.warns(LogWarning) as seen:
+        small.learn({x: np.ones((1, 2, 2))}, lambda _, values: values[y].sum(), learning_rate=RATE)
+    (found,) = [each for each in seen if each.category is LogWarning]
+    assert found.filename == __file__
 
 
 def test_the_warning_of_the_general_path_says_how_much_slower_it_is():

@@ -99,6 +99,7 @@ def test_training_in_worlds_stops_before_an_update_that_is_not_finite(kind):
         (not_finite, STOPS, rf"(?is)(?=.*agent\D*1)(?=.*trial\D*{MARKED})"),
         (interrupted, KeyboardInterrupt, None),
     ],
+    ids=["not finite", "interrupted"],
 )
 def test_a_cohort_that_cannot_go_on_is_as_after_the_last_update(loss, error, message):
     """Of all its agents, though the trial of one alone went wrong; the error names that one."""
