@@ -17,9 +17,9 @@ from .weights import GATE_ORDER, initial_weights, weight_shapes
 
 if TYPE_CHECKING:
     from .backend import NotTrainable, RecurrentComposition
+    from .backend.logs import LogWarning
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition, GeneralPathWarning
-    from .backend.logs import LogWarning
     from .memory import EncodingMechanism, EpisodicMemory
 
 _IN_PSYNEULINK = {

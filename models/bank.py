@@ -307,6 +307,8 @@ class RingMemory:
             match,
             keys=shaped(0) if self._shows_keys else None,
         )
+        if self._keeps_values and match.keys is not None:
+            match.keys = match.keys.copy()  # other entries may lie there when they are needed
         if self.follows or self._keeps_values:
             read.field = self.bank.fields[1][rings, : match.view.n].copy()
         if self.follows:

@@ -300,7 +300,7 @@ def test_slopes_are_those_of_autograd(settings, rng):
     action, target = rng.integers(A, size=(2, 3, 5))
     action[0, 0] = target[0, 0] = 1
     reward = (action == target).astype(float)
-    leaves = {"policy": policy, "value": value[..., None], "hidden": states[0], "cell": states[1]}
+    leaves = {"policy": policy, "value": value, "hidden": states[0], "cell": states[1]}
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in leaves.items()}
     actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
     (actor + settings.value_weight * critic).sum().backward()

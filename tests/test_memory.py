@@ -7,7 +7,6 @@ import psyneulink as pnl
 import pytest
 import torch
 from eplstm.models import EncodingMechanism, EpisodicMemory, RecurrentComposition
-from eplstm.models import memory as memory_module
 from eplstm.models.bank import Bank
 from eplstm.models.kernels import COSINE_EPS
 from psyneulink.core.components.functions.function import FunctionError

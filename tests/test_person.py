@@ -22,8 +22,8 @@ from eplstm.models import (
     train,
     weight_shapes,
 )
-from eplstm.models.person import returning, with_lost_episodes
 from eplstm.models.choices import last_choices
+from eplstm.models.person import returning, with_lost_episodes
 from eplstm.tasks import Trials
 from psyneulink.core.components.functions.function import FunctionError
 

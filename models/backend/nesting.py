@@ -47,6 +47,9 @@ from .access import (
     recurrent_projections,
     set_matrix,
 )
+from .access import (
+    set_value as give_value,
+)
 from .same_modes import TOO_DEEP, check_nested, check_not_recurrent, check_trainable, graph_signature
 from .steps import NodeTrace, Trace, mark_identity
 
@@ -244,7 +247,7 @@ class NestedMechanismWrapper(PytorchMechanismWrapper):
     def set_pnl_variable_and_values(self, set_variable: bool = False, set_value: bool = True, context: Any = None):
         """Give the mechanism and its output ports the values of the last step, in the shapes of Python mode."""
         if set_value and self.nested_node.course is not None:
-            set_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
+            give_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
 
     def log_value(self) -> None:
         """Log the values of the minibatch, as the stock method."""

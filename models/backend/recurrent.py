@@ -325,6 +325,7 @@ class RecurrentComposition(WithOptimizer, pnl.AutodiffComposition):
         self.check_optimizer(context)
         self._prepare(context)
         wrapper = self.parameters.pytorch_representation._get(context)
+        wrapper.minibatch_loss_count = 0  # PsyNeuLink goes on from where an interrupted call has left it
         self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
         self._choose_path(context)
         supply_defaults(self)
