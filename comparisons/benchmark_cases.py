@@ -10,12 +10,14 @@ Trials are blocks of contextual choice: the first half stores an entry each, the
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -27,71 +29,9 @@ import torch
 from .. import models
 from ..models import ModelConfig, ReferenceEpisodicLSTM, train, train_episodes
 from ..tasks import BarcodeBandit, ContextualChoice, Task, Trials, TwoStep
-from .benchmark_timing import Case, Run, clocked, fixed, marginal, prepared, repeated, told, whole
+from .benchmark_timing import Case, Run, Sizes, clocked, marginal, repeated, whole
 
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the cases; those of the agent are those of dnd-lstm. Of several sizes, none: not measured."""
-
-    trials: int = 40
-    """Trials in a measurement of training; of longer trials proportionally fewer."""
-    obs_dim: int = 32
-    """Columns of the observation, and again of the context: half of the inputs."""
-    trial_length: int = 10
-    """Steps in a trial."""
-    hidden_size: int = 32
-    """Hidden units."""
-    entries: int = 100
-    """Entries that the memory holds; it is full."""
-    people: int = 24
-    """People, of 120 trials each, whose choices are fitted."""
-    bandit: tuple[int, int] = (64, 64)
-    """Worlds of the barcode bandit, and hidden units of the agent in them."""
-    two_step: tuple[int, int] = (32, 32)
-    """The same of the two-step task."""
-    two_step_trials: int = 100
-    """Trials in an episode of the two-step task, of two steps each."""
-    grow_steps: tuple[int, ...] = (5, 10, 20, 40, 80)
-    """Steps in a trial, for the growth of training time."""
-    grow_hidden: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
-    """Hidden units, for the same."""
-    grow_entries: tuple[int, ...] = (10, 100, 1000, 10_000)
-    """Entries in memory, for the same."""
-    environments: tuple[int, ...] = (1, 8, 32, 128)
-    """Environments of one agent (copies of the task, one update from all); the time is that of a trial of one."""
-    agents: tuple[int, ...] = (1, 8, 32, 128, 512)
-    """Agents of a cohort; the time is that of a trial of one."""
-    retrieval: tuple[int, ...] = (100, 1000, 10_000, 100_000)
-    """Entries of a memory alone, for the time of one retrieval."""
-    callables: tuple[str, ...] = ()
-    """Other implementations to time, each as module:function; the module is looked for in the current folder
-    first. The function is called once a case, as make(config, trials, weights, memory), with an eplstm
-    ModelConfig, Trials, the weights to begin with (a dict, as weights() of a model gives it) and the entries to
-    begin with (keys (n, K), values (n, H), oldest first). It returns a function step(n) that trains on trial n:
-    all its steps, forward and backward, actor-critic loss with a discount of 0, and one update of Adam (learning
-    rate 5e-4). That is called with 0, 1, ..., len(trials) - 1, untimed the first time, and over again. What it
-    returns is not used; what it raises is shown beside the other results."""
-
-    def checked(self) -> Sizes:
-        """These sizes; raises ValueError if one is out of range."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            for item in [value] if isinstance(value, int) else value:
-                if isinstance(item, int) and item < 1:
-                    raise ValueError(f"{f.name} must be whole numbers ≥ 1; got {item!r}.")
-                if isinstance(item, str) and not all(item.partition(":")):
-                    raise ValueError(f"{f.name} must have the form module:function; got {item!r}.")
-        return self
-
-    def quick(self) -> Sizes:
-        """A look at the whole in a minute or two: no large sizes."""
-        largest = {"grow_steps": 20, "grow_hidden": 64, "grow_entries": 1000}
-        largest |= {"environments": 8, "agents": 32, "retrieval": 10_000}
-        cut = {name: tuple(size for size in getattr(self, name) if size <= most) for name, most in largest.items()}
-        return replace(self, trials=min(self.trials, 10), **{name: sizes[-2:] for name, sizes in cut.items()})
 
 
 class Bench:
@@ -255,8 +195,8 @@ class Bench:
         return lambda: clocked(lambda: train(models.EpisodicLSTMComposition(self.config(), SEED), trial))
 
     def later_call(self) -> Run:
-        """What any other call of learn() costs before its first trial."""
-        return fixed(self.learner(self.filled(self.composition(self.config()))), self.work())
+        """Any other call of learn(), on a single trial."""
+        return whole(self.learner(self.filled(self.composition(self.config()))), self.trials(number=1), 1)
 
     # ---- without learning ----------------------------------------------------------------------------
 
@@ -325,27 +265,21 @@ class Bench:
 
 
 def table(sizes: Sizes, chosen: tuple[str, ...] = ()) -> list[Case]:
-    """The cases, each after the one it is compared to.
+    """The cases.
 
     Args:
         sizes: of the cases.
-        chosen: names, or groups, of those that are wanted; what they are compared to comes along. Empty: all.
+        chosen: names, or groups, of those that are wanted; none: all.
 
     Raises:
         ValueError: a size is out of range, or there is no such case.
     """
     cases = list(_cases(Bench(sizes.checked())))
-    wanted: set[str] = set()
     for word in chosen:
-        found = {case.name for case in cases if word in (case.name, case.group)}
-        if not found:
+        if not any(word in (case.name, case.group) for case in cases):
             groups, names = (", ".join(dict.fromkeys(getattr(c, of) for c in cases)) for of in ("group", "name"))
             raise ValueError(f"cases: there is no {word!r}; the groups are {groups}, and the cases {names}.")
-        wanted |= found
-    for case in reversed(cases):
-        if case.name in wanted and case.baseline is not None:
-            wanted.add(case.baseline)
-    return [case for case in cases if case.name in wanted or not chosen]
+    return [case for case in cases if not chosen or {case.name, case.group} & set(chosen)]
 
 
 def _cases(bench: Bench) -> Iterator[Case]:
@@ -405,14 +339,18 @@ def serve(sizes: Sizes) -> None:
     os.dup2(2, 1)  # what others print is not an answer
     cases, runs = {case.name: case for case in table(sizes)}, {}
     print(json.dumps({"code": str(Path(models.__file__).resolve().parents[1])}), file=out, flush=True)
-    for line in sys.stdin:
-        name = line.strip()
+    for name in map(str.strip, sys.stdin):
         try:
             if name not in runs:
-                runs[name] = prepared(cases[name])
-            answer = {"seconds": runs[name]()}
+                runs[name] = cases[name].prepare()
+                # A composition is some 100,000 objects: to search those of other cases for garbage takes time.
+                gc.collect()
+                gc.freeze()
+            answer: dict[str, Any] = {"seconds": runs[name]()}
         except (Exception, SystemExit) as error:  # of a user's module, or another revision
-            answer = {"failure": told(error)}
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.filename}, line {place.lineno}, in {place.name}"
+            answer = {"failure": f"{type(error).__name__}: {error} ({where})"}
         print(json.dumps(answer), file=out, flush=True)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from .benchmark import Ask, CaseFailed
-from .benchmark_cases import Sizes
+from .benchmark_timing import Sizes
 
 HERE = Path(__file__).resolve().parent
 CASES = ("benchmark_cases.py", "benchmark_timing.py")

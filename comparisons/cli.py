@@ -28,7 +28,7 @@ from rich.table import Column, Table
 
 from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
-from .benchmark_cases import Sizes
+from .benchmark_timing import Sizes
 from .fitting import commands as fitting
 from .reproduction import commands as reproduction
 from .runs import Interrupted, ModelKind, fresh_accuracy, train_run
@@ -139,7 +139,7 @@ class Benchmark:
     overwrite: bool = False
     """Replace a benchmark that is there."""
     cases: tuple[str, ...] = ()
-    """Names or groups of the cases to measure, with their baselines; all by default (--list shows them)."""
+    """Names or groups of the cases to measure; all by default (--list shows them)."""
     list: bool = False
     """Only list the cases, by group."""
     against: str | None = None
