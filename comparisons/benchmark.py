@@ -136,7 +136,9 @@ def measure(
     Raises:
         ValueError: repetitions or threads are out of range.
     """
-    check_numbers(repetitions=repetitions, threads=threads)
+    for name, value in (("repetitions", repetitions), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number ≥ 1; got {value!r}.")
     machine, interrupted, ready = describe_machine(threads), False, set()
     results = [Result(case, other[0] if other else case.baseline or "") for case in cases]
     try:
@@ -163,13 +165,6 @@ def measure(
     except KeyboardInterrupt:
         interrupted = True
     return Benchmark([one for one in results if one.seconds or one.failure], machine, interrupted)
-
-
-def check_numbers(**numbers: int) -> None:
-    """Raise ValueError if one is not a whole number ≥ 1."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number ≥ 1; got {value!r}.")
 
 
 def check_folder(folder: Path, overwrite: bool = False) -> None:

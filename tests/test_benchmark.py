@@ -1,4 +1,4 @@
-"""The benchmark: what is measured is what is counted, failures cost only themselves, each code is the one it is called."""
+"""The benchmark: what is measured is what is counted, failures cost only themselves, code is what it is called."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def case(name, baseline=None, **more) -> Case:
 
 
 def asking(order=None, **seconds):
-    """Answers with the seconds that are told for each name, one after the other, once it is set up; or raises them."""
+    """Answers with 0, to set up, and then the seconds that are told for each name, in turn; errors are raised."""
     left = {name: iter([0.0, *numbers]) for name, numbers in seconds.items()}
 
     def ask(name):
@@ -79,7 +79,7 @@ def test_against_another_revision_each_case_is_compared_to_itself():
 
 
 def test_what_fails_costs_only_itself_and_what_is_compared_to_it():
-    ask = asking(a=[1.0] * 9, broken=[CaseFailed("no luck")], on=[1.0] * 9, b=[2.0] * 9)
+    ask = asking(a=[1.0] * 9, broken=[CaseFailed("no luck")] * 9, on=[1.0] * 9, b=[2.0] * 9)
     cases = [case("a"), case("broken", "a"), case("on", "broken"), case("b", "a")]
     found = measure(cases, 2, ask)
     results = {result.case.name: result for result in found.results}
@@ -227,10 +227,11 @@ def test_figure_shows_each_curve_against_its_size():
 
 @pytest.mark.slow
 def test_all_cases_measure_something():
+    # At these sizes, differences of two calls may be lost in noise; whole calls may not.
+    differences = {"learn", "general", "nested", "bandit", "two-step", "simulate"}
     for one in table(TINY):
         seconds = one.prepare()()
-        # Differences of two calls may be lost in noise at these sizes; whole calls may not.
-        assert np.isfinite(seconds) and (seconds > 0 or one.name.split(",")[0] in ("learn", "nested", "simulate"))
+        assert np.isfinite(seconds) and (seconds > 0 or one.name.split(",")[0] in differences), one.name
 
 
 def test_every_case_is_described_and_compared_to_one_that_is_there():
@@ -321,7 +322,7 @@ def test_processes_that_cannot_be_are_told(tmp_path):
     ):
         pass
     with (
-        pytest.raises(RuntimeError, match="that was to be measured lies in|has ended"),
+        pytest.raises(RuntimeError, match=r"was to be measured lies in .*eplstm; Python found"),
         processes.process(TINY, code=tmp_path / "eplstm"),
     ):
         pass
