@@ -136,10 +136,10 @@ def similarity_matrix(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         unit = rows / np.where(norms > 0, norms, 1.0)
         return unit @ unit.T
-    metrics = {"l2": "euclidean", "l1": "cityblock"}
-    if kernel not in metrics:
+    powers = {"l2": 2, "l1": 1}
+    if kernel not in powers:
         raise ValueError(f"similarity_matrix: the kernel must be one of l2, l1 and cosine; got {kernel!r}.")
-    return -cdist(rows, rows, metrics[kernel])
+    return -cdist(rows, rows, "minkowski", p=powers[kernel])
 
 
 def principal_components(values: np.ndarray, n_components: int = 2) -> PrincipalComponents:

@@ -50,17 +50,18 @@ def process(sizes: Sizes, threads: int = 1, code: Path | None = None) -> Iterato
             command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
         ) as run,
     ):
-        assert run.stdin is not None and run.stdout is not None
+        asked, answers = run.stdin, run.stdout
+        assert asked is not None and answers is not None
 
         def answer() -> dict[str, str]:
-            line = run.stdout.readline()
+            line = answers.readline()
             if not line:
                 errors.seek(0)
                 raise RuntimeError(f"The process that measures {code} has ended: {errors.read()[-2000:]}")
             return json.loads(line)
 
         def ask(name: str) -> float:
-            print(name, file=run.stdin, flush=True)
+            print(name, file=asked, flush=True)
             found = answer()
             if "failure" in found:
                 raise CaseFailed(found["failure"])

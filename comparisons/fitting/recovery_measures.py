@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,14 +158,14 @@ def measures_of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _correlations(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _correlations(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Pearson's r with its interval, and Spearman's; NaN where ``recovery_table`` says."""
-    found = dict.fromkeys(("r", "r_low", "r_high", "spearman"), np.nan)
     if len(x) < 3 or not np.isfinite(x + y).all() or not (_varies(x) and _varies(y)):
-        return found
-    pearson = pearsonr(x, y)
+        return dict.fromkeys(("r", "r_low", "r_high", "spearman"), np.nan)
+    pearson: Any = pearsonr(x, y)
+    spearman: Any = spearmanr(x, y)
     low, high = pearson.confidence_interval(0.95)
-    return found | {"r": pearson.statistic, "r_low": low, "r_high": high, "spearman": spearmanr(x, y).statistic}
+    return {"r": pearson.statistic, "r_low": low, "r_high": high, "spearman": spearman.statistic}
 
 
 def _varies(x: np.ndarray) -> bool:
