@@ -298,10 +298,12 @@ def test_other_code_is_measured_by_the_same_cases(tmp_path, monkeypatch):
         "def bad(config, trials, weights, memory): return sys.exit('no luck')\n"
         "def none(config, trials, weights, memory): pass\n"
     )
+    (tmp_path / "path" / "eplstm").mkdir(parents=True)
+    (tmp_path / "path" / "eplstm" / "elsewhere.py").touch()
     monkeypatch.chdir(tmp_path)
-    sizes = Sizes(
-        **{**vars(TINY), "callables": tuple(f"mine_to_time:{n}" for n in ("good", "bad", "none", "lost"))}
-    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    specs = [*(f"mine_to_time:{name}" for name in ("good", "bad", "none", "lost")), "eplstm.elsewhere:make"]
+    sizes = Sizes(**{**vars(TINY), "callables": tuple(specs)})
     with processes.code_of("HEAD") as code, processes.process(sizes, code=code) as ask:
         assert ask("reference") > 0 and ask("mine_to_time:good") > 0
         for name, error in (
@@ -311,6 +313,8 @@ def test_other_code_is_measured_by_the_same_cases(tmp_path, monkeypatch):
         ):
             with pytest.raises(CaseFailed, match=error):
                 ask(f"mine_to_time:{name}")
+        with pytest.raises(CaseFailed, match=r"No module named 'eplstm\.elsewhere'"):  # its parts are of one code
+            ask("eplstm.elsewhere:make")
         assert ask("reference") > 0
     assert not code.exists()
 
