@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.stats import sem
 
 from ..models import EpisodicLSTMComposition, ReferenceEpisodicLSTM, TrialRecord
 from ..models.config import Kernel, ModelConfig
@@ -69,9 +71,7 @@ def mean_and_error(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.n
         nothing = np.full(np.delete(samples.shape, axis), np.nan)
         return nothing, nothing
     mean = samples.mean(axis)
-    if count < 2:
-        return mean, np.full_like(mean, np.nan, dtype=float)
-    return mean, samples.std(axis, ddof=1) / np.sqrt(count)
+    return mean, sem(samples, axis) if count > 1 else np.full_like(mean, np.nan, dtype=float)
 
 
 def encounters_of(trials: Trials) -> np.ndarray:
@@ -136,10 +136,10 @@ def similarity_matrix(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         unit = rows / np.where(norms > 0, norms, 1.0)
         return unit @ unit.T
-    difference = rows[:, None, :] - rows[None, :, :]
-    if kernel == "l1":
-        return -np.abs(difference).sum(-1)
-    return -np.sqrt(np.square(difference).sum(-1))
+    powers = {"l2": 2, "l1": 1}
+    if kernel not in powers:
+        raise ValueError(f"similarity_matrix: the kernel must be one of l2, l1 and cosine; got {kernel!r}.")
+    return -cdist(rows, rows, "minkowski", p=powers[kernel])
 
 
 def principal_components(values: np.ndarray, n_components: int = 2) -> PrincipalComponents:

@@ -1,268 +1,242 @@
-"""Timing: cases that are measured in turn, and their ratios to the reference.
+"""Timing: cases that are measured by turns, their ratios, and the table, numbers and figure of what came out.
 
-What is timed stands in ``benchmark_cases``, how the numbers are kept and shown in ``benchmark_results``; here is
-how they come about. Every case is measured once in each round, and directly before it the case that it is
-compared to, so that a machine that grows slower or faster meanwhile does so for both: a ratio is the median of
-the ratios of such neighbours.
+Every case is measured once in each round, and directly before it what it is compared to: another case, or the
+same case with the code of another revision. A machine that grows slower or faster meanwhile does so for both: a
+ratio is the median of the ratios of such neighbours. Processes of their own measure (``benchmark_processes``).
 """
 
 from __future__ import annotations
 
-import gc
+import json
 import math
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from matplotlib.figure import Figure as Canvas
 
-from .benchmark_results import Benchmark, Curve, Result, describe_machine
+from . import plots
+from .benchmark_timing import Case
+from .page import DPI, plain, versions
+from .work.files import write_whole
 
-MOST_TIMES = 40
-"""How often the least work is done at most, where the time of a call that does none drowns it."""
+FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
+HEADER = ("what", "per", "ms, median (quartiles)", "ratio, median (quartiles)", "to")
 
-
-class Timing(NamedTuple):
-    """One measurement."""
-
-    seconds: float
-    units: float
-    """How many of the things that are counted (trials, steps, ...) were done in that time."""
-
-
-Run = Callable[[], Timing]
+Ask = Callable[[str], float]
+"""Seconds of one unit of the case of this name; ``CaseFailed`` if it cannot be measured."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One thing to be timed."""
-
-    name: str
-    group: str
-    """The section of the table."""
-    unit: str
-    """What is counted: the time is that of one ``trial``, ``step``, ..."""
-    setup: Callable[[], Run]
-    """Makes all that is needed, untimed; what it returns makes one measurement a call."""
-    against: str | None = None
-    """Name of the case, earlier in the table, that the ratio is to; None: its own reference."""
-    curve: Curve | None = None
-    most: int | None = None
-    """Measurements at most, where one takes seconds."""
-    warm_up: bool = True
-    """Whether the first measurement is thrown away; not if ``setup`` has done the like."""
+class CaseFailed(Exception):
+    """A case raised something; the text is its error in a line."""
 
 
-# ---- measuring ---------------------------------------------------------------------------------------
+@dataclass
+class Result:
+    """What is known of a case."""
+
+    case: Case
+    baseline: str = ""
+    """What it is compared to."""
+    seconds: list[float] = field(default_factory=list)
+    """Of one unit, a number a measurement."""
+    ratios: list[float] = field(default_factory=list)
+    """To the baseline, measured directly before."""
+    failure: str | None = None
+    """What the case or its baseline raised, and where; nothing is measured after that."""
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table, by ``HEADER``."""
+        times = "failed" if self.failure else median_and_quartiles([1e3 * seconds for seconds in self.seconds])
+        return self.case.name, self.case.unit, times, median_and_quartiles(self.ratios), self.baseline
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        own = {name: getattr(self.case, name) for name in ("name", "group", "about", "unit", "curve")}
+        return own | {name: value for name, value in vars(self).items() if name != "case"}
+
+
+@dataclass
+class Benchmark:
+    """Results, and what they were measured on."""
+
+    results: list[Result]
+    machine: dict[str, Any]
+    """As ``describe_machine`` gives it."""
+    interrupted: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        load, cores, notes = self.machine["load_at_start"], self.machine["cores"], []
+        if load is not None and load + self.machine["threads"] > cores:
+            notes.append(
+                f"The machine was busy: a load of {load:.1f} at the start, with {cores} cores. Times may be too "
+                "long; ratios suffer less. Measure again when nothing else runs."
+            )
+        for result in self.results:
+            bad = sum(seconds <= 0 for seconds in result.seconds)
+            if bad:
+                notes.append(
+                    f"{result.case.name}: {bad} of {len(result.seconds)} differences of two calls were not above "
+                    "0; its time is lost in the noise. Take more --trials or more --repetitions."
+                )
+            if result.failure is not None:
+                notes.append(f"{result.case.name} failed: {result.failure}")
+        return notes + ["Interrupted: what had been measured until then is shown."] * self.interrupted
+
+    def write(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
+        """Write numbers (with the settings), table, and the figure (if there is a curve); the paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / name for name in FILES]
+        numbers = {"machine": self.machine, "settings": settings, "notes": self.notes}
+        numbers["results"] = [result.numbers() for result in self.results]
+        write_whole(written[0], json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")
+        write_whole(written[1], self.markdown())
+        if not any(result.case.curve and result.seconds for result in self.results):
+            return written[:2]
+        draw(self.results).savefig(written[2], dpi=DPI)
+        return written
+
+    def markdown(self) -> str:
+        """The table, with what it was measured on."""
+        lines, group = ["| " + " | ".join(HEADER) + " |", "|---|---|---:|---:|---|"], None
+        for result in self.results:
+            if result.case.group != group:
+                group = result.case.group
+                lines.append(f"| **{group}** |" + " |" * (len(HEADER) - 1))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in result.cells()) + " |")
+        return "\n\n".join(["\n".join(lines), measured_on(self.machine), *self.notes]) + "\n"
 
 
 def measure(
     cases: Sequence[Case],
     repetitions: int,
+    ask: Ask,
     *,
+    other: tuple[str, Ask] | None = None,
     threads: int = 1,
-    settings: dict[str, Any] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Measure all cases, round after round; Ctrl-C ends it with what there is.
 
     Args:
-        cases: the table; a case stands after the one it is compared to.
-        repetitions: rounds.
-        threads: of PyTorch, for the time being.
-        settings: to be kept with the results.
+        cases: with what they are compared to.
+        repetitions: rounds. Before its first, each is measured once in vain, which sets it up.
+        ask: measures.
+        other: a revision and what measures with its code: each case is compared to itself there.
+        threads: with which ``ask`` measures.
         tell: called with the name of each case before it is measured.
 
     Raises:
-        ValueError: two cases of one name, a reference that does not come first, or numbers out of range.
+        ValueError: repetitions or threads are out of range.
     """
-    _check(cases, repetitions, threads)
-    machine = describe_machine(threads)
-    runner = _Runner(cases, threads)
-    interrupted = False
-    with _others_garbage_apart():
-        try:
-            for repetition in range(repetitions):
-                for case in cases:
-                    if case.most is None or repetition < case.most:
-                        if tell is not None:
-                            tell(case.name)
-                        runner.measure(case)
-        except KeyboardInterrupt:
-            interrupted = True
-    known = [result for result in runner.results.values() if result.seconds or result.failure]
-    return Benchmark(known, machine, settings or {}, interrupted)
-
-
-def _check(cases: Sequence[Case], repetitions: int, threads: int) -> None:
     for name, value in (("repetitions", repetitions), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number ≥ 1; got {value!r}.")
-    earlier: set[str] = set()
-    for case in cases:
-        if case.name in earlier:
-            raise ValueError(f"Two cases are called {case.name!r}; each needs a name of its own.")
-        if case.against is not None and case.against not in earlier:
-            raise ValueError(f"{case.name!r} is compared to {case.against!r}, which must stand before it.")
-        earlier.add(case.name)
-
-
-class _Runner:
-    """Sets cases up when they are first needed, and measures them."""
-
-    def __init__(self, cases: Iterable[Case], threads: int) -> None:
-        self.threads = threads
-        self.cases = {case.name: case for case in cases}
-        self.results = {c.name: Result(c.name, c.group, c.unit, c.against, c.curve) for c in self.cases.values()}
-        self.runs: dict[str, Run] = {}
-
-    def measure(self, case: Case) -> None:
-        """One measurement of a case, and directly before it one of what it is compared to."""
-        self._prepare(case)  # what is compared is to be neighbours: no set-up in between
-        reference = None if case.against is None else self._time(self.cases[case.against])
-        seconds = self._time(case)
-        if seconds is not None and reference:
-            self.results[case.name].ratios.append(seconds / reference)
-
-    def _prepare(self, case: Case) -> None:
-        if case.name in self.runs or self.results[case.name].failure is not None:
-            return
-        with self._failing(case):
-            run = case.setup()
-            if case.warm_up:
-                run()
-            self.runs[case.name] = run
-        gc.collect()
-        gc.freeze()
-
-    def _time(self, case: Case) -> float | None:
-        """Seconds of one unit, kept in the case's result; None if it has failed."""
-        self._prepare(case)
-        result = self.results[case.name]
-        if result.failure is not None:
-            return None
-        with self._failing(case):
-            seconds, units = self.runs[case.name]()
-            result.units = units
-            result.seconds.append(seconds / units)
-            return result.seconds[-1]
-        return None
-
-    @contextmanager
-    def _failing(self, case: Case) -> Iterator[None]:
-        """Note what is raised inside as the case's failure: the others are measured all the same."""
-        try:
-            with torch_settings(self.threads):
-                yield
-        except (Exception, SystemExit) as error:  # a user's module may do anything
-            self.results[case.name].failure = _told(error)
-            self.runs.pop(case.name, None)
-
-
-def _told(error: BaseException) -> str:
-    """An error in a line, with the place where it was raised."""
-    places = traceback.extract_tb(error.__traceback__)
-    where = f" ({places[-1].filename}, line {places[-1].lineno}, in {places[-1].name})" if places else ""
-    return f"{type(error).__name__}: {error}{where}"
-
-
-@contextmanager
-def torch_settings(threads: int) -> Iterator[None]:
-    """PyTorch with so many threads, for the time being; a default type that is set inside goes too."""
-    before, kind = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(threads)
+    machine, interrupted, ready = describe_machine(threads), False, set()
+    results = [Result(case, other[0] if other else case.baseline or "") for case in cases]
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.set_default_dtype(kind)
+        for repetition in range(repetitions):
+            for result in results:
+                case = result.case
+                if result.failure is not None or repetition >= (case.most or repetitions):
+                    continue
+                if tell is not None:
+                    tell(case.name)
+                baseline = [(other[1], case.name)] if other else [(ask, case.baseline)] if case.baseline else []
+                pair = [*baseline, (ask, case.name)]
+                try:
+                    for one in pair:  # what is compared is to be neighbours: nothing is set up in between
+                        if one not in ready:
+                            one[0](one[1])
+                            ready.add(one)
+                    *before, seconds = [by(name) for by, name in pair]
+                except CaseFailed as error:
+                    result.failure = str(error)
+                    continue
+                result.seconds.append(seconds)
+                result.ratios += [seconds / number for number in before]
+    except KeyboardInterrupt:
+        interrupted = True
+    return Benchmark([one for one in results if one.seconds or one.failure], machine, interrupted)
 
 
-@contextmanager
-def _others_garbage_apart() -> Iterator[None]:
-    """What is frozen within is thawed at the end.
-
-    A composition is some 100,000 objects. Were those of all cases searched for garbage during a measurement,
-    it would depend on which other cases are in the table.
-    """
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+def check_folder(folder: Path, overwrite: bool = False) -> None:
+    """Raise FileExistsError if a benchmark cannot be written there; to be asked before minutes of measuring."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose a folder for the results.")
+    for name in FILES:
+        if (folder / name).exists() and not overwrite:
+            raise FileExistsError(f"{folder / name} exists: choose another folder, or replace it (--overwrite).")
 
 
-# ---- measurements of one kind or another -------------------------------------------------------------
+def describe_machine(threads: int) -> dict[str, Any]:
+    """Versions, processor, cores, threads, load and date."""
+    processor, listed = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if listed.exists():
+        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = (names or [processor])[0]
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": threads,
+        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
 
 
-def clocked(call: Callable[..., object], *arguments: Any) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    call(*arguments)
-    return time.perf_counter() - start
+def measured_on(machine: dict[str, Any]) -> str:
+    """A machine in a line."""
+    load = "unknown" if machine["load_at_start"] is None else f"{machine['load_at_start']:.1f}"
+    found = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used, load {load} at the "
+        f"start; {machine['system']}; {found}; {machine['date']}"
+    )
 
 
-def whole(call: Callable[[Any], object], work: Any, units: float) -> Run:
-    """The time of a call on some work of so many units."""
-    return lambda: Timing(clocked(call, work), units)
+def median_and_quartiles(numbers: Sequence[float]) -> str:
+    """As text; an empty one without numbers."""
+    if not numbers:
+        return ""
+    first, median, third = np.quantile(numbers, (0.25, 0.5, 0.75))
+    return f"{digits(median)} ({digits(first)} … {digits(third)})"
 
 
-def marginal(call: Callable[[Any], object], work: Callable[[int], Any], least: int, units: float = 1) -> Run:
-    """What one more piece of work costs in a call: the difference of two calls, over the pieces between.
-
-    What a call costs however much it does goes out; what it does for each piece outside of the piece itself
-    (preparing inputs, joining records), which time stamps between trials would miss, stays in. The longer call
-    is made three times as long as that of one piece, not to drown in its noise; how long is settled once.
-
-    Args:
-        call: what is timed.
-        work: gives so many pieces of work.
-        least: pieces between the two calls, at least; at most ``MOST_TIMES`` as many.
-        units: of what is counted, in one piece.
-    """
-    one, some = work(1), work(1 + least)
-    call(one)
-    # Of two calls the shorter: what delays a call makes the number too small, and does so for all rounds.
-    short, long = (min(clocked(call, pieces) for _ in range(2)) for pieces in (one, some))
-    piece = max(long - short, 1e-6) / least
-    number = min(max(least, math.ceil(2 * short / piece)), MOST_TIMES * least)
-    many = work(1 + number)
-
-    def run() -> Timing:
-        call(one)  # what other cases did with the model in between may make the next call dearer
-        short = clocked(call, one)
-        return Timing(clocked(call, many) - short, number * units)
-
-    return run
+def digits(number: float) -> str:
+    """Three digits that count, without an exponent where there are few zeros."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}".rstrip(".")
 
 
-def fixed(call: Callable[[Any], object], work: Callable[[int], Any]) -> Run:
-    """What a call costs before any work: that on one piece, without the piece, which a call on ten tells."""
-    one, ten = work(1), work(10)
-
-    def run() -> Timing:
-        call(one)  # as in ``marginal``
-        short = clocked(call, one)
-        return Timing(short - (clocked(call, ten) - short) / 9, 1)
-
-    return run
-
-
-def repeated(call: Callable[[int], object], least: float = 0.03) -> Run:
-    """The time of a short call, which is repeated with 0, 1, 2, ... until ``least`` seconds are full.
-
-    How often is settled once.
-    """
-    calls = 1
-    while _loop(call, calls) < least:
-        calls *= 2
-    return lambda: Timing(_loop(call, calls), calls)
-
-
-def _loop(call: Callable[[int], object], calls: int) -> float:
-    start = time.perf_counter()
-    for index in range(calls):
-        call(index)
-    return time.perf_counter() - start
+def draw(results: Sequence[Result]) -> Canvas:
+    """The growth curves, a panel for each size that grows; median and quartiles in ms."""
+    curves: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
+    for result in results:
+        if result.case.curve and result.seconds and np.median(result.seconds) > 0:
+            axis, size, line = result.case.curve
+            point = (size, *np.quantile(result.seconds, (0.5, 0.25, 0.75)) * 1e3)
+            curves.setdefault((axis, result.case.unit), {}).setdefault(line, []).append(point)
+    columns, names = (
+        min(max(len(curves), 1), 3),
+        list(dict.fromkeys(name for own in curves.values() for name in own)),
+    )
+    height, handles = max(math.ceil(len(curves) / columns), 1), {}
+    canvas = Canvas(figsize=(4.2 * columns, 3.4 * height), layout="constrained")
+    for place, ((axis, unit), lines) in enumerate(curves.items()):
+        ax = canvas.add_subplot(height, columns, place + 1)
+        points = {name: np.array(sorted(lines[name])) for name in names if name in lines}
+        plots.plot_growth(points, axis, f"ms per {unit}", names=names, legend=False, ax=ax)
+        handles |= {line.get_label(): line for line in ax.get_legend_handles_labels()[0]}
+    if handles:
+        below: Any = "outside lower center"
+        canvas.legend(handles.values(), handles.keys(), loc=below, ncols=min(len(handles), 4), frameon=False)
+    return canvas

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
-from .benchmark_cases import BenchmarkSettings
+from .benchmark_timing import Sizes
 from .blocks import fresh_accuracy, train_run
 from .fitting import commands as fitting
 from .reproduction import commands as reproduction
@@ -127,22 +128,31 @@ class Compare:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time both models on this machine: training, running, memories, and growth with size.
+    """Time both models on this machine: training, running, memories, worlds, fitting, and growth with size.
 
-    Every time stands beside its ratio to the plain-PyTorch reference, measured directly before it. Ctrl-C keeps
-    what has been measured.
+    Every time stands beside its ratio to a baseline, most often the plain-PyTorch reference, measured directly
+    before it. With --against, each case is compared to itself with the code of another revision. Ctrl-C keeps what
+    has been measured.
     """
 
     out: Path = Path("results/benchmark")
     """Folder for the numbers (benchmark.json), the table (benchmark.md) and the growth curves (benchmark.png)."""
     overwrite: bool = False
     """Replace a benchmark that is there."""
-    quick: bool = False
-    """A look in a minute or two: few repetitions, no large sizes."""
+    cases: tuple[str, ...] = ()
+    """Names or groups of the cases to measure; all by default (--list shows them)."""
     list: bool = False
     """Only list the cases, by group."""
-    settings: tyro.conf.OmitArgPrefixes[BenchmarkSettings] = field(default_factory=BenchmarkSettings)
-    """Sizes and repetitions."""
+    against: str | None = None
+    """A revision, as Git names it: ratios are those of this code to its code, pair by pair."""
+    repetitions: int = 5
+    """Rounds; in each, every case is measured once."""
+    threads: int = 1
+    """Of PyTorch and NumPy."""
+    quick: bool = False
+    """A look in a minute or two: two rounds, no large sizes."""
+    sizes: tyro.conf.OmitArgPrefixes[Sizes] = field(default_factory=Sizes)
+    """Sizes of the cases."""
 
 
 Command = (
@@ -179,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demo(command: Demo, console: Console) -> int:
     """``eplstm demo``."""
     from .demo import models_of, run_demo  # with matplotlib, slow to import: only where needed
-    from .report import REPORT
+    from .page import REPORT
 
     settings, fresh_blocks = command.settings.checked(), command.fresh_blocks
     if settings.agents > 1 or command.cohort < 0 or command.cohort == 1:
@@ -271,43 +281,53 @@ def compare(command: Compare, console: Console) -> int:
 
 def benchmark(command: Benchmark, console: Console) -> int:
     """``eplstm benchmark``."""
-    from .benchmark_cases import run_benchmark, table
-    from .benchmark_results import HEADER, RATIOS, check_folder, measured_on, rows
+    from .benchmark import HEADER, check_folder, measure, measured_on
+    from .benchmark_cases import table
+    from .benchmark_processes import code_of, process
 
-    settings = command.settings.quick() if command.quick else command.settings
-    cases = table(settings)
+    sizes = command.sizes.quick() if command.quick else command.sizes
+    repetitions = min(command.repetitions, 2) if command.quick else command.repetitions
+    cases = table(sizes, command.cases)
     if command.list:
         for case in cases:
-            console.print(f"{case.group}: {case.name}", highlight=False, markup=False, soft_wrap=True)
+            line = f"{case.group}: {case.name} (a {case.unit}) – {case.about}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         return 0
     check_folder(command.out, command.overwrite)
-    measurements = sum(min(case.most or settings.repetitions, settings.repetitions) for case in cases)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("", total=measurements)
-        done = iter(range(measurements))
-        found = run_benchmark(
-            settings, cases, lambda name: bar.update(task, description=name, completed=next(done))
+    with ExitStack() as stack:
+        ask, other = stack.enter_context(process(sizes, command.threads)), None
+        if command.against is not None:
+            code = stack.enter_context(code_of(command.against))
+            other = command.against, stack.enter_context(process(sizes, command.threads, code))
+        bar = stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=console))
+        total = sum(min(case.most or repetitions, repetitions) for case in cases)
+        task, done = bar.add_task("", total=total), count()
+        found = measure(
+            cases,
+            repetitions,
+            ask,
+            other=other,
+            threads=command.threads,
+            tell=lambda name: bar.update(task, description=name, completed=next(done)),
         )
-        if not found.interrupted:
-            bar.update(task, description="all cases", completed=measurements)
-    shown = Table(*HEADER, caption=RATIOS, box=SIMPLE)
-    group = None
-    for name, cells in rows(found):
-        if name != group:
-            group = name
+    shown, group = Table(*(Column(name, no_wrap=True) for name in HEADER), box=SIMPLE), None
+    for result in found.results:
+        if result.case.group != group:
+            group = result.case.group
             shown.add_section()
-            shown.add_row(f"[bold]{name}[/bold]")
-        shown.add_row(*(escape(cell) for cell in cells))
+            shown.add_row(f"[bold]{escape(group)}[/bold]")
+        shown.add_row(*map(escape, result.cells()))
+        if other is not None:
+            shown.add_row("", "", "", " ".join(f"{ratio:.2f}" for ratio in result.ratios))
     console.print(shown)
-    console.print(escape(measured_on(found.machine)), highlight=False)
-    for warning in found.warnings():
-        console.print(f"[yellow]{escape(warning)}[/yellow]")
-    for result in found.failures:
-        console.print(f"[red]{escape(result.name)} failed: {escape(str(result.failure))}[/red]")
+    for note in (measured_on(found.machine), *found.notes):
+        console.print(escape(note), highlight=False)
     if found.results:
-        console.print(f"Written: {', '.join(escape(str(path)) for path in found.write(command.out))}")
-    return 130 if found.interrupted else int(bool(found.failures))
+        settings = {"against": command.against, "repetitions": repetitions, **asdict(sizes)}
+        written = found.write(command.out, settings)
+        console.print(f"Written: {', '.join(escape(str(path)) for path in written)}")
+    return 130 if found.interrupted else int(any(result.failure for result in found.results))
 
 
 FUNCTIONS: dict[type, Callable[..., int]] = {

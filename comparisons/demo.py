@@ -35,7 +35,8 @@ from .equivalence import (
     compare_records,
     compare_weights,
 )
-from .report import FIGURE_FILES, FIGURES, REPORT, RESULTS, DemoResults, write_results
+from .page import FIGURES, REPORT
+from .report import FIGURE_FILES, RESULTS, DemoResults, write_results
 from .runs import Kind, Model, ModelKind, RunFolder, RunState
 from .settings import FRESH, RunSettings
 from .work.files import write_whole

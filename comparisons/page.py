@@ -1,19 +1,24 @@
-"""A report as one HTML page with figures, and tidy tables beside it."""
+"""A report as one HTML page with figures, and tidy tables beside it; how it looks is in ``page.html``."""
 
 from __future__ import annotations
 
-import html
-from dataclasses import asdict
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure as Canvas
 
-from .report import canvas_of, figure_html, html_page, html_table, plain, versions
 from .work.files import write_whole
 
 FIGURES, REPORT = "figures", "report.html"
+DPI = 160
 PANEL = 2.9
 """Inches of a panel."""
 
@@ -26,24 +31,34 @@ class Page:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.parts = folder, []
+        self.folder = folder
+        self._parts: list[dict[str, Any]] = []
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
 
     def text(self, text: str, bad: bool = False) -> None:
         """A paragraph."""
-        self.parts.append(f"<p{' class=bad' if bad else ''}>{html.escape(text)}</p>")
+        self._parts.append({"kind": "text", "text": text, "bad": bad})
 
     def heading(self, title: str) -> None:
         """A heading."""
-        self.parts.append(f"<h2>{html.escape(title)}</h2>")
+        self._parts.append({"kind": "heading", "title": title})
+
+    def rows(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        bad: str = "FAILED",
+        file: str | None = None,
+    ) -> None:
+        """A table; cells whose text is ``bad`` stand out. ``file``: where all of it is."""
+        self._parts.append({"kind": "table", "header": header, "rows": list(rows), "bad": bad, "file": file})
 
     def table(self, name: str, frame: pd.DataFrame, shown: pd.DataFrame | None = None, digits: int = 2) -> None:
         """A table, whole as CSV beside the page, and shown rounded."""
         write_whole(self.folder / f"{name}.csv", frame.to_csv(index=False))
         shown = frame if shown is None else shown
         rows = [[_rounded(value, digits) for value in row] for row in shown.itertuples(index=False)]
-        self.parts.append(html_table([str(c).replace("_", " ") for c in shown.columns], rows, bad="no"))
-        self.parts.append(f'<p>All of it: <a href="{name}.csv">{name}.csv</a></p>')
+        self.rows([str(c).replace("_", " ") for c in shown.columns], rows, bad="no", file=f"{name}.csv")
 
     def figure(
         self,
@@ -55,25 +70,56 @@ class Page:
         height: float = PANEL,
         width: float | None = None,
         rows: int = 1,
+        sharey: bool = False,
     ) -> None:
         """A figure of panels side by side, perhaps in several rows. Sizes in inches.
 
         ``draw`` is given their axes, (panels,) or (rows, panels), and draws.
         """
         width = max(PANEL * 1.15 * panels, 4.2) if width is None else width
-        with canvas_of(self.folder, name, width, height) as canvas:
-            axes = canvas.subplots(rows, panels, squeeze=False)
-            draw(axes[0] if rows == 1 else axes)
-        self.parts.append(figure_html(f"{FIGURES}/{name}.png", title, caption))
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        axes = canvas.subplots(rows, panels, squeeze=False, sharey=sharey)
+        draw(axes[0] if rows == 1 else axes)
+        canvas.savefig(self.folder / FIGURES / f"{name}.png", dpi=DPI)
+        self.picture(f"{FIGURES}/{name}.png", title, caption)
+
+    def picture(self, file: str, title: str, caption: str) -> None:
+        """A figure that is there, under its title, with how to read it; ``file`` is relative to the folder."""
+        self._parts.append({"kind": "figure", "file": file, "title": title, "caption": caption})
 
     def write(self, title: str, settings: Any) -> None:
-        """Write the page, with settings and versions at its end."""
+        """Write the page, with settings (a dataclass) and versions at its end."""
         self.heading("Settings")
-        rows = [(name, _setting(value)) for name, value in plain(asdict(settings)).items()]
-        self.parts.append(html_table(("setting", "value"), rows))
+        self.rows(("setting", "value"), [(name, _setting(value)) for name, value in plain(settings).items()])
         self.heading("Versions")
-        self.parts.append(html_table(("package", "version"), list(versions().items())))
-        write_whole(self.folder / REPORT, html_page(title, self.parts))
+        self.rows(("package", "version"), versions().items())
+        loader = FileSystemLoader(Path(__file__).parent)
+        environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        page = environment.get_template("page.html").render(title=title, parts=self._parts)
+        write_whole(self.folder / REPORT, page + "\n")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: dataclasses and arrays as dictionaries and lists, no NaN (null instead)."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("eplstm", "psyneulink", "torch", "numpy", "matplotlib")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _rounded(value: Any, digits: int) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from ..models.checkpoint import describe_model, load_model
 from ..tasks import ContextualChoice
 from . import behavior, plots
-from .report import DPI, plain, versions
+from .page import DPI, plain, versions
 from .runs import Model, find_checkpoint
 from .work.files import write_whole
 

@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from eplstm.comparisons import blocks, report, runs
+from eplstm.comparisons import blocks, page, runs
 from eplstm.comparisons.cli import main
-from eplstm.comparisons.report import FIGURE_FILES, plain
+from eplstm.comparisons.page import plain
+from eplstm.comparisons.report import FIGURE_FILES
 from eplstm.comparisons.saved import compare_saved
 from eplstm.models import ModelConfig, ReferenceEpisodicLSTM, composition
 from eplstm.models.checkpoint import load_model, save_model
@@ -47,7 +48,7 @@ class StandIn(ReferenceEpisodicLSTM):
 def stand_in(monkeypatch):
     monkeypatch.setattr(blocks, "EpisodicLSTMComposition", StandIn)  # where it is made
     monkeypatch.setattr(composition, "EpisodicLSTMComposition", StandIn)  # where it is loaded
-    monkeypatch.setattr(report, "DPI", 40)
+    monkeypatch.setattr(page, "DPI", 40)
 
 
 def train(out, kind="reference", *more) -> int:
@@ -233,7 +234,7 @@ def test_demo_writes_all_that_it_promises(stand_in, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_with_the_composition_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "DPI", 40)
+    monkeypatch.setattr(page, "DPI", 40)
     assert demo(tmp_path, "--blocks", "1", "--contexts", "2") == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["passed"] and len(results["rungs"]) == 12

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from scipy.stats import binom, norm
 
 from ..axes import (
     BLACK,
@@ -35,7 +36,7 @@ from ..axes import (
 )
 from .model_selection import ModelSelection
 from .parameters import KNOWN, FreeParameter
-from .recovery_measures import Z_95, Calibration, measures_of_pairs, rank_histogram
+from .recovery_measures import Calibration, measures_of_pairs, rank_histogram
 from .results import Fit
 
 NAMED = 25
@@ -168,8 +169,9 @@ def _mark_group(ax: Axes, fit: Fit, k: int, order: np.ndarray) -> None:
             label="expected by covariates",
         )
         return
-    mean, half = fit.group_mean[0, k], Z_95 * fit.group_sd[k]
-    low, middle, high = _natural(parameter, np.array([mean - half, mean, mean + half]))
+    mean = fit.group_mean[0, k]
+    low, high = norm.interval(0.95, mean, fit.group_sd[k])
+    low, middle, high = _natural(parameter, np.array([low, mean, high]))
     ax.axvline(middle, color=VERMILLION, linewidth=1.3, zorder=1, label="group mean")
     ax.axvspan(low, high, color=ORANGE, alpha=0.15, linewidth=0, zorder=0, label="95 % of people")
 
@@ -423,7 +425,8 @@ def plot_predictive_check(
     ax = axes_or_new(ax, (5.4, 3.8))
     steps = np.arange(people.shape[2])
     count = np.isfinite(people).sum(0)
-    mean, se = _over_people(people, count)
+    each = pd.DataFrame(people.reshape(len(people), -1))  # whose mean and error leave out what is missing
+    mean, se = (values.to_numpy().reshape(count.shape) for values in (each.mean(), each.sem()))
     tail = 100 * (1 - level) / 2
     for row, encounter in enumerate(encounters):
         seen = count[row] > 0
@@ -472,8 +475,6 @@ def plot_ranks(
         level: of the band, for each bar alone.
         ax: where to draw.
     """
-    from scipy.stats import binom
-
     ax = axes_or_new(ax, (3.4, 2.6))
     ranks = calibration.of(parameter)
     counts, expected = rank_histogram(ranks, calibration.draws, bins)
@@ -577,7 +578,7 @@ def _density(parameter: FreeParameter, mean: float, sd: float) -> tuple[np.ndarr
     """Natural values, and the density there of z ~ N(mean, sd²), by natural value, or by its logarithm."""
     z = mean + sd * np.linspace(-3.5, 3.5, 400)
     x = _natural(parameter, z)
-    normal = np.exp(-0.5 * ((z - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+    normal = norm.pdf(z, mean, sd)
     if parameter.transform == "identity" or _logarithmic(parameter):
         return x, normal
     slope = x - parameter.lower
@@ -663,12 +664,3 @@ def _swarm(values: np.ndarray) -> np.ndarray:
         place = np.arange(len(inside)) - (len(inside) - 1) / 2
         heights[inside] = place * min(0.11, 0.6 / max(len(inside) - 1, 1))
     return heights
-
-
-def _over_people(people: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard error over those who are there, (E, T) each; NaN where there are none, or one."""
-    there = np.isfinite(people)
-    mean = np.divide(np.where(there, people, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
-    squares = np.where(there, (people - mean) ** 2, 0).sum(0)
-    variance = np.divide(squares, count - 1, out=np.full(count.shape, np.nan), where=count > 1)
-    return mean, np.sqrt(variance / np.maximum(count, 1))

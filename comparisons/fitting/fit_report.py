@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from ..page import PANEL, Page
-from ..report import html_table
 from ..work.files import write_whole
 from . import fit_plots as plots
 from .designs import Design
@@ -154,7 +153,7 @@ def write_comparison(
         raise ValueError(
             "compare-models: no participant could be fitted by all models; the report of a fit says why."
         )
-    page.parts.append(html_table(("model", "meaning"), [(v.name, v.meaning) for v in variants]))
+    page.rows(("model", "meaning"), [(v.name, v.meaning) for v in variants])
     groups = compare_groups(fits, list(known.index))
     selection = random_effects_selection(known)
     best = selection.models[int(np.argmax(selection.frequency))]

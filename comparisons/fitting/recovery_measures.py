@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom, binomtest, chisquare, pearsonr, spearmanr
 
 from .results import Fit
-
-Z_95 = 1.959963984540054
-"""Half the width of a 95 % interval of a normal distribution, in standard deviations."""
 
 Truth = np.ndarray | pd.DataFrame
 """Natural values that were simulated: (P, k) in the order of the fit's participants and parameters; or a table
@@ -70,10 +69,10 @@ def recovery_table(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
         level: of the intervals of estimates; all other intervals are of 95 %.
 
     Returns:
-        A row for each parameter and scale (natural, z): n, r (Pearson) with r_low and r_high (by Fisher's z),
-        spearman, bias (estimate − true) with bias_se, rmse, coverage (share of intervals that hold the truth)
-        with coverage_low and coverage_high (Wilson), intervals (how many there were), converged (share).
-        Correlations are NaN of fewer than three people, or of values that do not vary.
+        A row for each parameter and scale (natural, z): n, r (Pearson) with r_low and r_high (by Fisher's z; of
+        three people −1 and 1), spearman, bias (estimate − true) with bias_se, rmse, coverage (share of intervals
+        that hold the truth) with coverage_low and coverage_high (Wilson), intervals (how many there were),
+        converged (share). Correlations are NaN of fewer than three people, or of values that do not vary.
 
     Raises:
         ValueError: as ``recovery_pairs``.
@@ -134,21 +133,18 @@ def measures_of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for parameter, own in pairs.groupby("parameter", sort=False):
         covered = own["covered"].dropna()
-        low, high = wilson_interval(int(covered.sum()), len(covered))
+        low = high = np.nan
+        if len(covered):
+            low, high = binomtest(int(covered.sum()), len(covered)).proportion_ci(0.95, method="wilson")
         for scale, suffix in (("natural", ""), ("z", "_z")):
             true, estimate = own[f"true{suffix}"].to_numpy(), own[f"estimate{suffix}"].to_numpy()
             error = estimate - true
-            r = _correlation(true, estimate)
-            r_low, r_high = _fisher_interval(r, len(own))
             rows.append(
                 {
                     "parameter": parameter,
                     "scale": scale,
                     "n": len(own),
-                    "r": r,
-                    "r_low": r_low,
-                    "r_high": r_high,
-                    "spearman": _correlation(_ranks(true), _ranks(estimate)),
+                    **_correlations(true, estimate),
                     "bias": error.mean(),
                     "bias_se": error.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.nan,
                     "rmse": np.sqrt((error**2).mean()),
@@ -162,39 +158,19 @@ def measures_of_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r; NaN of fewer than three pairs, and where one of them does not vary beyond rounding."""
-    if len(x) < 3 or not np.isfinite(x + y).all():
-        return np.nan
-    dx, dy = x - x.mean(), y - y.mean()
-    nx, ny = np.linalg.norm(dx), np.linalg.norm(dy)
-    if min(nx / np.linalg.norm(x), ny / np.linalg.norm(y)) < 1e-12 if nx and ny else True:
-        return np.nan
-    return float(np.clip((dx / nx) @ (dy / ny), -1, 1))
+def _correlations(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Pearson's r with its interval, and Spearman's; NaN where ``recovery_table`` says."""
+    if len(x) < 3 or not np.isfinite(x + y).all() or not (_varies(x) and _varies(y)):
+        return dict.fromkeys(("r", "r_low", "r_high", "spearman"), np.nan)
+    pearson: Any = pearsonr(x, y)
+    spearman: Any = spearmanr(x, y)
+    low, high = pearson.confidence_interval(0.95)
+    return {"r": pearson.statistic, "r_low": low, "r_high": high, "spearman": spearman.statistic}
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
-    return pd.Series(x).rank().to_numpy()
-
-
-def _fisher_interval(r: float, n: int) -> tuple[float, float]:
-    if n < 4 or not abs(r) < 1:
-        return (np.nan, np.nan)
-    half = Z_95 / np.sqrt(n - 3)
-    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
-
-
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share; NaN of nothing."""
-    if not n:
-        return np.nan, np.nan
-    from scipy.stats import norm
-
-    q = norm.ppf(0.5 + level / 2)
-    p = successes / n
-    middle = (p + q**2 / (2 * n)) / (1 + q**2 / n)
-    half = q / (1 + q**2 / n) * np.sqrt(p * (1 - p) / n + q**2 / (4 * n**2))
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+def _varies(x: np.ndarray) -> bool:
+    """Whether values differ by more than rounding."""
+    return bool(np.linalg.norm(x - x.mean()) > 1e-12 * np.linalg.norm(x))
 
 
 # ---- models ------------------------------------------------------------------------------------------
@@ -211,9 +187,8 @@ class Confusion:
     @property
     def probabilities(self) -> pd.DataFrame:
         """p(best | simulated), the confusion matrix: rows sum to 1; NaN rows of models that were not simulated."""
-        totals = self.counts.sum(1, keepdims=True)
-        shares = np.divide(self.counts, totals, out=np.full(self.counts.shape, np.nan), where=totals > 0)
-        return self.table(shares)
+        counts = self.table(self.counts)
+        return counts.div(counts.sum(axis=1), axis=0)
 
     def table(self, values: np.ndarray) -> pd.DataFrame:
         """(M, M) values with the models' names at rows and columns."""
@@ -243,10 +218,8 @@ def confusion_matrix(
     unknown = sorted({*simulated, *best} - set(order))
     if unknown:
         raise ValueError(f"confusion_matrix: {unknown} are not among the models {list(order)}.")
-    counts = np.zeros((len(order), len(order)), int)
-    place = {name: m for m, name in enumerate(order)}
-    np.add.at(counts, ([place[name] for name in simulated], [place[name] for name in best]), 1)
-    return Confusion(order, counts)
+    rows, columns = (pd.Series(pd.Categorical(names, order)) for names in (simulated, best))
+    return Confusion(order, pd.crosstab(rows, columns, dropna=False).to_numpy())
 
 
 def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None) -> pd.DataFrame:
@@ -271,9 +244,8 @@ def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None)
         raise ValueError(
             f"inversion_matrix: no data were simulated from {silent}; simulate them, or leave them out."
         )
-    joint = confusion.probabilities.to_numpy() * (before / before.sum())[:, None]
-    totals = joint.sum(0, keepdims=True)
-    return confusion.table(np.divide(joint, totals, out=np.full(joint.shape, np.nan), where=totals > 0))
+    joint = confusion.probabilities.mul(before, axis=0)
+    return joint.div(joint.sum(axis=0), axis=1)
 
 
 # ---- simulation-based calibration --------------------------------------------------------------------
@@ -326,8 +298,6 @@ class Calibration:
         return expected, share - expected, lower - expected, upper - expected
 
     def _row(self, name: str, bins: int | None, level: float, seed: int) -> dict[str, object]:
-        from scipy.stats import chisquare
-
         ranks = self.of(name)
         n = len(ranks)
         row: dict[str, object] = {"parameter": name, "n": n, "missing": len(self.ranks) - n}
@@ -415,8 +385,6 @@ def ecdf_band(
     Returns:
         (I,) and (I,), shares.
     """
-    from scipy.stats import binom
-
     gamma = np.quantile(_smallest_tails(n, tuple(points), simulations, seed), 1 - level)
     lower, upper = binom.ppf(gamma / 2, n, points), binom.ppf(1 - gamma / 2, n, points)
     return lower / max(n, 1), upper / max(n, 1)
@@ -439,7 +407,5 @@ def _smallest_tails(n: int, points: tuple[float, ...], simulations: int, seed: i
 
 def _tails(n: int, z: np.ndarray) -> np.ndarray:
     """2 min(p(X ≤ x), p(X ≥ x)) of X ~ Binomial(n, z_i): (n + 1, I)."""
-    from scipy.stats import binom
-
     x = np.arange(n + 1)[:, None]
     return 2 * np.minimum(binom.cdf(x, n, z), binom.sf(x - 1, n, z))

@@ -25,7 +25,6 @@ from rich.progress import (
 
 from ..fitting.commands import Where, check_folder, told
 from ..page import Page
-from ..report import html_table
 from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
@@ -181,18 +180,16 @@ def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> l
         f"{len(seconds)} agents, each trained through PsyNeuLink's learn(), took {np.sum(seconds) / 60:.0f} min "
         f"of one core together ({np.median(seconds):.0f} s an agent). One update is from an episode of all worlds."
     )
-    page.parts.append(html_table(("setting", "value"), [(n, str(v)) for n, v in asdict(settings).items()]))
-    page.parts.append(
-        html_table(
-            ("task", "value"),
-            [(n, str(v)) for n, v in asdict(study.task).items()]
-            + [
-                (f"{n}, in {lesson.share:.0%} of training", str(v))
-                for lesson in study.lessons
-                for n, v in asdict(lesson.task).items()
-                if v != getattr(study.task, n)
-            ],
-        )
+    page.rows(("setting", "value"), [(n, str(v)) for n, v in asdict(settings).items()])
+    page.rows(
+        ("task", "value"),
+        [(n, str(v)) for n, v in asdict(study.task).items()]
+        + [
+            (f"{n}, in {lesson.share:.0%} of training", str(v))
+            for lesson in study.lessons
+            for n, v in asdict(lesson.task).items()
+            if v != getattr(study.task, n)
+        ],
     )
     page.write(f"Reproduction: {study.name}", command)
     return claims

@@ -13,10 +13,10 @@ import pandas as pd
 from ....tasks.trials import MAX_ACTIONS, Trials
 from .cells import read_column
 from .checks import Rows, check_choices, check_input_size, check_match, check_order, trial_labels
+from .counting import make_report
 from .data import NO_CHOICE, ObservedBlock, Participant, TrialTable
 from .files import RawTable, read_table
 from .problems import Problems
-from .report import make_report
 from .schema import COLUMNS, KEY, LABELS, STIMULUS, STIMULUS_COLUMNS, Column, plain_contexts, stimulus_number
 from .stimuli import Key, Stimuli, from_arrays, from_columns, load_arrays
 
