@@ -32,7 +32,6 @@ import psyneulink as pnl
 import torch
 from psyneulink.core.components.functions.stateful.statefulfunction import StatefulFunction
 from psyneulink.core.compositions.composition import Composition
-from psyneulink.core.globals.context import Context
 from psyneulink.library.compositions.pytorchwrappers import PytorchMechanismWrapper
 from torch import Tensor
 
@@ -42,8 +41,6 @@ from .access import (
     default_of,
     exits,
     get_matrix,
-    memories,
-    outer_of,
     recurrent_projections,
     set_matrix,
 )
@@ -337,66 +334,3 @@ def has_state(composition: Composition) -> bool:
     return bool(recurrent_projections(composition)) or any(
         isinstance(node.function, (StatefulFunction, StoreEntry)) for node in nodes
     )
-
-
-# ---- the state of a nested composition ---------
-
-
-def take_over_state(composition: Any, own: Any, context: Context) -> None:
-    """Give a nested composition, in the outer's context, what it had in its own before it was nested."""
-    base, visited = Context(execution_id=own), set()
-    for component in [*composition.nodes, *composition.projections]:
-        component._initialize_from_context(context, base, override=False, visited=visited)
-    for memory in memories(composition):
-        for environment in range(memory.environments(own)):
-            memory.set_entries(memory.entries(own, environment), context, environment)
-
-
-def supply_defaults(composition: Composition) -> None:
-    """Let ``run()`` use the defaults of those INPUT nodes of a nested composition to which nothing projects.
-
-    It does so for a composition by itself; for a nested one it would hand on None.
-    """
-    for port, (outside, _) in composition.input_CIM_ports.items():
-        alone = composition.is_nested and not outside.path_afferents
-        default = pnl.DEFAULT_VARIABLE if alone else None
-        if outside.default_input != default:
-            outside.parameters.default_input._set(default, Context(), override=True)
-            outside.defaults.variable = default_of(port)
-
-
-def outputs_of_outer(composition: Composition) -> set[Any]:
-    """Those nodes of a nested composition that are outputs of the outer one."""
-    return {node for node, efferents in exits(composition) if all(_leads_out(p) for p in efferents)}
-
-
-def _leads_out(projection: Any) -> bool:
-    return isinstance(projection.receiver.owner, pnl.CompositionInterfaceMechanism)
-
-
-def cross(composition: Composition, dependencies: dict, queue: Any, entered: dict) -> None:
-    """Let PsyNeuLink's search for pathways go from where it enters a nested composition to where it leaves.
-
-    It would follow each path through the nested nodes, of which there are many, and stop at the thousandth; what
-    it is after is which nodes come before and after which.
-
-    Args:
-        composition: the nested one.
-        dependencies, queue: PsyNeuLink's own: {(port, index of an afferent): projection, projection: (port, ...)}.
-        entered: the entries that lead into the nested composition.
-    """
-    queue.pop()
-    inside = next(key for key in entered if isinstance(key, tuple))
-    for node, efferents in exits(composition):
-        last = next(p for p in node.path_afferents if p in composition.projections)
-        if last in dependencies:
-            continue
-        at_exit = (last.receiver, last.receiver.path_afferents.index(last))
-        dependencies |= {at_exit: last, last: inside}
-        onward = [p for p in efferents if not _leads_out(p)]
-        for projection in onward:
-            port = projection.receiver
-            dependencies |= {(port, port.path_afferents.index(projection)): projection, projection: at_exit}
-            queue.append((port.owner, projection, outer_of(composition)))
-        if not onward:
-            queue.append((node, last, composition))

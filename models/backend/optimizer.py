@@ -66,13 +66,13 @@ class WithOptimizer(pnl.AutodiffComposition):
         wrapper.set_torch_state(self._waiting.pop(context.execution_id, {}))
 
     def move_state(self, execution_id: Any, context: Context) -> None:
-        """Let the state of one execution context go on in another."""
+        """Let the state of one execution context go on in another, in place of what is there."""
         states = self.torch_states(Context(execution_id=execution_id))
-        if states:
-            self._waiting[context.execution_id] = {
-                projection: {name: value.clone() for name, value in state.items()}
-                for projection, state in states.items()
-            }
+        self.parameters.pytorch_representation._set(None, context)
+        self._waiting[context.execution_id] = {
+            projection: {name: value.clone() for name, value in state.items()}
+            for projection, state in states.items()
+        }
 
     # ---- which optimiser
 

@@ -1,5 +1,8 @@
 """Pictures of a composition: what ``show_graph()`` draws, laid out so that feedback can be told from the rest."""
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import re
@@ -8,14 +11,27 @@ from typing import Any
 
 from graphviz.backend.execute import ExecutableNotFound
 from psyneulink.core.compositions.showgraph import ShowGraphError, get_default_showgraph_dir
+from psyneulink.library.compositions.pytorchshowgraph import PytorchShowGraph
+
+from .access import recurrent_projections
 
 NODE = r'\s*("(?:[^"\\]|\\.)*"|[^\s":\[]+)'
 PORT = r'(?::(?:"(?:[^"\\]|\\.)*"|[^\s"\[]+))?'  # where the structure of nodes is shown
 ARROW = re.compile(rf"{NODE}{PORT} -> {NODE}{PORT} \[", re.DOTALL)
 
 
+class ShowRecurrent(PytorchShowGraph):
+    """What draws a ``RecurrentComposition``, also within the picture of one in which it is nested."""
+
+    def _implement_graph_edge(self, graph: Any, proj: Any, context: Any, *args: Any, **kwargs: Any) -> None:
+        """As the stock method; feedback projections are dashed, and the layout disregards them."""
+        if any(proj is feedback for feedback in recurrent_projections(self.composition)):
+            kwargs |= {"constraint": "false", "style": "dashed"}
+        super()._implement_graph_edge(graph, proj, context, *args, **kwargs)
+
+
 def draw_graph(composition: Any, show: Any, *args: Any, output_fmt: Any = "pdf", **kwargs: Any) -> Any:
-    """Draw a composition by PsyNeuLink's ``show_graph`` (``show``), feedback dashed, names as the user gave them."""
+    """Draw a composition by PsyNeuLink's ``show_graph`` (``show``), with names as the user gave them."""
     interfaces = [composition.input_CIM, composition.parameter_CIM, composition.output_CIM]
     named = [composition, *composition.nodes, *interfaces]
     labels = [plain_label(component.name) for component in named]
@@ -33,9 +49,6 @@ def draw_graph(composition: Any, show: Any, *args: Any, output_fmt: Any = "pdf",
             component.name = name
     if graph is None:
         return None
-    label_of = dict(zip(named, labels, strict=True))
-    ends = [(p.sender.owner, p.receiver.owner) for p in composition.feedback_projections]
-    dash_feedback(graph, {(label_of[a], label_of[b]) for a, b in ends if a in label_of and b in label_of})
     drop_phantom(graph, labels)
     return as_format(graph, output_fmt, labels[0])
 
@@ -46,24 +59,6 @@ def plain_label(name: str) -> str:
     Of a projection, "sender → receiver", without those of its ends.
     """
     return re.sub(r"-\d+(?=$| →|\[)", "", name)
-
-
-def dash_feedback(graph: Any, feedback: Collection[tuple[str, str]]) -> None:
-    """Draw the arrows of feedback projections dashed, and let the layout disregard them.
-
-    Args:
-        graph: a ``graphviz.Digraph``, as ``show_graph(output_fmt="gv")`` makes it.
-        feedback: labels of their (sender, receiver).
-    """
-    for i, line in enumerate(graph.body):
-        arrow = ARROW.match(line)
-        if arrow and "style=invis" not in line and (_label(arrow[1]), _label(arrow[2])) in feedback:
-            graph.body[i] = line.replace(" [", " [constraint=false style=dashed ", 1)
-
-
-def _label(drawn: str) -> str:
-    """The label of a node as it is drawn, without its second line (types, dimensions)."""
-    return drawn.strip('"').split("\n")[0].split("\\n")[0]
 
 
 def drop_phantom(graph: Any, labels: Collection[str]) -> None:

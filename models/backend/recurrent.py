@@ -18,6 +18,7 @@ import numpy as np
 import psyneulink as pnl
 import torch
 from psyneulink.core.globals.context import Context
+from psyneulink.core.globals.keywords import SHARED_COMPONENT_TYPES
 from torch import Tensor
 
 from ..optimizers import Steps
@@ -27,13 +28,13 @@ from .access import (
     mechanisms,
     memories,
     nested_compositions,
-    outermost,
     start_from,
 )
 from .arguments import HONOURED, refusal
 from .logs import LearningLog, Loggables, ReadableLog
-from .nesting import cross, execute_around, outputs_of_outer, supply_defaults, take_over_state
-from .optimizer import WithOptimizer
+from .nestable import Nestable, supply_defaults
+from .nesting import execute_around
+from .pictures import ShowRecurrent
 from .python_mode import graph_of, quick_run
 from .same_modes import check_same_in_both_modes, check_trainable, graph_signature
 from .session import FunctionSession, Session
@@ -47,7 +48,7 @@ CANNOT_BE_COPIED = (
 )
 
 
-class RecurrentComposition(WithOptimizer, pnl.AutodiffComposition):
+class RecurrentComposition(Nestable):
     """An ``AutodiffComposition`` that is trained on sequences, its feedback projections included.
 
     ``run()`` is PsyNeuLink's own, one of its trials a step. ``learn_sequences()`` trains through PsyNeuLink's
@@ -74,31 +75,13 @@ class RecurrentComposition(WithOptimizer, pnl.AutodiffComposition):
         self._loggables: Loggables | None = None
         self._cursor = 0
         self._signatures: dict[Any, Any] = {}
-        self._took_over: set[Any] = set()
         self._searched: set[Any] | None = None
         super().__init__(*args, **kwargs)
         self.log = ReadableLog(owner=self)
 
-    # ---- where it is nested in another composition
-
-    @property
-    def default_execution_id(self) -> Any:
-        """Execution context of calls that name none: the outermost composition's, where this one is nested."""
-        outer = outermost(self)
-        return self._own_execution_id if outer is self else outer.default_execution_id
-
-    @default_execution_id.setter
-    def default_execution_id(self, value: Any) -> None:
-        self._own_execution_id = value
-
-    def _initialize_from_context(self, context: Context, *args: Any, **kwargs: Any) -> None:
-        """As the stock method; what it had in its own context goes on in the outer's when it is nested."""
-        shared = self.default_execution_id
-        if context.execution_id == shared != self._own_execution_id and shared not in self._took_over:
-            self._took_over.add(shared)
-            take_over_state(self, self._own_execution_id, context)
-            self.move_state(self._own_execution_id, context)
-        super()._initialize_from_context(context, *args, **kwargs)
+    def assign_ShowGraph(self, show_graph_attributes: Any) -> None:  # noqa: N802
+        """What draws it: as the stock method's, with feedback dashed."""
+        self._show_graph = ShowRecurrent(self, **(show_graph_attributes or {}))
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
@@ -127,8 +110,8 @@ class RecurrentComposition(WithOptimizer, pnl.AutodiffComposition):
     # ---- copies
 
     def __deepcopy__(self, memo: dict) -> Any:
-        """Itself, where PsyNeuLink copies what holds it; a copy of its own cannot be made."""
-        if memo:
+        """Itself where PsyNeuLink copies a Parameter that holds it; else it cannot be copied."""
+        if isinstance(self, memo.get(SHARED_COMPONENT_TYPES) or ()):
             return self
         raise TypeError(CANNOT_BE_COPIED.format(self.name, "copied"))
 
@@ -161,20 +144,6 @@ class RecurrentComposition(WithOptimizer, pnl.AutodiffComposition):
     def infer_backpropagation_learning_pathways(self, *args: Any, **kwargs: Any) -> list:
         """None: the loss is computed from the nodes' values, so that no target nodes are added to the graph."""
         return []
-
-    def _add_dependency(
-        self, afferent: Any, sender: Any, projection: Any, receiver: Any, dependencies: dict, queue: Any, comp: Any
-    ) -> None:
-        """Part of PsyNeuLink's search for what is trained, where this composition is nested in another."""
-        new: dict = {}
-        super()._add_dependency(afferent, sender, projection, receiver, new, queue, comp)
-        dependencies.update(new)
-        if new and comp is self:
-            cross(self, dependencies, queue, new)
-
-    def _identify_output_nodes(self, context: Any) -> Any:
-        """Nodes that need targets, where this composition is nested in another."""
-        return outputs_of_outer(self)
 
     def _get_execution_mode(self, execution_mode: Any) -> Any:
         if execution_mode not in (None, pnl.ExecutionMode.PyTorch):
