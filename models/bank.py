@@ -323,6 +323,7 @@ class RingMemory:
         if stores is None or not stores.any():
             return []
         keys, stored = self.keys(source, steps), []
+        self._rings(stores.shape[1])  # sees that they are there
         environments = len(self.bank) // self._agents
         for t in np.flatnonzero(stores.any((0, 1))).tolist():
             agents, rows = np.nonzero(stores[..., t])

@@ -13,7 +13,8 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from .backend import (
     Trace,
     as_context,
     memories,
+    setting_contexts,
     start_from,
     value_of,
 )
@@ -159,15 +161,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: a name, a shape or a value does not fit; nothing is changed then.
         """
         if not isinstance(weights, Mapping):
-            for execution_id in self._contexts(context):  # else that of no context only
+            for execution_id in setting_contexts(self, context):  # else that of no context only
                 super().set_weights(weights, *args, context=pnl.Context(execution_id=execution_id))
             return
-        self.parts.set_weights(check_weights(self.config, weights), self._contexts(context))
-
-    def _contexts(self, context: Any) -> set[Any]:
-        """The execution_ids that a setting is for: of the composition's own, None, too, as later ones begin there."""
-        execution_id, own = as_context(self, context).execution_id, self.default_execution_id
-        return {execution_id, None} if execution_id == own else {execution_id}
+        self.parts.set_weights(check_weights(self.config, weights), setting_contexts(self, context))
 
     def memory(self, context: Any = None, environment: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Copies of the stored keys (n, K) and values (n, H), oldest first, of one of its environments.
@@ -201,6 +198,19 @@ class EpisodicLSTMComposition(RecurrentComposition):
         for function in memories(self):
             function.clear(as_context(self, context), environment=None)
 
+    @contextmanager
+    def _lesioned(self, trials: Trials) -> Iterator[None]:
+        """Trials that retrieve at no step are a lesion of all memories in the graph, not of the agent's alone."""
+        functions = [] if trials.retrieve.any() else memories(self)
+        before = [function.reads for function in functions]
+        try:
+            for function in functions:
+                function.reads = False
+            yield
+        finally:
+            for function, reads in zip(functions, before, strict=True):
+                function.reads = reads
+
     # ---- the person ------------------------------------------------------------------------------------
 
     @property
@@ -222,7 +232,20 @@ class EpisodicLSTMComposition(RecurrentComposition):
             TypeError: not a ``Person``.
             ValueError: a parameter has no place in this model, or a node cannot be added.
         """
-        self.person_in_graph.put(person, self._contexts(context), self.as_made.enlarged())
+        self.person_in_graph.put(person, setting_contexts(self, context), self.as_made.enlarged())
+
+    def _initialize_from_context(
+        self, context: Any, base_context: Any = pnl.Context(execution_id=None), *args: Any, **kwargs: Any
+    ) -> None:
+        """As the stock method; who a new execution context stands for is taken over, too."""
+        super()._initialize_from_context(context, base_context, *args, **kwargs)
+        if hasattr(self, "person_in_graph"):
+            self.person_in_graph.begin(context.execution_id, base_context)
+
+    def _delete_contexts(self, *contexts: Any, **kwargs: Any) -> None:
+        super()._delete_contexts(*contexts, **kwargs)
+        for context in contexts:
+            self.person_in_graph.persons.pop(getattr(context, "execution_id", context), None)
 
     # ---- Python mode -----------------------------------------------------------------------------------
 
@@ -267,7 +290,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 return here
 
             free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
-            self._run_steps(plan, input_of_step if free else inputs, steps, context)
+            with self._lesioned(plan.trials):
+                self._run_steps(plan, input_of_step if free else inputs, steps, context)
         return self._record(plan, _in_trials(steps, length))
 
     def _run_steps(
@@ -330,7 +354,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         wrapper = self._prepare_to_simulate(context)
         arrays = self._inputs(plan.seen, plan.actions)
         inputs = {node: torch.from_numpy(v.astype(float)) for node, v in arrays.items()}
-        with torch.no_grad():
+        with torch.no_grad(), self._lesioned(plan.trials):
             if self.detour is None:
                 parts = self._simulate_standard(wrapper, inputs, plan, context)
             else:
@@ -640,7 +664,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
                 once, session.width = once[:: plan.environments], plan.environments
                 kwargs["minibatch_size"] = 1
-            return super().learn(self._inputs(once), session, **kwargs)
+            with self._lesioned(plan.trials):
+                return super().learn(self._inputs(once), session, **kwargs)
         finally:  # also after an interruption
             self.record = session.record()
 

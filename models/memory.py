@@ -121,6 +121,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     ) -> None:
         self._banks: dict[Any, Bank] = {}  # by execution_id; a ring an environment
         self._last_id: Any = None  # the context of the last call, which ``memory`` shows
+        self.reads = True
+        """False lesions the memory: it retrieves nothing."""
         # The constructor of ContentAddressableMemory itself takes no further Parameters; its parent's does.
         super(pnl.ContentAddressableMemory, self).__init__(
             default_variable=default_variable,
@@ -388,7 +390,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         """Retrieve, then store, each with its probability, as one call of the function does."""
         self._last_id = execution_id_of(context)
         weights = self._field_weights(len(cue), context)
-        if any(weights) and self._occurs("retrieval_prob", context):
+        if self.reads and any(weights) and self._occurs("retrieval_prob", context):
             retrieved = self.match(cue, context, environment)
         else:
             retrieved = [torch.zeros_like(part) for part in cue]

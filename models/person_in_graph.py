@@ -52,6 +52,10 @@ class PersonInGraph:
         """Who the agent stands for in an execution context (a ``Context``, or its execution_id)."""
         return self.persons.get(getattr(context, "execution_id", context), self.persons[None])
 
+    def begin(self, execution_id: Any, base: Any) -> None:
+        """An execution context begins, from another one: who it stands for is its own from now on."""
+        self.persons.setdefault(execution_id, self.of(base))
+
     def put(self, person: Person, contexts: set[Any], enlarged: AbstractContextManager[None]) -> None:
         """Stand for a person in these execution contexts.
 

@@ -14,6 +14,7 @@ from .access import (
     memories,
     set_matrix,
     set_parameter,
+    setting_contexts,
     start_from,
     value_of,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "memories",
     "set_matrix",
     "set_parameter",
+    "setting_contexts",
     "start_from",
     "value_of",
 ]

@@ -56,6 +56,12 @@ def as_context(composition: Composition, context: Any) -> Context:
     return Context(execution_id=execution_id)
 
 
+def setting_contexts(composition: Composition, context: Any) -> set[Any]:
+    """The execution_ids that a setting is for: of the composition's own, None, too, as later ones begin there."""
+    execution_id, own = as_context(composition, context).execution_id, composition.default_execution_id
+    return {execution_id, None} if execution_id == own else {execution_id}
+
+
 def outer_of(composition: Composition) -> Any:
     """The composition in which one is nested, or None."""
     outer = list(getattr(composition, "compositions", ()))
@@ -110,6 +116,13 @@ def self_projections(composition: Composition) -> list[Any]:
         for projection in port.path_afferents
         if projection.sender.owner is node
     ]
+
+
+def modulation(mechanism: Any, context: Context) -> tuple:
+    """What modulates a mechanism's Parameters, such as an outer composition's control, and to which values."""
+    ports = [port for port in mechanism.parameter_ports if port.mod_afferents]
+    values = [np.asarray(port.parameters.value._get(context, fallback_value=None)) for port in ports]
+    return tuple((id(port), value.tobytes()) for port, value in zip(ports, values, strict=True))
 
 
 def inner_projections(composition: Composition) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from .access import (
     mechanisms,
     memories,
     nested_compositions,
+    set_matrix,
+    setting_contexts,
     start_from,
 )
 from .arguments import HONOURED, refusal
@@ -118,6 +121,15 @@ class RecurrentComposition(Nestable):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """It cannot be pickled."""
         raise TypeError(CANNOT_BE_COPIED.format(self.name, "pickled or copied"))
+
+    def load(self, path: Any = None, *args: Any, context: Any = None, **kwargs: Any) -> None:
+        """PsyNeuLink's ``load``, which takes a ``Path`` alone, and gives matrices to the context used last alone."""
+        super().load(Path(path) if isinstance(path, str) else path, *args, context=context, **kwargs)
+        matrices = torch.load(self.last_loaded_weights, weights_only=kwargs.get("weights_only", False))
+        for projection in self.projections:
+            if projection.name in matrices:
+                for execution_id in setting_contexts(self, context):
+                    set_matrix(projection, np.array(matrices[projection.name], dtype=float), execution_id)
 
     # ---- running
 

@@ -30,6 +30,7 @@ from .access import (
     input_mechanisms,
     mechanisms,
     memories,
+    modulation,
     nested_compositions,
     self_projections,
     set_conditions,
@@ -55,7 +56,7 @@ def graph_signature(composition: Composition, context: Context) -> tuple:
         nodes.append(
             (
                 id(node),
-                _settings(node, context),
+                (*_settings(node, context), ("modulation", modulation(node, context))),
                 _settings(node.function, context),
                 tuple(_settings(port.function, context) for port in ports),
             )
