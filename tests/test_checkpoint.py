@@ -6,11 +6,25 @@ import re
 import shutil
 
 import numpy as np
+import psyneulink as pnl
 import pytest
 import torch
 from common import rarely
-from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, Person, ReferenceEpisodicLSTM, train
-from eplstm.models.checkpoint import CheckpointError, describe_model, load_model, save_model
+from eplstm.models import (
+    CheckpointError,
+    Cohort,
+    EncodingMechanism,
+    EpisodicLSTMComposition,
+    EpisodicMemory,
+    ModelConfig,
+    Person,
+    ReferenceEpisodicLSTM,
+    load_model,
+    save_model,
+    train,
+)
+from eplstm.models.checkpoint import describe_model
+from eplstm.models.checkpoint_format import digest_of
 from eplstm.tasks import ContextualChoice
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -53,9 +67,15 @@ def content(folder):
 # ---- round trips -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("capacity", [0, 1, 6, 40])
-@pytest.mark.parametrize("loss", ["actor_critic", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("double", "capacity", "loss"),
+    [
+        (True, 0, "actor_critic"),
+        (False, 1, "actor_critic"),
+        (False, 6, "cross_entropy"),
+        (True, 40, "cross_entropy"),
+    ],
+)
 def test_training_goes_on_as_if_never_stopped(double, capacity, loss, make_config, make_trials, tmp_path):
     """Cross-entropy leaves the critic without a state of the optimiser; 6 entries have run over, 40 have not."""
     config = make_config(memory_capacity=capacity, retrieval="average", sharpness=2.5)
@@ -87,16 +107,19 @@ def test_what_is_in_the_files(saved, trained):
     description = json.loads((saved / "model.json").read_text(encoding="utf-8"))
     assert (description["format"], description["format_version"]) == ("eplstm-model", 1)
     assert (description["kind"], description["dtype"]) == ("reference", "float32")
-    assert ModelConfig.from_dict(description["config"]) == trained.config
+    assert description["config"] == json.loads(json.dumps(trained.config.to_dict()))
+    assert description["person"] is description["changed_graph"] is None
     assert description["notes"] == {"participant": "p01"}
     assert re.fullmatch(r"\d+\.\d+.*", description["eplstm_version"])
     expected = {
         **{f"weights.{name}": array for name, array in trained.weights().items()},
         **dict(zip(("memory.keys", "memory.values"), trained.memory(), strict=True)),
         **{f"optimizer.{name}": array for name, array in trained.optimizer_state().items()},
+        "memory.entries": np.array([6]),
     }
     with safe_open(saved / "model.safetensors", framework="numpy") as file:
         assert set(file.keys()) == set(expected) == set(description["arrays"])
+        assert file.metadata()["eplstm"] == (saved / "model.json").read_text(encoding="utf-8")
         for name, array in expected.items():
             np.testing.assert_array_equal(file.get_tensor(name), array)
             assert description["arrays"][name] == list(array.shape)
@@ -110,8 +133,6 @@ def somebody(trained, tmp_path):
 
 
 def test_person_comes_back_in_either_model(somebody, trained):
-    """In a version of its own: earlier readers, who know of no person, would run another one."""
-    assert describe_model(somebody)["format_version"] == 3
     for kind in ("reference", "composition"):
         model = load_model(somebody, kind)
         assert model.person == trained.person
@@ -119,8 +140,7 @@ def test_person_comes_back_in_either_model(somebody, trained):
     assert_same(trained, load_model(somebody))
     model.person = Person()
     save_model(model, somebody, overwrite=True)
-    assert describe_model(somebody)["format_version"] == 1
-    assert load_model(somebody).person == Person()
+    assert load_model(somebody, "reference").person == Person()
 
 
 def test_person_has_no_place_in_a_cohort(somebody):
@@ -128,27 +148,11 @@ def test_person_has_no_place_in_a_cohort(somebody):
         load_model(somebody, "cohort")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"person": {"lapse": 3}}, "the person does not fit .*lapse must be a finite number"),
-        ({"person": {"forgetting": 0.5}}, "the person does not fit .*need a model that averages"),
-        ({"person": {"mood": 0.5}}, "the person does not fit .*mood"),
-        ({"person": {"context_columns": 3}}, "the person does not fit"),
-        ({"person": None}, "the person does not fit"),
-        ({"format_version": 2}, "format version 2 with a person"),
-    ],
-)
-def test_person_who_does_not_fit(changes, message, somebody):
-    change_description(**changes)(somebody)
-    with pytest.raises(CheckpointError, match=message):
-        load_model(somebody)
-
-
 def test_notes_come_back(trained, tmp_path):
-    notes = {"Größe": [1, 2.5, None], "task": {"n_contexts": 50}, "done": True}
+    notes = {"Größe": [1, 2.5, None], "task": {"n_contexts": 50}, "10": True, "9": {}}
     folder = save_model(trained, tmp_path / "agent", notes=notes)
     assert describe_model(folder)["notes"] == notes
+    assert describe_model(save_model(trained, folder, notes={10: 1, 9: 2}, overwrite=True))["notes"]["9"] == 2
     assert describe_model(save_model(trained, tmp_path / "other"))["notes"] == {}
 
 
@@ -324,7 +328,7 @@ def test_an_interrupted_first_save_leaves_nothing(function, call, trained, tmp_p
 
 @pytest.mark.parametrize(
     ("function", "call", "new"),
-    [("fsync", 1, False), ("fsync", 2, False), ("replace", 1, False), ("replace", 2, True)],
+    [("fsync", 1, False), ("replace", 1, False), ("fsync", 2, True), ("replace", 2, True)],
 )
 @pytest.mark.parametrize("same_shapes", [False, True])
 def test_an_interrupted_replacement_leaves_one_whole_model(
@@ -353,21 +357,7 @@ def test_an_interrupted_replacement_leaves_one_whole_model(
 def change_description(**changes):
     def damage(folder):
         path = folder / "model.json"
-        description = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in changes.items():
-            description[name] = value(description[name]) if callable(value) else value
-        path.write_text(json.dumps(description), encoding="utf-8")
-
-    return damage
-
-
-def change_arrays(change, keep_header=True):
-    def damage(folder):
-        path = folder / "model.safetensors"
-        with safe_open(path, framework="numpy") as file:
-            header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        change(arrays)
-        save_file(arrays, path, metadata=header if keep_header else None)
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
     return damage
 
@@ -380,8 +370,24 @@ def change_bytes(name, change):
     return damage
 
 
-def flip_last_bit(data):
-    return data[:-1] + bytes([data[-1] ^ 1])
+def change_arrays(**changes):
+    def damage(folder):
+        rewrite(folder, lambda description, arrays: arrays.update(changes))
+
+    return damage
+
+
+def rewrite(folder, change, again=False):
+    """Change what the arrays' file holds; again: with the digest of what it holds now, in both files."""
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        description = json.loads(file.metadata()["eplstm"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(description, arrays)
+    if again:
+        description["sha256"] = digest_of(description, arrays)
+        (folder / "model.json").write_text(json.dumps(description), encoding="utf-8")
+    save_file(arrays, path, metadata={"eplstm": json.dumps(description)})
 
 
 DAMAGE = {
@@ -396,68 +402,31 @@ DAMAGE = {
     "description not text": (change_bytes("model.json", lambda data: b"\xff\xfe"), "model.json: not UTF-8"),
     "description a list": (change_bytes("model.json", lambda data: b"[]"), "the format is 'list'"),
     "other format": (change_description(format="x"), "the format is 'x' instead of 'eplstm-model'"),
-    "newer version": (change_description(format_version=4), "format version 4.*reads versions 1 to 3: install"),
-    "no person": (change_description(format_version=3), "format version 3 without a person"),
+    "other version": (change_description(format_version=2), "format version 2.*reads version 1: install"),
     "no version": (change_description(format_version=None), "format version None"),
-    "other kind": (change_description(kind="tree"), "kind is 'tree', not one of reference, composition"),
-    "other dtype": (change_description(dtype="int8"), "dtype is 'int8', not one of float32, float64"),
-    "wrong dtype": (change_description(dtype="float64"), "weights.input_weight is in float32 instead of float64"),
-    "no config": (change_description(config=None), "'config' is missing"),
-    "config lacks a size": (
-        change_description(config=lambda c: {k: v for k, v in c.items() if k != "n_actions"}),
-        "the config does not fit .*n_actions",
-    ),
-    "config with more": (change_description(config=lambda c: {**c, "depth": 2}), "does not fit .*unknown.*depth"),
-    "bad key": (change_description(config=lambda c: {**c, "key": 3}), "model.json: the config does not fit"),
-    "other sizes": (
-        change_description(config=lambda c: {**c, "hidden_size": 4}),
-        r"weights.input_weight has the shape \(15, 5\) instead of \(20, 5\)",
-    ),
-    "smaller memory": (
-        change_description(config=lambda c: {**c, "memory_capacity": 2}),
-        "6 entries .* capacity of 2",
-    ),
-    "list of arrays": (
-        change_description(arrays=lambda a: {**a, "memory.keys": [6, 9]}),
-        r"model.json: memory.keys is listed with the shape \[6, 9\] instead of \[6, 3\]",
-    ),
-    "array listed too many": (change_description(arrays=lambda a: {**a, "x": [1]}), r"arrays listed .*\['x'\]"),
+    "no digest": (change_description(sha256=None), "model.json: 'sha256' is missing"),
+    "other config": (change_description(config={}), "model.json: it was changed or damaged"),
+    "other person": (change_description(person={"lapse": 0.2}), "model.json: it was changed or damaged"),
+    "other notes": (change_description(notes={}), "model.json: it was changed or damaged"),
     "arrays cut off": (
         change_bytes("model.safetensors", lambda data: data[:-9]),
         "not a readable safetensors file",
     ),
     "arrays empty": (change_bytes("model.safetensors", lambda data: b""), "not a readable safetensors file"),
     "header broken": (change_bytes("model.safetensors", lambda data: b"\x00" * len(data)), "not a readable"),
-    "one bit": (change_bytes("model.safetensors", flip_last_bit), "not those that model.json describes"),
-    "weight missing": (
-        change_arrays(lambda arrays: arrays.pop("weights.actor_bias")),
-        r"arrays missing: \['weights.actor_bias'\], unknown: none",
+    "one bit": (
+        change_bytes("model.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        "model.safetensors: the arrays are not those that its header describes",
     ),
-    "memory missing": (change_arrays(lambda a: a.pop("memory.keys")), r"arrays missing: \['memory.keys'\]"),
-    "half a state": (
-        change_arrays(lambda arrays: arrays.pop("optimizer.mean.actor_bias")),
-        r"arrays missing: \['optimizer.mean.actor_bias'\]",
+    "one more array": (change_arrays(extra=np.ones(2)), "not those that its header describes"),
+    "another memory": (change_arrays(**{"memory.entries": np.array([5])}), "not those that its header describes"),
+    "other header": (
+        lambda folder: rewrite(folder, lambda description, arrays: description["config"].update(kernel="l1")),
+        "not those that its header describes",
     ),
-    "unknown array": (change_arrays(lambda arrays: arrays.update(extra=np.ones(2))), r"unknown: \['extra'\]"),
-    "other shape": (
-        change_arrays(lambda arrays: arrays.update({"weights.actor_bias": np.zeros(5, np.float32)})),
-        r"weights.actor_bias has the shape \(5,\) instead of \(4,\)",
-    ),
-    "uneven memory": (
-        change_arrays(lambda arrays: arrays.update({"memory.values": arrays["memory.values"][:2].copy()})),
-        r"memory.values has the shape \(2, 3\) instead of \(6, 3\)",
-    ),
-    "not finite": (
-        change_arrays(lambda arrays: arrays["memory.values"].__setitem__((0, 1), np.inf)),
-        "memory.values holds 1 values not finite",
-    ),
-    "whole numbers": (
-        change_arrays(lambda arrays: arrays.update({"memory.keys": np.ones((6, 3), np.int64)})),
-        "memory.keys is in int64",
-    ),
-    "other values": (
-        change_arrays(lambda arrays: arrays["weights.actor_bias"].__iadd__(1), keep_header=False),
-        "the arrays are not those that model.json describes",
+    "no header": (
+        lambda folder: save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors"),
+        "its header lacks the entry 'eplstm'",
     ),
 }
 
@@ -481,8 +450,116 @@ def test_a_damaged_checkpoint_can_be_replaced(saved, trained):
     assert_same(load_model(save_model(trained, saved, overwrite=True)), trained)
 
 
-def test_the_error_is_a_value_error():
-    assert issubclass(CheckpointError, ValueError)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d, a: d.update(kind="tree"), "kind is 'tree', not one of reference, composition"),
+        (lambda d, a: d["config"].pop("n_actions"), r"missing settings \['n_actions'\]"),
+        (lambda d, a: d["config"].update(depth=2), r"unknown settings \['depth'\]"),
+        (lambda d, a: d["config"].update(hidden_size=4), "input_weight must have the shape"),
+        (lambda d, a: d["config"].update(memory_capacity=2), "6 entries do not fit a capacity of 2"),
+        (lambda d, a: d["person"].update(lapse=3), "lapse must be a finite number"),
+        (lambda d, a: d["person"].update(forgetting=0.5), "need a model that averages"),
+        (lambda d, a: d["person"].update(mood=0.5), "mood"),
+        (lambda d, a: d["person"].update(context_columns=3), "not iterable"),
+        (lambda d, a: a.pop("weights.actor_bias"), r"missing \['actor_bias'\]"),
+        (lambda d, a: a.pop("optimizer.mean.actor_bias"), r"state of \['actor_bias'\] is incomplete"),
+        (lambda d, a: a.pop("memory.entries"), "'memory.entries'"),
+        (lambda d, a: a.update({"memory.entries": np.array([5])}), r"memory.entries are \[\[5\]\], of 6 keys"),
+        (lambda d, a: a.update({"memory.entries": np.array([7, -1])}), "memory.entries are"),
+        (lambda d, a: a.update({"memory.entries": np.array([[6]])}), "too many values"),
+        (lambda d, a: a["memory.values"].__setitem__((0, 1), np.inf), "keys and values must be finite"),
+    ],
+)
+def test_what_does_not_fit_together_is_not_loaded(change, message, somebody):
+    """A program may write such a checkpoint, with the right digest."""
+    rewrite(somebody, lambda description, arrays: None, again=True)
+    assert load_model(somebody).person.lapse == 0.1
+    rewrite(somebody, change, again=True)
+    with pytest.raises(CheckpointError, match=f"does not fit together .*{message}"):
+        load_model(somebody)
+
+
+# ---- changed graphs ----------------------------------------------------------------------------------
+
+
+def second_memory(model):
+    """Nodes that read and store by hidden states; what is read goes to the actor, by a matrix that is learned."""
+    form = [np.zeros(3), np.zeros(3)]
+    memory = pnl.EpisodicMemoryMechanism(
+        name="second memory",
+        default_variable=form,
+        function=EpisodicMemory(default_variable=form, max_entries=2, storage_prob=0.0),
+    )
+    encoding = EncodingMechanism(memory=memory, name="second encoding")
+    for node in (memory, encoding):
+        model.add_node(node)
+        model.exclude_node_roles(node, pnl.NodeRole.OUTPUT)
+    for sender, receiver, matrix, learnable in (
+        (model.hidden, memory.input_ports[0], np.eye(3), False),
+        (memory.output_ports[1], model.actor, np.ones((3, 2)), True),
+        (model.hidden, encoding.input_ports[0], np.eye(3), False),
+        (model.hidden, encoding.input_ports[1], np.eye(3), False),
+        (model.encode_node, encoding.input_ports[2], np.eye(1), False),
+    ):
+        new = pnl.MappingProjection(sender=sender, receiver=receiver, matrix=matrix, learnable=learnable)
+        model.add_projection(new)
+    return memory
+
+
+def test_a_changed_graph_is_refused_or_loaded_into_one_that_is_changed_alike(two_trials, tmp_path):
+    folder = tmp_path / "agent"
+    config = ModelConfig(4, 3, 2, 5)
+    models = [EpisodicLSTMComposition(config, seed=seed) for seed in (1, 2)]
+
+    def check_alike():
+        records = [model.run_trials(two_trials[1], seed=3) for model in models]
+        np.testing.assert_array_equal(records[0].policy, records[1].policy)
+
+    def change_alike(change, message):
+        """Refused until the other agent is changed, too."""
+        change(models[0])
+        train(models[0], two_trials[0], learning_rate=0.1, seed=1)
+        with pytest.raises(ValueError, match=f"{message}.*pass changed_graph=True"):
+            save_model(models[0], folder, overwrite=True)
+        save_model(models[0], folder, overwrite=True, changed_graph=True)
+        with pytest.raises(ValueError, match=f"had been changed .*{message}.*give it: load_model"):
+            load_model(folder)
+        with pytest.raises(ValueError, match="Change it in the same way first"):
+            load_model(folder, model=models[1])
+        change(models[1])
+        assert load_model(folder, model=models[1]) is models[1]
+        check_alike()
+
+    change_alike(
+        lambda model: setattr(model.gates["forget"].function.gain, "base", 3.0), "'forget gate.*' changed"
+    )
+    change_alike(second_memory, "second encoding.*added")
+    entries = [list(model.memories().values())[1] for model in models]
+    assert len(entries[0][0]) == 2
+    np.testing.assert_array_equal(*entries)
+
+
+def test_settings_of_the_memory_are_saved_as_they_stand_in_the_graph(tmp_path):
+    model = EpisodicLSTMComposition(ModelConfig(4, 3, 2, 5, retrieval="average"), seed=1)
+    model.episodic_memory.function.parameters.sharpness.set(7.0)
+    assert load_model(save_model(model, tmp_path / "agent"), "reference").config.sharpness == 7.0
+    model.episodic_memory.function.parameters.forgetting.set(0.5)
+    with pytest.raises(ValueError, match=r"forgetting of the memory is 0.5, and 0.* of the person"):
+        save_model(model, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"kernel": "l1"}, None, "Make one with the same config"),
+        ({}, "composition", "is a reference, not a compo"),
+    ],
+)
+def test_a_given_model_must_fit(changes, kind, message, saved, trained, make_config):
+    other = ReferenceEpisodicLSTM(make_config(**{"key": (1, 4), "kernel": "cosine"} | changes), seed=2)
+    with pytest.raises(ValueError, match=message):
+        load_model(saved, kind, model=other)
 
 
 # ---- environments and cohorts ------------------------------------------------------------------------
@@ -530,15 +607,6 @@ def test_memories_of_all_environments(kind, capacity, make_config, make_trials, 
     assert_same_memories(model, loaded)
     for name, weight in model.weights().items():
         np.testing.assert_allclose(other.weights()[name], weight, rtol=0, atol=ATOL, err_msg=name)
-
-
-def test_one_environment_is_written_as_ever(trained, saved, make_trials, tmp_path):
-    """Format version 1, which earlier versions read and wrote; more environments are version 2."""
-    assert describe_model(saved)["format_version"] == 1
-    assert "memory.entries" not in describe_model(saved)["arrays"]
-    more = save_model(in_environments(trained, make_trials), tmp_path / "more")
-    assert describe_model(more)["format_version"] == 2
-    assert describe_model(more)["arrays"]["memory.entries"] == [3]
 
 
 @pytest.fixture
@@ -606,28 +674,3 @@ def test_it_must_be_clear_which_agent_is_meant(cohort, saved, tmp_path):
         load_model(saved, agent=1)
     with pytest.raises(ValueError, match="leave out agent"):
         load_model(tmp_path / "agents", "cohort", agent=1)
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        (None, "memory.entries.*missing"),
-        (np.array([4, 4]), "memory.entries.*missing or not"),
-        (np.full((3, 2), 4.0), "memory.entries.*whole numbers"),
-        (np.array([[5, 3], [4, 4], [4, 4]]), "5 entries in a memory with a capacity of 4"),
-        (np.full((3, 2), 3), "memory.keys has the shape"),
-        (np.full((2, 3), 4), "has the shape"),
-    ],
-)
-def test_damaged_numbers_of_entries(entries, message, cohort, tmp_path):
-    folder = save_model(cohort, tmp_path / "agents")
-    arrays, description = load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
-    assert arrays["memory.entries"].tolist() == [[4, 4]] * 3
-    del arrays["memory.entries"]
-    if entries is not None:
-        arrays["memory.entries"] = entries
-        description["arrays"]["memory.entries"] = list(entries.shape)
-        (folder / "model.json").write_text(json.dumps(description))
-    save_file(arrays, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=message):
-        load_model(folder)
