@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as Canvas
 
 from . import plots
 from .report import DPI, plain, versions
-from .runs import write_text
+from .work.files import write_whole
 
 FORMAT = "eplstm-benchmark"
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "benchmark.json", "benchmark.md", "benchmark.png"
@@ -122,8 +122,8 @@ class Benchmark:
     def write(self, folder: Path) -> list[Path]:
         """Write ``benchmark.json``, ``benchmark.md`` and ``benchmark.png`` (if there is a curve); the paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RESULTS_FILE, json.dumps(self.numbers(), indent=1, allow_nan=False) + "\n")
-        write_text(folder / TABLE_FILE, markdown(self))
+        write_whole(folder / RESULTS_FILE, json.dumps(self.numbers(), indent=1, allow_nan=False) + "\n")
+        write_whole(folder / TABLE_FILE, markdown(self))
         written = [folder / RESULTS_FILE, folder / TABLE_FILE]
         if any(result.curve and result.seconds for result in self.results):
             draw(self).savefig(folder / FIGURE_FILE, dpi=DPI)

@@ -28,9 +28,10 @@ from rich.table import Table
 from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
 from .benchmark_cases import BenchmarkSettings
+from .blocks import fresh_accuracy, train_run
 from .fitting import commands as fitting
 from .reproduction import commands as reproduction
-from .runs import Interrupted, ModelKind, fresh_accuracy, train_run
+from .runs import ModelKind
 from .settings import RunSettings
 
 FAST_BLOCKS = 3
@@ -169,9 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USERS_ERRORS as error:
         errors.print(f"[red]Error: {escape(str(error))}[/red]", soft_wrap=True)
         return 2
-    except Interrupted as stop:
-        errors.print(f"[yellow]{escape(str(stop))}[/yellow]", soft_wrap=True)
-        return 130
     except KeyboardInterrupt as stop:
         told = str(stop) or "Interrupted. What was finished is kept; give the same command again to go on."
         errors.print(f"[yellow]{escape(told)}[/yellow]", soft_wrap=True)
@@ -229,7 +227,7 @@ def train(command: Train, console: Console) -> int:
     spread = "" if settings.agents == 1 else f" ± {error:.2f} (s.e. over {settings.agents} agents)"
     what = "model is" if settings.agents == 1 else "agents are"
     console.print(
-        f"{state.blocks_done} blocks done; last block, {mean:.2f}{spread} rewards a trial. "
+        f"{state.done} blocks done; last block, {mean:.2f}{spread} rewards a trial. "
         f"The {what} in {escape(str(command.out / 'trained' / command.model))}"
     )
     if command.fresh_blocks:

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from ..models import TrialRecord
 from ..tasks.trials import concatenate
 from . import behavior
+from .blocks import counting_from, make_model, train_block, train_blocks, train_many
 from .equivalence import (
     PYTHON_MODE,
     PYTORCH_MODE,
@@ -35,20 +36,9 @@ from .equivalence import (
     compare_weights,
 )
 from .report import FIGURE_FILES, FIGURES, REPORT, RESULTS, DemoResults, write_results
-from .runs import (
-    Kind,
-    Model,
-    ModelKind,
-    RunFolder,
-    RunState,
-    counting_from,
-    go_on,
-    make_model,
-    train_block,
-    train_many,
-    write_text,
-)
+from .runs import Kind, Model, ModelKind, RunFolder, RunState
 from .settings import FRESH, RunSettings
+from .work.files import write_whole
 
 COMPOSITION, REFERENCE, NO_MEMORY, COHORT = "composition", "reference", "no_memory", "cohort"
 WITHOUT = "trained without memory"
@@ -75,7 +65,7 @@ def one_update(settings: RunSettings) -> Rung:
     first = replace(block, trials=block.trials[:1], initial_states=tuple(s[:1] for s in block.initial_states))
     kinds: dict[str, ModelKind] = {COMPOSITION: "composition", REFERENCE: "reference"}
     config = settings.model_config()
-    state = RunState({n: make_model(k, config, settings.seed) for n, k in kinds.items()}, {n: [] for n in kinds})
+    state = RunState({n: make_model(k, config, settings.seed) for n, k in kinds.items()})
     chosen = train_block(state, COMPOSITION, settings, first).action
     train_block(state, REFERENCE, settings, first, actions=chosen)
     return compare_weights(state.models[COMPOSITION], state.models[REFERENCE], "weights after one update")
@@ -115,7 +105,7 @@ def run_demo(
 
     Raises:
         FileExistsError: the folder holds something else; nothing is changed.
-        Interrupted: on Ctrl-C during training.
+        KeyboardInterrupt: on Ctrl-C during training; finished blocks are kept, and the message says so.
     """
     if settings.environments > 1:
         raise ValueError(
@@ -124,8 +114,8 @@ def run_demo(
         )
     if fresh_blocks < 1:
         raise ValueError(f"fresh_blocks must be a whole number ≥ 1; got {fresh_blocks!r}.")
-    folder = RunFolder(path, "demo", settings, outputs=OUTPUTS, overwrite=overwrite)
-    state = train_all(folder, after_trial)
+    folder = RunFolder(path, "demo", asdict(settings), length="blocks", outputs=OUTPUTS, overwrite=overwrite)
+    state = train_all(folder, settings, after_trial)
     results = measure(state, settings, fresh_blocks)
     graph = draw_graph(state.models[COMPOSITION], folder.path, results.notes)
     write_results(folder.path, results, graph)
@@ -142,27 +132,29 @@ def models_of(settings: RunSettings) -> dict[str, Kind]:
     return kinds
 
 
-def train_all(folder: RunFolder, after_trial: Callable[[int], None] | None = None) -> RunState:
+def train_all(
+    folder: RunFolder, settings: RunSettings, after_trial: Callable[[int], None] | None = None
+) -> RunState:
     """Train the demo's models block by block, and note the largest differences and the times."""
-    settings, kinds = folder.settings, models_of(folder.settings)
+    kinds = models_of(settings)
     config = settings.model_config()
     configs = {name: config if name != NO_MEMORY else replace(config, memory_capacity=0) for name in kinds}
 
     def train_one(state: RunState) -> None:
-        block = settings.block(state.blocks_done)
+        block = settings.block(state.done)
         n = len(block.trials)
         records: dict[str, TrialRecord] = {}
         for place, (name, kind) in enumerate(kinds.items()):
-            before = (state.blocks_done * len(kinds) + place) * n
+            before = (state.done * len(kinds) + place) * n
             if kind == "cohort":
                 with stopwatch(
-                    state.notes.setdefault("seconds", {}), f"{name}, training, each", n * folder.settings.agents
+                    state.notes.setdefault("seconds", {}), f"{name}, training, each", n * settings.agents
                 ):
                     train_many(
                         state,
                         name,
                         settings,
-                        settings.blocks_of_all(state.blocks_done),
+                        settings.blocks_of_all(state.done),
                         after_trial=counting_from(before, after_trial),
                     )
                 continue
@@ -180,9 +172,9 @@ def train_all(folder: RunFolder, after_trial: Callable[[int], None] | None = Non
         ours, theirs = state.models[COMPOSITION], state.models[REFERENCE]
         rungs = compare_records(records[COMPOSITION], records[REFERENCE])
         rungs += [compare_memories(ours, theirs), compare_weights(ours, theirs, "weights after the whole run")]
-        keep_worst(state.notes, rungs, f"block {state.blocks_done}")
+        keep_worst(state.notes, rungs, f"block {state.done}")
 
-    return go_on(folder, kinds, configs, train_one)
+    return train_blocks(folder, kinds, configs, settings, train_one)
 
 
 @contextmanager
@@ -270,7 +262,7 @@ def draw_graph(composition: Any, folder: Path, notes: list[str]) -> Path | None:
 
     graph = composition.show_graph(output_fmt="gv")
     graph.attr(dpi="110")
-    write_text(folder / GRAPH, graph.source)
+    write_whole(folder / GRAPH, graph.source)
     picture = folder / FIGURES / "graph.png"
     picture.parent.mkdir(exist_ok=True)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .report import canvas_of, figure_html, html_page, html_table, plain, versions
-from .runs import write_text
+from .work.files import write_whole
 
 FIGURES, REPORT = "figures", "report.html"
 PANEL = 2.9
@@ -39,7 +39,7 @@ class Page:
 
     def table(self, name: str, frame: pd.DataFrame, shown: pd.DataFrame | None = None, digits: int = 2) -> None:
         """A table, whole as CSV beside the page, and shown rounded."""
-        write_text(self.folder / f"{name}.csv", frame.to_csv(index=False))
+        write_whole(self.folder / f"{name}.csv", frame.to_csv(index=False))
         shown = frame if shown is None else shown
         rows = [[_rounded(value, digits) for value in row] for row in shown.itertuples(index=False)]
         self.parts.append(html_table([str(c).replace("_", " ") for c in shown.columns], rows, bad="no"))
@@ -73,7 +73,7 @@ class Page:
         self.parts.append(html_table(("setting", "value"), rows))
         self.heading("Versions")
         self.parts.append(html_table(("package", "version"), list(versions().items())))
-        write_text(self.folder / REPORT, html_page(title, self.parts))
+        write_whole(self.folder / REPORT, html_page(title, self.parts))
 
 
 def _rounded(value: Any, digits: int) -> str:

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure as Canvas
 from ..tasks import Trials
 from . import plots
 from .behavior import Course, LearningCurve, PrincipalComponents
-from .runs import write_text
 from .settings import RunSettings
+from .work.files import write_whole
 
 FIGURES, REPORT, RESULTS = "figures", "report.html", "results.json"
 FIGURE_FILES = tuple(
@@ -127,8 +127,8 @@ def write_results(folder: Path, results: DemoResults, graph: Path | None) -> Non
             "projection; what is trained is this graph and nothing else."
         )
         shown.append(figure_html(graph.relative_to(folder).as_posix(), "The composition's graph", caption))
-    write_text(folder / RESULTS, json.dumps(results.numbers(), indent=1, allow_nan=False) + "\n")
-    write_text(folder / REPORT, _page(results, shown))
+    write_whole(folder / RESULTS, json.dumps(results.numbers(), indent=1, allow_nan=False) + "\n")
+    write_whole(folder / REPORT, _page(results, shown))
 
 
 # ---- figures -----------------------------------------------------------------------------------------

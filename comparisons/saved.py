@@ -15,7 +15,8 @@ from ..models.checkpoint import describe_model, load_model
 from ..tasks import ContextualChoice
 from . import behavior, plots
 from .report import DPI, plain, versions
-from .runs import Model, find_checkpoint, write_text
+from .runs import Model, find_checkpoint
+from .work.files import write_whole
 
 FIELDS = ("policy", "value", "hidden", "cell", "memory", "gates")
 TABLE_FILE, FIGURE_FILE = "comparison.json", "comparison.png"
@@ -93,7 +94,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool = 
             raise FileExistsError(f"{folder / name} exists: choose another folder, or replace it (--overwrite).")
     folder.mkdir(parents=True, exist_ok=True)
     content = {"versions": versions(), **plain(asdict(comparison))}
-    write_text(folder / TABLE_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / TABLE_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
     canvas = Canvas(figsize=(5.6, 3.8), layout="constrained")
     plots.plot_accuracy(
         comparison.accuracy, noise_off=comparison.noise_off, title="Accuracy on fresh trials", ax=canvas.subplots()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,8 +28,65 @@ class Block:
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """The task, the agent and its training; the defaults are those of the reference run of dnd-lstm."""
+class AgentSettings:
+    """An agent and its learning, of any run; the defaults are those of the reference run of dnd-lstm."""
+
+    hidden_size: int = 32
+    """Units of the hidden and of the cell state."""
+    memory_capacity: int = 100
+    """Entries that the memory holds; 0: a plain LSTM."""
+    kernel: Kernel = "l2"
+    """Similarity of query and key."""
+    retrieval: Retrieval = "nearest"
+    """The value of the nearest entry, or the similarity-weighted average of all."""
+    sharpness: float = 1.0
+    """Inverse temperature of the weights when retrieval is the average."""
+    ties: Ties = "oldest"
+    """Which of equally similar entries is retrieved."""
+    repeated_key: RepeatedKey = "append"
+    """What encoding a key that is stored already does."""
+    learning_rate: float = 5e-4
+    """Of the optimiser; at the beginning, if it falls."""
+    gamma: float = 0.0
+    """Discount of later rewards, 0 to 1."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus of the actor-critic loss; at the beginning, if it falls."""
+    value_weight: float = 1.0
+    """Weight of the critic's loss."""
+
+    def config(
+        self,
+        task: Any,
+        key: tuple[int, int] | None,
+        memory: bool = True,
+        reinstatement: Literal["gate", "input"] = "gate",
+    ) -> ModelConfig:
+        """The configuration of an agent for a task.
+
+        Args:
+            task: gives the sizes of input and policy.
+            key: columns of the input that are the key; None: all.
+            memory: whether it has one.
+            reinstatement: how what is retrieved gets in.
+        """
+        return ModelConfig(
+            input_size=task.input_size,
+            hidden_size=self.hidden_size,
+            n_actions=task.n_actions,
+            memory_capacity=self.memory_capacity if memory else 0,
+            kernel=self.kernel,
+            key=key,
+            retrieval=self.retrieval,
+            sharpness=self.sharpness,
+            ties=self.ties,
+            repeated_key=self.repeated_key,
+            reinstatement=reinstatement,
+        )
+
+
+@dataclass(frozen=True)
+class RunSettings(AgentSettings):
+    """A run on blocks of contextual choice: the task, the agent and its training, one update a trial with Adam."""
 
     blocks: int = 20
     """Blocks to train; the memory is cleared before each. More than a finished run has: it goes on."""
@@ -41,32 +98,10 @@ class RunSettings:
     """Steps in a trial."""
     t_noise_off: int = 5
     """First step with evidence; before it the observation is noise."""
-    hidden_size: int = 32
-    """Units of the hidden and of the cell state."""
-    memory_capacity: int = 100
-    """Entries that the memory holds; 0: a plain LSTM."""
-    kernel: Kernel = "l2"
-    """Similarity of query and key."""
     key: Literal["input", "context"] = "input"
     """What is the key: the whole input (dnd-lstm), or the context part alone (Ritter et al., 2018)."""
-    retrieval: Retrieval = "nearest"
-    """The value of the nearest entry, or the similarity-weighted average of all."""
-    sharpness: float = 1.0
-    """Inverse temperature of the weights when retrieval is the average."""
-    ties: Ties = "oldest"
-    """Which of equally similar entries is retrieved."""
-    repeated_key: RepeatedKey = "append"
-    """What encoding a key that is stored already does."""
-    learning_rate: float = 5e-4
-    """Of Adam; one update a trial."""
-    gamma: float = 0.0
-    """Discount of later rewards, 0 to 1."""
     loss: Literal["actor_critic", "cross_entropy"] = "actor_critic"
     """What is minimised."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy bonus of the actor-critic loss."""
-    value_weight: float = 1.0
-    """Weight of the critic's loss."""
     seed: int = 0
     """Of everything: the initial weights, the trials, the initial states and the choices."""
     agents: int = 1
@@ -97,18 +132,7 @@ class RunSettings:
     def model_config(self) -> ModelConfig:
         """The agent's configuration."""
         task = self.task()
-        return ModelConfig(
-            input_size=task.input_size,
-            hidden_size=self.hidden_size,
-            n_actions=task.n_actions,
-            memory_capacity=self.memory_capacity,
-            kernel=self.kernel,
-            key=task.context_columns if self.key == "context" else None,
-            retrieval=self.retrieval,
-            sharpness=self.sharpness,
-            ties=self.ties,
-            repeated_key=self.repeated_key,
-        )
+        return self.config(task, task.context_columns if self.key == "context" else None)
 
     def agent(self, agent: int) -> RunSettings:
         """The settings of a run of one agent that is the same as agent number ``agent`` of this run."""
@@ -137,7 +161,46 @@ class RunSettings:
         """(blocks, n): which encounter each trial of each block is."""
         return np.array([self.block(index).trials.encounter for index in range(self.blocks)])
 
-    def difference(self, other: RunSettings) -> str:
-        """The settings that differ, as text; empty if none."""
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return ", ".join(f"{name} {a!r} instead of {b!r}" for name, a, b in pairs if a != b)
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings(AgentSettings):
+    """A training in parallel worlds (A2C: one update from an episode of all of them)."""
+
+    hidden_size: int = 64
+    kernel: Kernel = "cosine"
+    ties: Ties = "newest"
+    learning_rate: float = 3e-3
+    gamma: float = 0.9
+    entropy_weight: float = 0.05
+    value_weight: float = 0.5
+    updates: int
+    """Updates; the last call of ``learn()`` is trained to its end."""
+    worlds: int = 64
+    """Parallel worlds, M."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Of the weights."""
+    learning_rate_end: float = 0.1
+    """What share of it is left at the end; in between it falls exponentially."""
+    entropy_end: float = 0.02
+    """What share of the entropy bonus is left at the end; in between it falls exponentially."""
+    epochs_at_once: int = 1
+    """Epochs that are trained in one call of ``learn()``: short ones share what a call costs."""
+    unroll_steps: int | None = None
+    """Truncated backpropagation through time, in stretches of so many steps; None: whole episodes."""
+    max_gradient_norm: float | None = None
+    """Gradients of all weights together are scaled down to this norm, with the environment in the loop."""
+
+    def share(self, update: int, end: float) -> float:
+        """What is left of a quantity that falls to the share ``end`` by the last update."""
+        return end ** min(update / self.updates, 1.0)
+
+    def learning(self, update: int) -> dict[str, Any]:
+        """Arguments of ``train`` and ``train_episodes``, from an update on."""
+        return {
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate * self.share(update, self.learning_rate_end),
+            "gamma": self.gamma,
+            "entropy_weight": self.entropy_weight * self.share(update, self.entropy_end),
+            "value_weight": self.value_weight,
+            "unroll_steps": self.unroll_steps,
+        }

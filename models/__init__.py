@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .checkpoint import CheckpointError, load_model, save_model
 from .config import ModelConfig
-from .losses import LossSettings, TrialTensors
+from .losses import LossSettings, NotFinite, TrialTensors
 from .person import Person
 from .records import EpisodeRecord, TrialRecord
 from .reference import ReferenceEpisodicLSTM
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .backend import NotTrainable, RecurrentComposition
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition, GeneralPathWarning
-    from .logs import LogWarning
+    from .backend.logs import LogWarning
     from .memory import EncodingMechanism, EpisodicMemory
 
 _IN_PSYNEULINK = {
@@ -28,7 +28,7 @@ _IN_PSYNEULINK = {
     "Cohort": "cohort",
     "EpisodicLSTMComposition": "composition",
     "GeneralPathWarning": "composition",
-    "LogWarning": "logs",
+    "LogWarning": "backend.logs",
     "EncodingMechanism": "memory",
     "EpisodicMemory": "memory",
 }
@@ -45,6 +45,7 @@ __all__ = [
     "LogWarning",
     "LossSettings",
     "ModelConfig",
+    "NotFinite",
     "NotTrainable",
     "Person",
     "RecurrentComposition",

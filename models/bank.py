@@ -40,6 +40,8 @@ class Bank:
         """(G,): entries stored ever since the ring was cleared."""
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
+        self._journal: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]] | None = None
+        self._stored_before = self.n_stored
 
     def __len__(self) -> int:
         """Rings, G."""
@@ -63,6 +65,7 @@ class Bank:
 
     def set_entries(self, fields: Sequence[np.ndarray], ring: int = 0) -> None:
         """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
+        self._journal = None
         fields = [np.asarray(field, dtype=float)[-self.limit :] for field in fields]
         n = len(fields[0])
         self._grow(n)
@@ -75,6 +78,23 @@ class Bank:
         """Drop all entries of these rings."""
         self.n_stored[rings] = 0
         self.changes += 1
+
+    # ---- what an update has stored can be undone
+
+    def begin_update(self) -> None:
+        """From now on, keep what entries take the place of."""
+        self._journal, self._stored_before = [], self.n_stored.copy()
+
+    def end_update(self, undo: bool = False) -> None:
+        """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is back."""
+        if undo and self._journal is not None:
+            for rings, rows, before in reversed(self._journal):
+                for field, old in zip(self.fields, before, strict=True):
+                    field[rings, rows] = old
+            self.n_stored[:] = 0
+            self.n_stored[: len(self._stored_before)] = self._stored_before
+            self.changes += 1
+        self._journal = None
 
     def open(self, rings: int) -> None:
         """See that there are at least so many rings."""
@@ -128,6 +148,8 @@ class Bank:
         if new.any():
             self._grow(min(int(stored[new].max()) + 1, self.limit))
         rings, rows_ = (rings, rows) if kept.all() else (rings[kept], rows[kept])
+        if self._journal is not None:
+            self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
         self.n_stored[rings] += new if kept.all() else new[kept]

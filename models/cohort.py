@@ -9,6 +9,7 @@ are paid once for many agents. ``Cohort.from_models`` takes the agents of compos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,14 +17,13 @@ import numpy as np
 import torch
 
 from ..tasks.trials import Trials
-from .adam import CAN_FUSE, Steps
 from .bank import Bank, RingMemory
 from .choices import draw
 from .config import ModelConfig
 from .engine import Gradients, Trace, Weights, backward, run
-from .losses import Loss, LossSettings, check_finite, losses_and_slopes
+from .losses import Loss, LossSettings, losses_and_slopes, not_finite
 from .match import Retrieval
-from .optimizers import optimizer_of
+from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
 from .plans import Plan, plan_environments, plan_trials
 from .records import Record, TrialRecord, build_record, check_record
 from .source import GivenTrials, stretches_between
@@ -215,8 +215,7 @@ class Cohort:
         Raises:
             ValueError: sizes or values do not fit.
         """
-        if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
-            raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")
+        check_rate(learning_rate)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
         return self._pass(trials, actions, initial_states, seed, record, settings, learning_rate, after_trial)
 
@@ -265,7 +264,8 @@ class Cohort:
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record, number * CHUNK)
             for trials_at_once in _side_by_side(own):
-                chunk.trial(trials_at_once, outcome, settings)
+                with chunk.whole_or_nothing():
+                    chunk.trial(trials_at_once, outcome, settings)
                 done += 1
                 if after_trial is not None:
                     after_trial(done)
@@ -379,6 +379,17 @@ class _Chunk:
             self.bank, retrieval, config.key_columns, agents=self.agents, repeated=config.repeated_key
         )
 
+    @contextmanager
+    def whole_or_nothing(self) -> Iterator[None]:
+        """After an error or an interruption, the memories are as they were before."""
+        self.bank.begin_update()
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            self.bank.end_update(undo=not done)
+
     # ---- trials
 
     def trial(self, plans: _Plans, outcome: _Outcome, settings: LossSettings | None) -> None:
@@ -412,8 +423,10 @@ class _Chunk:
         plan, first = outcome.plans[0], sum(part["action"].shape[1] for part in outcome.parts)
         together = range(first, first + losses.shape[1])
         for p in range(self.agents):
-            of = f" of agent {outcome.first_agent + p}"
-            check_finite(losses[p], {name: g[p] for name, g in named.items()}, together, plan, settings, of)
+            wrong = [name for name, g in named.items() if not np.isfinite(g[p]).all()]
+            if wrong or not np.isfinite(losses[p]).all():
+                of = f" of agent {outcome.first_agent + p}"
+                raise not_finite(losses[p], wrong, together, plan.environments, settings, of)
 
     def _update(self, found: Gradients) -> None:
         for name, parameter in self.parameters.items():

@@ -33,9 +33,9 @@ from .backend import (
     as_context,
     memories,
     start_from,
-    value_in_context,
-    warn_user,
+    value_of,
 )
+from .backend.pictures import draw_graph
 from .choices import NO_CHOICE, draw, last_choices, probabilities_of_block
 from .config import ModelConfig
 from .fast_path import AgentTrace, FastPath
@@ -50,7 +50,7 @@ from .plans import Plan, check_one_world, plan_episodes, plan_run, plan_trials
 from .records import EpisodeRecord, Record, TrialRecord, build_record
 from .session import TrialSession, values_of_nodes
 from .source import Interaction
-from .views import draw_graph
+from .warn import warn_user
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 SIDE_BY_SIDE = 256
@@ -287,8 +287,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
 
         def keep() -> None:
-            value_of = lambda node: value_in_context(node, context)  # noqa: E731
-            steps.append(values_of_nodes(self.parts, value_of, self._policy_node))
+            here = values_of_nodes(self.parts, lambda node: value_of(node, context), self._policy_node)
+            steps.append(here)
             if after_step is not None:
                 after_step()
 
@@ -630,7 +630,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> Any:
         context = as_context(self, kwargs.get("context"))
         self.person_in_graph.of(context).check_training(f"'{self.name}'")
-        self._choose_optimizer(optimizer, context)
+        self.choose_optimizer(optimizer, context)
         session = TrialSession(self.parts, plan, loss, record_gradients, record, max_gradient_norm)
         self.record = None
         try:
@@ -743,6 +743,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
             return super().compute_loss(targets, pytorch_rep, context)
         part = pytorch_rep.trace.engine.record()
         return torch.tensor([self._session.loss_and_slopes(pytorch_rep.trials, part)])
+
+    def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
+        if self.detour is None and self._fast.is_finite:
+            return []
+        return super()._gradients_not_finite(wrapper)
 
     def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
         if self.detour is not None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-Kernel = Literal["l2", "l1", "cosine"]
+from .kernels import KERNELS
+
+if TYPE_CHECKING:
+    Kernel = str
+else:
+    Kernel = Literal[tuple(KERNELS)]  # the command line shows what there is
 Retrieval = Literal["nearest", "average"]
 Ties = Literal["oldest", "newest"]
 RepeatedKey = Literal["append", "overwrite"]
@@ -55,7 +60,7 @@ class ModelConfig:
                 raise ValueError(f"ModelConfig: {name} must be a whole number ≥ {least}; got {value!r}.")
             object.__setattr__(self, name, int(value))
         for name, allowed in (
-            ("kernel", get_args(Kernel)),
+            ("kernel", tuple(KERNELS)),
             ("retrieval", get_args(Retrieval)),
             ("ties", get_args(Ties)),
             ("repeated_key", get_args(RepeatedKey)),

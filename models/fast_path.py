@@ -167,6 +167,8 @@ class FastPath:
                 shows_keys=True,
                 keeps_values=nested,
             )
+        self.is_finite = True
+        """Whether the gradients given last were."""
         values = self.person.values(Drive)
         self._drive = {PARAMETERS[name].place.gate: value for name, value in values.items()}
 
@@ -215,7 +217,9 @@ class FastPath:
     def backward(self, engine: Trace, slopes: Slopes, unroll: int | None = None) -> None:
         """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
         own = (None if s is None else s[None] for s in vars(slopes).values())
-        for key, gradient in self.matrices.split(backward(engine, *own, unroll=unroll)):
+        found = backward(engine, *own, unroll=unroll)
+        self.is_finite = all(np.isfinite(g.sum()) for g in vars(found).values() if isinstance(g, np.ndarray))
+        for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]
             if parameter.requires_grad:  # PsyNeuLink may have frozen projections since
                 parameter.grad = gradient

@@ -119,33 +119,30 @@ class NotFinite(ArithmeticError):
     """An update is not finite: training has stopped before it was applied; the message says where, and why."""
 
 
-def check_finite(
-    losses: Any, gradients: Mapping[str, Any], together: range, plan: Any, settings: LossSettings, of: str = ""
-) -> None:
-    """Raise ``NotFinite`` unless an update may be applied.
+def not_finite(
+    losses: Any, gradients: list[str], which: range, environments: int, settings: LossSettings, of: str = ""
+) -> NotFinite:
+    """What to raise where an update is not finite.
 
     Args:
         losses: actor's and critic's loss of each of its trials, (B, 2).
-        gradients: arrays or tensors by the names of the weights; None for those that have none.
-        together: the trials of the update.
-        plan: of the call: how many environments take turns.
+        gradients: names of those that are not finite.
+        which: its trials; row k · M + e is trial k of environment e.
+        environments: M.
         settings: of the loss.
         of: whose update it is, where there are several agents.
     """
     losses = np.asarray(losses)
-    wrong = [name for name, g in gradients.items() if g is not None and not bool(abs(g).sum() < np.inf)]
-    if np.isfinite(losses).all() and not wrong:
-        return
-    trial, environment = divmod(together.start, plan.environments)
-    if not np.isfinite(losses).all():
-        row = int(np.argwhere(~np.isfinite(losses).all(-1))[0, 0])
-        environment = (together.start + row) % plan.environments
-        what = "the loss function given to it gave" if callable(settings.kind) else f"the loss {settings.kind!r} is"
-        cause = f"{what} {losses[row].sum():g}"
+    trial, environment = divmod(which.start, environments)
+    wrong = np.flatnonzero(~np.isfinite(losses).all(-1))
+    if len(wrong):
+        environment = (which.start + int(wrong[0])) % environments
+        what = "the loss function that was given returns" if callable(settings.kind) else f"the {settings.kind} loss is"
+        cause = f"{what} {losses[wrong[0]].sum():g}"
     else:
-        cause = f"the loss is finite, but not the gradient of {', '.join(wrong)}"
-    where = f"trial {trial}" + (f" of environment {environment}" if plan.environments > 1 else "")
-    raise NotFinite(
+        cause = f"the loss is finite, but not the gradients of {', '.join(gradients)}"
+    where = f"trial {trial}" + (f", environment {environment}" if environments > 1 else "")
+    return NotFinite(
         f"Training has stopped before the update of {where}{of}: {cause}. Weights and optimiser are those of the last "
         "update that was finite. Train with a lower learning_rate or with max_gradient_norm, or mend the loss."
     )

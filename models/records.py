@@ -11,6 +11,7 @@ import numpy as np
 from ..tasks.trials import Trials, concatenate
 from .config import ModelConfig
 from .plans import Plan
+from .weights import weight_shapes
 
 Record = Literal["all", "behavior"]
 """What a record holds: all; or without the states (hidden, cell, memory, gates), which have no columns then."""
@@ -161,8 +162,10 @@ def build_record(
     if losses is not None:
         arrays["policy_loss"], arrays["value_loss"] = np.concatenate([*losses, np.empty((0, 2))]).T
     if gradients is not None:
-        names = gradients[0] if gradients else ()
-        arrays["gradients"] = {name: np.array([g[name] for g in gradients]) for name in names}
+        arrays["gradients"] = {
+            name: np.array([g[name] for g in gradients]).reshape(-1, *of_weight)
+            for name, of_weight in weight_shapes(config).items()
+        }
     if plan.interaction is None:
         return TrialRecord(**arrays)
     interaction = plan.interaction

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from ..tasks.environment import Worlds
 from ..tasks.trials import Trials
 from .config import ModelConfig
-from .losses import LossSettings, TrialTensors, check_finite, users_loss
+from .losses import LossSettings, TrialTensors, not_finite, users_loss
 from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
 from .plans import Plan, plan_episodes, plan_run
@@ -66,6 +66,8 @@ class ReferenceMemory:
         self.keys = torch.zeros(config.memory_capacity, config.key_size)
         self.values = torch.zeros(config.memory_capacity, config.hidden_size)
         self.n_stored = 0  # ever since the last clearing
+        self.undo: list[tuple[int, Tensor, Tensor, int]] = []
+        """What encoding has taken the place of since the last update: slot, key, value, ``n_stored``."""
 
     def __len__(self) -> int:
         return min(self.n_stored, self.config.memory_capacity)
@@ -91,11 +93,22 @@ class ReferenceMemory:
             slots = self.slots_by_age()
             equal = slots[(self.keys[slots] == key).all(-1)]
             if len(equal):
+                self._note(int(equal[-1]))
                 self.values[equal[-1]] = value
                 return
         slot = self.n_stored % self.config.memory_capacity
+        self._note(slot)
         self.keys[slot], self.values[slot] = key, value
         self.n_stored += 1
+
+    def _note(self, slot: int) -> None:
+        self.undo.append((slot, self.keys[slot].clone(), self.values[slot].clone(), self.n_stored))
+
+    def go_back(self) -> None:
+        """Hold what was there at the last update."""
+        for slot, key, value, n_stored in reversed(self.undo):
+            self.keys[slot], self.values[slot], self.n_stored = key, value, n_stored
+        self.undo.clear()
 
     def similarity(self, query: Tensor) -> Tensor:
         """Similarity of the query (K,) to each key, oldest first: (n,)."""
@@ -104,6 +117,8 @@ class ReferenceMemory:
             return -(query - keys).square().sum(-1).sqrt()
         if self.config.kernel == "l1":
             return -(query - keys).abs().sum(-1)
+        if self.config.kernel != "cosine":
+            raise ValueError(f"The reference knows no kernel {self.config.kernel!r}: add it to ReferenceMemory.similarity.")
         norms = (
             query.square().sum().sqrt().clamp_min(COSINE_EPS),
             keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS),
@@ -256,7 +271,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
         column = torch.arange(self.config.input_size)[self.config.key_columns]
         shows_context = (column >= start) & (column < stop)
-        return torch.where(shows_context, 2 * w, 2 * (1 - w)).to(key) * key
+        return key * torch.where(shows_context, key.new_tensor(2 * w), key.new_tensor(2 * (1 - w)))
 
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""
@@ -446,6 +461,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         try:
             for update in range(-(-len(plan.trials) // plan.environments)):
                 steps.zero_grad()
+                self._updated()
                 together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
                 here, of_here = [], []
                 for trial in self._trials_of_update(plan, together, loss.unroll_steps):
@@ -455,19 +471,30 @@ class ReferenceEpisodicLSTM(nn.Module):
                     here.append(self._part(trial, record))
                     of_here.append((policy_loss.item(), value_loss.item()))
                 self.episodic_memory = self.memories[0]
-                check_finite(of_here, {k: p.grad for k, p in self.named_parameters()}, together, plan, loss)
+                wrong = [k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+                if wrong or not np.isfinite(of_here).all():
+                    raise not_finite(of_here, wrong, together, plan.environments, loss)
                 if max_gradient_norm is not None:
                     nn.utils.clip_grad_norm_(self.parameters(), max_gradient_norm)
                 if gradients is not None:
                     gradients.append({k: self._gradient(p) for k, p in self.named_parameters()})
                 steps.step()
+                self._updated()
                 parts += here
                 losses.append(np.array(of_here, dtype=float))
                 if after_trial is not None:
                     after_trial(update)
         finally:  # also after an interruption
+            for memory in self.memories:
+                memory.go_back()
+            self.episodic_memory = self.memories[0]
             self.record = build_record(self.config, plan, parts, losses, gradients)
         return self.record
+
+    def _updated(self) -> None:
+        """What has been stored so far belongs to updates that were made."""
+        for memory in self.memories:
+            memory.undo.clear()
 
     def _trials_of_update(
         self, plan: Plan, together: range, unroll: int | None

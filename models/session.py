@@ -13,7 +13,7 @@ from .backend import Session
 from .choices import draw
 from .config import ModelConfig
 from .graph import AgentGraph
-from .losses import LossSettings, Slopes, losses, losses_and_slopes, trial_tensors
+from .losses import LossSettings, NotFinite, Slopes, losses, losses_and_slopes, not_finite, trial_tensors
 from .plans import Plan
 from .records import STATES, Record, TrialRecord, build_record
 from .weights import GATE_ORDER
@@ -100,6 +100,11 @@ class TrialSession(Session):
         """Take the gradients of the update that is about to be made."""
         named = {key: gradients[p] for key, p in self.graph.learned.items() if p in gradients}
         self._gradients.append(self.graph.as_weights(named))
+
+    def not_finite(self, which: range, gradients: list[str]) -> NotFinite:
+        """What to raise where an update is not finite: which trial, of which environment, and why."""
+        assert self._now is not None
+        return not_finite(self._now[1], gradients, which, self.plan.environments, self.settings)
 
     def after_update(self) -> None:
         """The update of the last minibatch has been made: it belongs to the record."""

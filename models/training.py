@@ -9,7 +9,7 @@ import numpy as np
 
 from ..tasks.trials import Trials
 from .losses import Loss, LossSettings
-from .optimizers import OptimizerName, check_optimizer
+from .optimizers import OptimizerName, check_optimizer, check_rate
 from .plans import plan_environments, plan_episodes, plan_trials
 from .records import Record, check_record
 
@@ -73,7 +73,7 @@ def train(
     Raises:
         ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser.
     """
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     check_optimizer(optimizer)
     check_record(record)
     settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
@@ -148,7 +148,7 @@ def train_episodes(
         ValueError: model and task do not fit each other, the epoch has not so many episodes left, a value is
             outside its range, or the model has been trained with the other optimiser.
     """
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     check_optimizer(optimizer)
     check_record(record)
     if loss == "cross_entropy":
@@ -168,8 +168,3 @@ def train_episodes(
         after_trial=after_episode,
         record=record,
     )
-
-
-def _check_rate(learning_rate: float) -> None:
-    if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be a finite number ≥ 0; got {learning_rate!r}.")

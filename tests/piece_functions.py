@@ -78,20 +78,9 @@ def estimate(size):
     return Estimate(np.arange(float(size)), ("bias",) * size)
 
 
-def estimate_to_plain(result):
-    return {"z": result.z, "names": result.names}
-
-
-def estimate_from_plain(plain):
-    return Estimate(**plain)
-
-
-if __name__ == "__main__":  # a study to be killed: python piece_functions.py STORE PLACE
-    from eplstm.comparisons.work.pieces import Cores, InProcess
-
+if __name__ == "__main__":  # a study to be killed: python piece_functions.py STORE PROCESSES
     sys.path.insert(0, str(Path(__file__).parent))
     import piece_functions  # not those of __main__: the function's name is part of the work
 
-    where = Cores(2) if sys.argv[2] == "cores" else InProcess()
     work, tell = piece_functions.pieces(8, wait=0.25), functools.partial(print, flush=True)
-    run_pieces(piece_functions.drawn, work, store=sys.argv[1], where=where, progress=tell)
+    run_pieces(piece_functions.drawn, work, store=sys.argv[1], where=int(sys.argv[2]), progress=tell)

@@ -11,7 +11,8 @@ import psyneulink as pnl
 import pytest
 import torch
 from eplstm.models import NotTrainable, RecurrentComposition
-from eplstm.models.backend import AllInputs, Context, as_context, get_matrix, set_matrix, start_from
+from psyneulink.core.globals.context import Context
+from eplstm.models.backend import AllInputs, as_context, get_matrix, set_matrix, start_from
 from psyneulink.library.compositions.pytorchwrappers import PytorchCompositionWrapper
 
 ATOL = 1e-10

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from eplstm.comparisons import behavior
-from eplstm.comparisons.runs import make_model
+from eplstm.comparisons.blocks import make_model
 from eplstm.models import ModelConfig, TrialRecord
 from eplstm.tasks import ContextualChoice, Trials
 

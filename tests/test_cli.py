@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from eplstm.comparisons import report, runs
+from eplstm.comparisons import blocks, report, runs
 from eplstm.comparisons.cli import main
 from eplstm.comparisons.report import FIGURE_FILES, plain
 from eplstm.comparisons.saved import compare_saved
@@ -45,7 +45,7 @@ class StandIn(ReferenceEpisodicLSTM):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(runs, "EpisodicLSTMComposition", StandIn)  # where it is made
+    monkeypatch.setattr(blocks, "EpisodicLSTMComposition", StandIn)  # where it is made
     monkeypatch.setattr(composition, "EpisodicLSTMComposition", StandIn)  # where it is loaded
     monkeypatch.setattr(report, "DPI", 40)
 
@@ -88,7 +88,7 @@ def test_every_setting_is_an_option(tmp_path):
 
 
 def test_ctrl_c_tells_what_is_kept(tmp_path, capsys, monkeypatch):
-    model_train = runs.train
+    model_train = blocks.train
     calls = []
 
     def interrupted_in_the_second_block(*arguments, **options):
@@ -97,7 +97,7 @@ def test_ctrl_c_tells_what_is_kept(tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return model_train(*arguments, **options)
 
-    monkeypatch.setattr(runs, "train", interrupted_in_the_second_block)
+    monkeypatch.setattr(blocks, "train", interrupted_in_the_second_block)
     assert train(tmp_path) == 130
     assert "1 of 2 blocks are kept" in capsys.readouterr().err
     assert train(tmp_path) == 0
@@ -126,7 +126,7 @@ def test_a_defect_keeps_its_traceback(tmp_path, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(runs, "train", broken)
+    monkeypatch.setattr(blocks, "train", broken)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path)
 

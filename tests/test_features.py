@@ -19,9 +19,9 @@ from eplstm.models import (
     ReferenceEpisodicLSTM,
     train,
 )
-from eplstm.models.arguments import HONOURED, REFUSED
-from eplstm.models.logs import CompositionLog
-from eplstm.models.views import plain_label
+from eplstm.models.backend.arguments import HONOURED, REFUSED
+from eplstm.models.backend.logs import CompositionLog
+from eplstm.models.backend.pictures import plain_label
 from eplstm.tasks import Trials
 
 ATOL = 1e-10

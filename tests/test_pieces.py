@@ -14,25 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from eplstm.comparisons.work.pieces import (
-    Cluster,
-    Codec,
-    Cores,
-    InProcess,
-    Piece,
-    PieceFailed,
-    Slurm,
-    WorkInterrupted,
-    fingerprint,
-    progress_bar,
-    run_pieces,
-    seed_of,
-)
+from eplstm.comparisons.work.files import write_whole, written_whole
+from eplstm.comparisons.work.identity import code_of, fingerprint
+from eplstm.comparisons.work.pieces import Piece, progress_bar, run_pieces, seed_of
+from eplstm.comparisons.work.places import slurm_cluster
 from eplstm.comparisons.work.plain_data import DamagedData, from_bytes, to_bytes
-from eplstm.comparisons.work.store import pack, unpack
 from rich.console import Console
 
 HERE = str(Path(__file__).parent)
+DIED = "its process ended, also when the piece ran alone; out of memory?"
 
 
 @pytest.fixture
@@ -43,12 +33,47 @@ def functions(monkeypatch):
     return importlib.import_module("piece_functions")
 
 
+@pytest.fixture
+def cores():
+    """Processes of this machine, which know the path to ``piece_functions.py``, and end with the test."""
+    from joblib.externals.loky import get_reusable_executor
+
+    yield 2
+    get_reusable_executor().shutdown(kill_workers=True)
+
+
 def same(a, b):
     """Equal to the last bit, types and all."""
     return to_bytes(a) == to_bytes(b)
 
 
-# ---- plain data and fingerprints -------------------------------------------------------------------------------
+def contents(folder):
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path):
+    file = tmp_path / "table.csv"
+    write_whole(file, "one\n")
+
+    def cut_off():
+        with written_whole(file) as passing:
+            passing.write_text("tw")
+            raise RuntimeError("no space left")
+
+    with pytest.raises(RuntimeError, match="no space"):
+        cut_off()
+    assert file.read_text() == "one\n" and [each.name for each in tmp_path.iterdir()] == ["table.csv"]
+    with written_whole(file) as passing:
+        assert passing.suffix == ".csv"
+        passing.write_text("two\n")
+        assert file.read_text() == "one\n"
+    assert file.read_text() == "two\n" and len(list(tmp_path.iterdir())) == 1
+
+
+# ---- plain data ------------------------------------------------------------------------------------------------
 
 
 def test_plain_data_come_back_as_they_were():
@@ -89,7 +114,7 @@ def test_what_would_not_come_back_is_refused(value, where):
 
 def test_damage_is_never_taken_for_a_result():
     result = {"z": np.arange(40.0), "names": ["a", "b"]}
-    data = pack("p", {"seed": "1"}, result)
+    data = to_bytes(result)
     rng = np.random.default_rng(0)
     damaged = [data[:n] for n in range(0, len(data), 97)]
     for place in rng.choice(len(data), 300, replace=False):
@@ -99,13 +124,10 @@ def test_damage_is_never_taken_for_a_result():
     caught = 0
     for each in damaged:
         try:
-            # Some bits say nothing that matters, such as a date.
-            assert same(unpack(each, "p", {"seed": "1"}), result)
+            assert same(from_bytes(each), result)  # some bits say nothing that matters, such as a date
         except DamagedData:
             caught += 1
     assert caught > len(damaged) / 2
-    with pytest.raises(DamagedData, match="something else"):
-        unpack(data, "another piece", {"seed": "1"})
 
 
 def test_a_file_cannot_run_code(functions, tmp_path):
@@ -114,6 +136,9 @@ def test_a_file_cannot_run_code(functions, tmp_path):
     with pytest.raises(DamagedData, match="allow_pickle=False"):
         from_bytes(file.read_bytes())
     assert not (tmp_path / "touched").exists()
+
+
+# ---- what tells values and code apart --------------------------------------------------------------------------
 
 
 def test_fingerprints_and_seeds_are_those_of_every_process(functions):
@@ -142,6 +167,55 @@ def test_fingerprints_tell_values_apart(functions):
 def test_what_cannot_be_told_apart_has_no_fingerprint(value):
     with pytest.raises(TypeError, match=r"value\[0\].*no two can be told apart"):
         fingerprint([value])
+
+
+CODE = {
+    "__init__": "",
+    "top": "from .inner import deep\nimport math\n\ndef one():\n    return deep.two()\n",
+    "inner/__init__": "LEVEL = 1\n",
+    "inner/deep": "def two():\n    from .. import aside\n    return aside.THREE\n",
+    "aside": "THREE = 3\n",
+    "unused": "FOUR = 4\n",
+}
+"""A user's package, by module."""
+AS_BEFORE = '"""Text."""\ndef two():\n    "More."\n    from .. import  aside # why\n\n    return (aside.THREE)'
+
+
+def code_of_package(folder, name, changes):
+    """``code_of`` the function of a package of this name, by module."""
+    for module, text in (CODE | changes).items():
+        file = folder / name / f"{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    importlib.invalidate_caches()
+    found = code_of(importlib.import_module(f"{name}.top").one)
+    return {module.removeprefix(name): digest for module, digest in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "other"),
+    [
+        ("inner/deep", AS_BEFORE, []),
+        ("unused", "FOUR = 5\n", []),
+        ("top", CODE["top"].replace("deep.two()", "deep.two() + 1"), [".top"]),
+        ("inner/deep", CODE["inner/deep"].replace("THREE", "THREE + 1"), [".inner.deep"]),
+        ("inner/__init__", "LEVEL = 2\n", [".inner"]),
+        ("aside", "THREE = '3'\n", [".aside"]),
+    ],
+)
+def test_code_is_other_code_if_python_makes_something_else_of_it(module, text, other, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"lab{abs(hash((module, text)))}"
+    before, after = code_of_package(tmp_path, name, {}), code_of_package(tmp_path, f"{name}b", {module: text})
+    assert set(before) == {"", ".top", ".inner", ".inner.deep", ".aside"} == set(after)
+    assert [each for each in before if before[each] != after[each]] == other
+
+
+def test_the_code_of_a_function_of_this_package_is_what_it_imports(functions):
+    found = code_of(run_pieces)
+    assert {"eplstm.comparisons.work.pieces", "eplstm.comparisons.work.plain_data"} <= set(found)
+    assert not [name for name in found if "models" in name or "torch" in name]
+    assert "piece_functions" in code_of(functions.drawn) and set(found) < set(code_of(functions.drawn))
 
 
 # ---- in this process -------------------------------------------------------------------------------------------
@@ -190,17 +264,9 @@ def test_finished_pieces_are_kept(functions, tmp_path, monkeypatch):
     assert sorted(file.name.split("-")[0] for file in (store / "pieces").iterdir()) == ["p0", "p1"]
 
 
-def test_results_are_the_same_kept_or_not(functions, tmp_path):
-    codec = Codec(functions.estimate_to_plain, functions.estimate_from_plain)
-    work = [Piece("one", {"size": 3})]
-    fresh, kept = (
-        run_pieces(functions.estimate, work, store=tmp_path / "s", codec=codec).results["one"] for _ in range(2)
-    )
-    for each in (fresh, kept):
-        assert type(each) is functions.Estimate and each.names == ("bias",) * 3
-        np.testing.assert_array_equal(each.z, np.arange(3.0))
-    without = run_pieces(functions.estimate, work)
-    assert "Codec" in without.failures["one"] and "Estimate" in without.failures["one"]
+def test_a_result_that_cannot_be_kept_is_a_failure(functions):
+    failed = run_pieces(functions.estimate, [Piece("one", {"size": 3})]).failures["one"]
+    assert "plain data" in failed and "Estimate" in failed
 
 
 def test_names_that_file_systems_mix_up(functions, tmp_path):
@@ -230,8 +296,8 @@ def test_a_store_of_other_work_is_refused_and_left_alone(functions, tmp_path):
     store, work = tmp_path / "s", functions.pieces(1)
     run = functools.partial(run_pieces, store=store)
     run(functions.drawn, work, key={"trials": 120})
-    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
-    with pytest.raises(FileExistsError, match=r"trials 120 instead of 60.*overwrite"):
+    before = contents(store)
+    with pytest.raises(FileExistsError, match=r"other work: trials 120 instead of 60\. .*overwrite"):
         run(functions.drawn, work, key={"trials": 60})
     with pytest.raises(FileExistsError, match="trials 120 instead of nothing"):
         run(functions.drawn, work)
@@ -241,19 +307,18 @@ def test_a_store_of_other_work_is_refused_and_left_alone(functions, tmp_path):
         run(functions.drawn, [Piece("p0", {"seed": 1})], key={"trials": 120})
     with pytest.raises(FileExistsError, match=r"other arguments \(wait\)"):
         run(functions.drawn, functions.pieces(1, wait=0.0), key={"trials": 120})
-    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
+    assert contents(store) == before
     anew = run(functions.drawn, work, key={"trials": 60}, overwrite=True)
     assert anew.kept == () and run(functions.drawn, work, key={"trials": 60}).kept == ("p0",)
 
 
-def test_other_versions_of_the_code_are_other_work(functions, tmp_path):
+def test_results_of_other_code_are_other_work(functions, tmp_path):
     store, work = tmp_path / "s", functions.pieces(1)
     run_pieces(functions.drawn, work, store=store)
-    text = (store / "work.json").read_text()
-    content = json.loads(text)
-    content["work"]["version of eplstm"] = {"fingerprint": "0", "is": "'0.0.1'"}
-    (store / "work.json").write_text(json.dumps(content))
-    with pytest.raises(FileExistsError, match=r"version of eplstm '0\.0\.1' instead of"):
+    content = json.loads((store / "settings.json").read_text())
+    content["settings"]["piece_functions"]["fingerprint"] = "of other code"
+    (store / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(FileExistsError, match=r"other work: piece_functions has changed\. "):
         run_pieces(functions.drawn, work, store=store)
 
 
@@ -279,23 +344,15 @@ def test_a_failing_piece_is_reported_and_tried_again(functions, tmp_path):
     second = run_pieces(functions.failing_until, work, store=store)
     assert second.results == {"a": 1, "b": 2} and second.kept == ("b",) and not second.failures
     assert not list((store / "failed").iterdir())
-
-
-def test_a_failing_piece_can_end_the_work(functions, tmp_path):
-    work = [Piece("b", {"marker": tmp_path, "value": 2}), Piece("a", {"marker": tmp_path / "no", "value": 1})]
-    with pytest.raises(PieceFailed, match=r"'a' failed .*not yet"):
-        run_pieces(functions.failing_until, work, store=tmp_path / "s", on_error="raise")
-    work[1] = Piece("a", {"marker": tmp_path, "value": 1})
-    assert run_pieces(functions.failing_until, work, store=tmp_path / "s").kept == ("b",)
     assert run_pieces(functions.leaving, [Piece("x")]).failures == {"x": "SystemExit: done with it"}
 
 
 def test_an_interrupted_study_goes_on(functions, tmp_path):
     store, marker = tmp_path / "s", tmp_path / "marker"
     work = [Piece(f"p{k}", {"marker": marker, "value": k}) for k in range(5)]
-    with pytest.raises(WorkInterrupted, match=r"2 of 5 pieces are done, and kept in .*Give the same call again"):
+    with pytest.raises(KeyboardInterrupt, match=r"2 of 5 pieces are done, and kept in .*Give the same call again"):
         run_pieces(functions.interrupting_until, work, store=store)
-    with pytest.raises(WorkInterrupted, match="not kept"):
+    with pytest.raises(KeyboardInterrupt, match="not kept"):
         run_pieces(functions.interrupting_until, work)
     marker.touch()
     done = run_pieces(functions.interrupting_until, work, store=store)
@@ -307,12 +364,10 @@ def test_an_interrupted_study_goes_on(functions, tmp_path):
     [
         (lambda f: Piece(""), ValueError, "name must be text; got ''"),
         (lambda f: run_pieces(f.drawn, [*f.pieces(1), *f.pieces(1)]), ValueError, "two pieces have the name 'p0'"),
-        (lambda f: run_pieces(f.drawn, [], on_error="ignore"), ValueError, "got 'ignore'"),
-        (lambda f: run_pieces(lambda: 1, [], where=Cores()), ValueError, "at the top of a module"),
+        (lambda f: run_pieces(f.drawn, [], where=-1), ValueError, "where must be a number of processes.*got -1"),
+        (lambda f: run_pieces(f.drawn, [], where=None), ValueError, "got None"),
         (lambda f: seed_of(-1, "a"), ValueError, "≥ 0; got -1"),
-        (lambda f: Cores(0), ValueError, "Cores: n must be a whole number ≥ 1; got 0"),
-        (lambda f: Cores(2, retries=-1), ValueError, "retries .* got -1"),
-        (lambda f: Slurm(jobs=0, walltime="1", memory="1GB"), ValueError, "jobs .* got 0"),
+        (lambda f: slurm_cluster(0, "01:00:00"), ValueError, "at least 1; got 0 and 1"),
     ],
 )
 def test_wrong_use(functions, make, error, text):
@@ -349,22 +404,22 @@ def drawn_here(functions, *which):
     return run_pieces(functions.drawn, [Piece(f"p{k}", {"seed": k}) for k in which]).results
 
 
-def test_cores_give_the_same_and_lose_nothing_to_a_process_that_dies(functions, tmp_path):
-    work = behaving_pieces(tmp_path, "draws", "kills once", "fails", "draws", "draws")
-    done = run_pieces(functions.behaving, work, store=tmp_path / "s", where=Cores(2))
-    assert done.failures == {"p2": "ValueError: seed 2 is bad"} and "in behaving" in done.tracebacks["p2"]
-    assert list(done.results) == ["p0", "p1", "p3", "p4"]
-    assert same(done.results, drawn_here(functions, 0, 1, 3, 4))
-    kept = run_pieces(functions.behaving, work[:2], store=tmp_path / "s", where=InProcess())
-    assert kept.kept == ("p0", "p1") and same(kept.results, drawn_here(functions, 0, 1))
+def test_processes_give_the_same(functions, tmp_path, cores):
+    work = [*functions.pieces(4), Piece("bad", {"seed": "none"})]
+    done = run_pieces(functions.drawn, work, store=tmp_path / "s", where=cores)
+    assert list(done.failures) == ["bad"] and "in drawn" in done.tracebacks["bad"]
+    assert same(done.results, run_pieces(functions.drawn, work[:4]).results)
+    assert run_pieces(functions.drawn, work[:4], store=tmp_path / "s").kept == ("p0", "p1", "p2", "p3")
 
 
 @pytest.mark.slow
-def test_a_piece_that_always_ends_its_process_is_reported(functions, tmp_path):
-    work = behaving_pieces(tmp_path, "kills", "draws", "kills", "draws")
-    done = run_pieces(functions.behaving, work, where=Cores(2))
-    assert done.failures == dict.fromkeys(["p0", "p2"], "its process ended by SIGKILL; out of memory?")
-    assert same(done.results, drawn_here(functions, 1, 3))
+def test_nothing_is_lost_to_a_process_that_dies(functions, tmp_path, cores):
+    work = behaving_pieces(tmp_path, "draws", "kills once", "fails", "draws", "draws", "kills", *["draws"] * 3)
+    done = run_pieces(functions.behaving, work, where=cores)
+    assert done.failures == {"p2": "ValueError: seed 2 is bad", "p5": DIED}
+    assert "in behaving" in done.tracebacks["p2"] and "SIGKILL" in done.tracebacks["p5"]
+    assert list(done.results) == ["p0", "p1", "p3", "p4", "p6", "p7", "p8"]
+    assert same(done.results, drawn_here(functions, 0, 1, 3, 4, 6, 7, 8))
 
 
 def start_study(store, place):
@@ -385,7 +440,7 @@ def check_resumed(functions, store, least):
 
 
 def test_a_killed_study_goes_on(functions, tmp_path):
-    study = start_study(tmp_path / "s", "here")
+    study = start_study(tmp_path / "s", "1")
     with study:
         for line in study.stdout:
             if line.startswith("3 8"):
@@ -400,7 +455,7 @@ def test_a_killed_study_goes_on(functions, tmp_path):
 def test_a_killed_or_interrupted_study_on_cores_goes_on_and_leaves_no_process(functions, tmp_path, how):
     """SIGKILL reaches the study alone; Ctrl-C, as in a terminal, its processes too."""
     psutil = pytest.importorskip("psutil")
-    study, children = start_study(tmp_path / "s", "cores"), []
+    study, children = start_study(tmp_path / "s", "2"), []
     with study:
         for line in study.stdout:
             if line.startswith("3 8"):
@@ -411,20 +466,29 @@ def test_a_killed_or_interrupted_study_on_cores_goes_on_and_leaves_no_process(fu
     assert len(children) >= 2
     assert not psutil.wait_procs(children, timeout=10)[1]
     if how == signal.SIGINT:
-        assert "Give the same call again" in errors and "KeyboardInterrupt" not in errors
+        assert "Give the same call again" in errors and errors.count("Traceback") == 1
     check_resumed(functions, tmp_path / "s", least=3)
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_is_told_so(tmp_path):
-    (tmp_path / "module.py").write_text("def one():\n    return 1\n")
+def test_the_functions_of_a_script_run_in_processes_too(tmp_path):
+    """Without a guard for __main__, which processes do not execute."""
     (tmp_path / "script.py").write_text(
-        "from eplstm.comparisons.work.pieces import Cores, Piece, run_pieces\n"
-        "import module\n"
-        "run_pieces(module.one, [Piece('a')], where=Cores(1))\n"
+        "from eplstm.comparisons.work.pieces import Piece, run_pieces\n"
+        "def one(value):\n    return {'twice': double(value)}\n"
+        "def double(value):\n    return 2 * value\n"
+        "done = run_pieces(one, [Piece(f'{k}', {'value': k}) for k in range(3)], where=2, store='s')\n"
+        "print(done.results, len(done.kept))\n"
     )
-    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1 and "under `if __name__ == '__main__':`" in ended.stderr.splitlines()[-1]
+    for kept in (0, 3):
+        command = [sys.executable, "script.py"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        found = {f"{k}": {"twice": 2 * k} for k in range(3)}
+        assert ended.stdout == f"{found} {kept}\n", ended.stderr
+    text = (tmp_path / "script.py").read_text()
+    (tmp_path / "script.py").write_text(text.replace("2 * value", "3 * value"))
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "__main__ has changed" in ended.stderr
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------
@@ -439,26 +503,39 @@ def local_cluster(functions):
         yield cluster
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same(functions, local_cluster, tmp_path):
     """To a client of its own, and to one that is given, which stays open."""
     from distributed import Client
 
     work, bad = functions.pieces(5), Piece("bad", {"seed": "none"})
-    done = run_pieces(functions.drawn, [bad, *work], store=tmp_path / "s", where=Cluster(local_cluster))
+    done = run_pieces(functions.drawn, [bad, *work], store=tmp_path / "s", where=local_cluster)
     assert list(done.failures) == ["bad"] and "in drawn" in done.tracebacks["bad"]
     assert same(done.results, run_pieces(functions.drawn, work).results)
     with Client(local_cluster) as client:
-        more = run_pieces(functions.drawn, functions.pieces(6), store=tmp_path / "s", where=Cluster(client))
+        more = run_pieces(functions.drawn, functions.pieces(6), store=tmp_path / "s", where=client)
         assert client.status == "running"
     assert more.kept == tuple(done.results) and list(more.results) == [f"p{k}" for k in range(6)]
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_refused(functions, tmp_path, monkeypatch):
+    """It imports another ``piece_functions`` than the one here."""
+    distributed = pytest.importorskip("distributed")
+    text = Path(functions.__file__).read_text()
+    (tmp_path / "piece_functions.py").write_text(text.replace("200_000", "100_000"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        done = run_pieces(functions.drawn, functions.pieces(1), where=cluster)
+    assert done.failures == {"p0": "RuntimeError: the worker has other code: piece_functions"}
 
 
 @pytest.mark.slow
 def test_a_cluster_loses_nothing_to_workers_that_die(functions, local_cluster, tmp_path):
     """The piece that always kills its worker takes down those that wait there: they are done all the same."""
     work = behaving_pieces(tmp_path, "draws", "kills once", "draws", "kills", "draws", "draws", "draws")
-    done = run_pieces(functions.behaving, work, where=Cluster(local_cluster))
-    assert done.failures == {"p3": "its workers died, one after the other; out of memory?"}
+    done = run_pieces(functions.behaving, work, where=local_cluster)
+    assert done.failures == {"p3": DIED}
     assert same(done.results, drawn_here(functions, 0, 1, 2, 4, 5, 6))
 
 
@@ -470,39 +547,17 @@ def test_a_cluster_that_is_gone_ends_the_work_and_keeps_what_is_done(functions, 
 
     work = functions.pieces(8, wait=0.25)
     with pytest.raises(ConnectionError, match="the same call goes on from there"):
-        run_pieces(functions.drawn, work, store=tmp_path / "s", where=Cluster(local_cluster), progress=progress)
+        run_pieces(functions.drawn, work, store=tmp_path / "s", where=local_cluster, progress=progress)
     check_resumed(functions, tmp_path / "s", least=2)
 
 
 def test_without_dask_it_says_what_to_install(functions, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"pip install 'eplstm\[cluster\]'"):
-        run_pieces(functions.drawn, functions.pieces(1), where=Cluster("tcp://127.0.0.1:8786"))
+        run_pieces(functions.drawn, functions.pieces(1), where="tcp://127.0.0.1:8786")
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(ImportError, match=r"pip install 'eplstm\[cluster\]'"):
-        Slurm(jobs=1, walltime="01:00:00", memory="1GB").cluster()
-
-
-def test_slurm_jobs_are_as_asked_for():
-    pytest.importorskip("dask_jobqueue")
-    slurm = Slurm(
-        jobs=3,
-        walltime="02:30:00",
-        memory="8GB",
-        cores=4,
-        queue="short",
-        account="lab",
-        prologue=("module load python",),
-        directives=("--constraint=avx2",),
-        python="/opt/python",
-    )
-    lines = slurm.job_script().splitlines()
-    for option in ("-p short", "-A lab", "--cpus-per-task=4", "--mem=8G", "-t 02:30:00", "--constraint=avx2"):
-        assert f"#SBATCH {option}" in lines
-    assert "export OMP_NUM_THREADS=1" in lines and "module load python" in lines
-    command = lines[-1]
-    assert command.startswith("/opt/python -m distributed")
-    assert "--nworkers 4" in command and "--nthreads 1" in command
+        slurm_cluster(1, "01:00:00")
 
 
 SBATCH = """#!/usr/bin/env bash
@@ -517,30 +572,50 @@ exit 0
 """
 
 
-@pytest.mark.slow
-def test_slurm_end_to_end_with_commands_that_run_jobs_here(functions, tmp_path, monkeypatch):
-    """A job that is killed in the middle is asked for again, and all jobs are ended."""
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Commands that run jobs here; gives the jobs that were asked for."""
     pytest.importorskip("dask_jobqueue")
-    psutil = pytest.importorskip("psutil")
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (tmp_path / name).write_text(text.format(folder=tmp_path))
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
+    return lambda: [int(line) for line in (tmp_path / "jobs").read_text().split()]
 
-    def jobs():
-        return [int(line) for line in (tmp_path / "jobs").read_text().split()]
+
+@pytest.mark.slow
+def test_slurm_jobs_are_as_asked_for(slurm):
+    more = {
+        "queue": "short",
+        "account": "lab",
+        "python": "/bin/true",
+        "job_script_prologue": ["module load python"],
+    }
+    with slurm_cluster(1, "02:30:00", "8GB", 4, **more) as cluster:
+        lines = cluster.job_script().splitlines()
+    for option in ("-p short", "-A lab", "--cpus-per-task=4", "--mem=8G", "-t 02:30:00"):
+        assert f"#SBATCH {option}" in lines
+    assert "export OMP_NUM_THREADS=1" in lines and "module load python" in lines
+    assert lines[-1].startswith("/bin/true -m distributed")
+    assert "--nworkers 4" in lines[-1] and "--nthreads 1" in lines[-1]
+
+
+@pytest.mark.slow
+def test_slurm_end_to_end_with_commands_that_run_jobs_here(functions, slurm):
+    """A job that is killed in the middle is asked for again, and all jobs are ended."""
+    psutil = pytest.importorskip("psutil")
 
     def progress(done, total, failed):
         if done == 3:
-            os.killpg(jobs()[0], signal.SIGKILL)
+            os.killpg(slurm()[0], signal.SIGKILL)
 
     work = functions.pieces(12, wait=2.0)
-    where = Cluster(Slurm(jobs=1, walltime="00:10:00", memory="1GB"))
-    done = run_pieces(functions.drawn, work, where=where, progress=progress)
+    with slurm_cluster(jobs=1, walltime="00:10:00", memory="1GB") as cluster:
+        done = run_pieces(functions.drawn, work, where=cluster, progress=progress)
     assert same(done.results, run_pieces(functions.drawn, functions.pieces(12)).results)
-    assert len(jobs()) == 2
+    assert len(slurm()) == 2
     deadline = time.monotonic() + 10
-    while any(psutil.pid_exists(job) for job in jobs()) and time.monotonic() < deadline:
+    while any(psutil.pid_exists(job) for job in slurm()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(psutil.pid_exists(job) for job in jobs())
+    assert not any(psutil.pid_exists(job) for job in slurm())

@@ -21,13 +21,13 @@ from eplstm.comparisons.reproduction.study import (
 )
 from eplstm.comparisons.reproduction.training import (
     Lesson,
-    LoopSettings,
     act_in_fresh_worlds,
-    progress_of,
     task_at,
     train_agent,
+    trained_so_far,
     worlds_of,
 )
+from eplstm.comparisons.settings import LoopSettings
 from eplstm.tasks import BarcodeBandit, ModelBased, ModelFree, RandomPolicy, TwoStep, WaterMaze, play
 from eplstm.tasks.water_maze import KnownGoal, steps_to_goal
 
@@ -53,33 +53,37 @@ def stop_after(updates):
 
 def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
-    config = SETTINGS.config(TASK, memory=True)
+    config = SETTINGS.config(TASK, TASK.key_columns)
     whole, history = train_agent(LESSONS, config, SETTINGS, 7)
     with pytest.raises(Stopped):
         train_agent(LESSONS, config, SETTINGS, 7, tmp_path, stop_after(12))
-    assert progress_of(tmp_path)["updates"] == 6  # the epoch in which it was stopped was not kept
-    seconds = progress_of(tmp_path)["seconds"]
+    updates, seconds = trained_so_far(tmp_path)
+    assert updates == 6  # the epoch in which it was stopped was not kept
+    other = replace(SETTINGS, gamma=0.5)
+    with pytest.raises(FileExistsError, match=r"another run: gamma 0\.9 instead of 0\.5"):
+        train_agent(LESSONS, config, other, 7, tmp_path)
     again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
-    assert [path.name for path in tmp_path.glob("call-*")] == ["call-5"]
-    assert progress_of(tmp_path)["seconds"] > seconds > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["settings.json", "trained"]
+    assert trained_so_far(tmp_path)[1] > seconds > 0
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
 
 def test_epochs_in_one_call():
     ends = []
-    config, settings = SETTINGS.config(TASK, memory=True), replace(SETTINGS, updates=20, epochs_at_once=2)
+    config, settings = SETTINGS.config(TASK, TASK.key_columns), replace(SETTINGS, updates=20, epochs_at_once=2)
     train_agent([Lesson(TASK)], config, settings, 7, after_call=lambda done, _reward: ends.append(done))
     assert ends == [12, 24]  # two epochs of 6 episodes each
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
-    assert progress_of(tmp_path / "none")["updates"] == 0
-    (tmp_path / "progress.json").write_text("not this")
-    assert progress_of(tmp_path)["updates"] == 0
+    assert trained_so_far(tmp_path / "none") == (0, 0)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "progress.json").write_text("not this")
+    assert trained_so_far(tmp_path) == (0, 0)
 
 
 def test_lessons_follow_one_another():
@@ -101,7 +105,7 @@ def test_training_and_fresh_worlds_never_meet():
 
 
 def test_lesions_in_fresh_worlds():
-    model, _ = train_agent(LESSONS, SETTINGS.config(TASK, True), replace(SETTINGS, updates=6), 0)
+    model, _ = train_agent(LESSONS, SETTINGS.config(TASK, TASK.key_columns), replace(SETTINGS, updates=6), 0)
     intact = act_in_fresh_worlds(model, TASK, 3, 1, epochs=2)
     assert len(intact) == 2 * 3 * TASK.episodes and intact.worlds == 3
     assert (intact.memory != 0).any() and intact.trials.encode[:, -1].all()
@@ -297,7 +301,9 @@ def test_reproduce(task, seeds, small, tmp_path, capsys, monkeypatch):
     assert "fast setting" in page and "learning_rate" in page
     figures = list((out / "figures").glob("*.png"))
     assert len(figures) >= 2 and all(f"figures/{path.name}" in page for path in figures)
-    assert all(json.loads((out / "agents" / f"{a}-0" / "progress.json").read_text()) for a in (EPLSTM, LSTM))
+    assert all(
+        json.loads((out / "agents" / f"{a}-0" / "trained" / "progress.json").read_text()) for a in (EPLSTM, LSTM)
+    )
     assert main(arguments) == 2 and "holds a report" in capsys.readouterr().err
     (out / "report.html").unlink()
     times = {path: path.stat().st_mtime_ns for path in (out / "agents").rglob("*")}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from eplstm.models import ReferenceEpisodicLSTM, train
-from eplstm.models.adam import CAN_FUSE, Steps
+from eplstm.models.optimizers import CAN_FUSE, Steps
 from eplstm.tasks import Trials
 
 ATOL = 1e-10

@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...models import load_model
+from ..blocks import train_run
 from ..page import REPORT
-from ..runs import find_checkpoint, train_run, write_text
+from ..runs import find_checkpoint
 from ..settings import RunSettings
-from ..work.pieces import Cluster, Cores, Done, InProcess, Piece, Slurm, progress_bar, run_pieces
+from ..work.files import write_whole
+from ..work.pieces import Done, Piece, progress_bar, run_pieces
+from ..work.places import slurm_cluster
 from . import fit_report
 from .designs import Design
 from .likelihood import TrainedAgent
@@ -109,13 +112,15 @@ class Where:
     memory: str = "4GB"
     """Of SLURM: of each job."""
 
-    def place(self) -> Any:
-        """The place, for ``run_pieces``."""
+    @contextmanager
+    def place(self) -> Iterator[Any]:
+        """The place, for ``run_pieces``; jobs of SLURM end with it."""
         if self.cluster == "slurm":
-            return Cluster(Slurm(self.jobs, self.walltime, self.memory, queue=self.queue or None))
-        if self.cluster:
-            return Cluster(self.cluster)
-        return InProcess() if self.cores == 1 else Cores(self.cores or None)
+            more: dict[str, Any] = {"queue": self.queue} if self.queue else {}
+            with slurm_cluster(self.jobs, self.walltime, self.memory, **more) as cluster:
+                yield cluster
+        else:
+            yield self.cluster or self.cores
 
 
 @dataclass(frozen=True)
@@ -266,10 +271,8 @@ def run(
     console: Console, what: str, function: Callable[..., Any], pieces: list[Piece], command: Any, store: Path
 ) -> Done:
     """Run pieces with a progress bar; what failed is said."""
-    with progress_bar(console, what) as bar:
-        done = run_pieces(
-            function, pieces, store=store, where=command.place(), progress=bar, overwrite=command.overwrite
-        )
+    with progress_bar(console, what) as bar, command.place() as where:
+        done = run_pieces(function, pieces, store=store, where=where, progress=bar, overwrite=command.overwrite)
     if done.failures or done.damaged:
         console.print(f"[yellow]{escape(done.summary())}[/yellow]")
     return done
@@ -316,7 +319,7 @@ def simulate(command: Simulate, console: Console) -> int:
     if truth.exists() and not command.overwrite:
         raise FileExistsError(f"{truth} is there; choose another name with --out, or give --overwrite.")
     write_trials(command.out, people, command.out.with_suffix(".npz"), overwrite=command.overwrite)
-    write_text(truth, truth_table([p.id for p in people], variant.space, z).to_csv(index=False))
+    write_whole(truth, truth_table([p.id for p in people], variant.space, z).to_csv(index=False))
     choices = sum(person.n_choices for person in people)
     console.print(f"{len(people)} people, {choices} choices: {escape(str(command.out))}")
     console.print(f"True values: {escape(str(truth))}")

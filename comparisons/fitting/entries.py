@@ -16,7 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from ...models.config import ModelConfig
 from ...models.person import Person
-from ...models.retrieval import COSINE_EPS, similarity
+from ...models.kernels import COSINE_EPS, kernel
+
+
+def similarity(name, q, k):
+    return kernel(name).similarity(q, k)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..page import PANEL, Page
 from ..report import html_table
-from ..runs import write_text
+from ..work.files import write_whole
 from . import fit_plots as plots
 from .designs import Design
 from .held_out import compare_scores
@@ -278,7 +278,7 @@ def _recovery_of_parameters(page: Page, found: RecoveryResults) -> None:
         if unsure or lost:
             page.text(f"{unsure} estimates did not converge, and {lost} people could not be fitted.", bad=True)
     every = pd.concat(tables, ignore_index=True)
-    write_text(page.folder / "recovery.csv", every.to_csv(index=False))
+    write_whole(page.folder / "recovery.csv", every.to_csv(index=False))
     if len(tables) > 1:
         for measure, title in (("r", "Correlation"), ("coverage", "Coverage")):
             page.figure(
@@ -335,4 +335,4 @@ def _recovery_of_models(page: Page, found: RecoveryResults) -> None:
                 height=0.62 * len(found.names) + 1.8,
                 width=0.75 * len(found.names) + 3.0,
             )
-            write_text(page.folder / f"{name}.csv", matrix.to_csv())
+            write_whole(page.folder / f"{name}.csv", matrix.to_csv())

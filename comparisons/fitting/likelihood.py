@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from ...models.config import ModelConfig
 from ...models.person import Person, returning, with_lost_episodes
-from ...models.records import last_choices
+from ...models.choices import last_choices
 from ...models.weights import check_weights
 from .entries import KeyParts
 from .network import Batch, rows_at_once

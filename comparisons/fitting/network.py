@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...models.config import ModelConfig
-from ...models.retrieval import stretches_between
+from ...models.source import stretches_between
 from ...tasks.trials import Trials
 from .entries import Average, KeyParts, distances, lags, nearest, weighted_similarity
 from .recurrence import Cell, Steps

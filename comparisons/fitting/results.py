@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from ..work.files import write_whole
 from ..work.plain_data import DamagedData, from_bytes, to_bytes
 from .parameters import FreeParameter, ParameterSpace
 
@@ -171,9 +172,7 @@ class Fit:
             (FIT_FILE, to_bytes(self.to_plain())),
             (TABLE_FILE, self.table().to_csv(index=False)),
         ):
-            new = folder / f"{name}.new"
-            new.write_bytes(content if isinstance(content, bytes) else content.encode())
-            os.replace(new, folder / name)
+            write_whole(folder / name, content)
         return folder
 
     @classmethod

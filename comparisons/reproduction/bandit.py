@@ -13,6 +13,7 @@ from ...models import EpisodeRecord
 from ...tasks import BarcodeBandit
 from ...tasks.barcode_bandit import with_memory, without_memory
 from ..axes import level_line
+from ..settings import LoopSettings
 from .drawing import band, finish, gate_by_exposure
 from .study import (
     EPLSTM,
@@ -33,7 +34,7 @@ from .study import (
     states_of,
     train_in_worlds,
 )
-from .training import Lesson, LoopSettings
+from .training import Lesson
 
 TASK = BarcodeBandit(pulls_with_retrieval=1)
 """The memory is read at the first pull of an episode: the barcode is the same at all pulls, and what is stored."""

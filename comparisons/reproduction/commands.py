@@ -29,7 +29,7 @@ from ..report import html_table
 from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
-from .training import progress_of
+from .training import trained_so_far
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the agents' checkpoints."""
@@ -86,13 +86,13 @@ def reproduce(command: Reproduce, console: Console) -> int:
     ]
     if command.overwrite:
         shutil.rmtree(out / "agents", ignore_errors=True)
-    with training_bar(console, study, command, pieces) as finished:
+    with training_bar(console, study, command, pieces) as finished, command.place() as where:
         done = run_pieces(
             train_and_measure,
             pieces,
             store=out / "pieces",
             key=settled(study, command.fast),
-            where=command.place(),
+            where=where,
             progress=finished,
             overwrite=command.overwrite,
         )
@@ -138,7 +138,7 @@ def training_bar(
         task = bar.add_task("Training", total=each * len(pieces))
 
         def show() -> None:
-            updates = sum(min(progress_of(folder)["updates"], each) for folder in folders)
+            updates = sum(min(trained_so_far(folder)[0], each) for folder in folders)
             failed = f", {ended[1]} failed" if ended[1] else ""
             what = f"Training: {ended[0]} of {len(pieces)} agents{failed}"
             bar.update(task, description=what, completed=max(updates, ended[0] * each))

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...models import EpisodicLSTMComposition, ModelConfig, train
+from ...models import EpisodicLSTMComposition, train
 from ...tasks import ContextualChoice
 from ..axes import level_line
+from ..settings import FRESH, TRAINING, LoopSettings
 from .drawing import band, finish, gate_by_exposure
 from .study import (
     EPLSTM,
@@ -31,7 +32,7 @@ from .study import (
     of_seeds,
     states_of,
 )
-from .training import FRESH, TRAINING, Checkpoints, Lesson, LoopSettings
+from .training import Lesson, train_by_calls
 
 CONTEXTS = 50
 """Of a block: each is shown twice."""
@@ -42,41 +43,20 @@ def train_on_blocks(
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent on blocks of trials, of all environments at once, with the context as key."""
     task, settings = study.task, study.settings(fast)
-    memory = memory_of(agent)
-    config = ModelConfig(
-        input_size=task.input_size,
-        hidden_size=settings.hidden_size,
-        n_actions=task.n_actions,
-        memory_capacity=settings.memory_capacity if memory["memory"] else 0,
-        key=task.context_columns,
-        reinstatement=memory["reinstatement"],
-        retrieval=settings.retrieval,
-        sharpness=settings.sharpness,
-    )
-    checkpoints = Checkpoints(folder)
-    model, history, update = checkpoints.latest() or (EpisodicLSTMComposition(config, seed=seed), [], 0)
-    while update + 2 * CONTEXTS <= settings.updates:
-        block = len(history)
+    config = settings.config(task, task.context_columns, **memory_of(agent))
+
+    def learn(model: EpisodicLSTMComposition, block: int, update: int) -> tuple[float, int]:
         rngs = [np.random.default_rng((TRAINING, seed, block, e)) for e in range(settings.worlds)]
-        model.clear_memory()
         records = train(
             model,
             [task.sample(CONTEXTS, rng) for rng in rngs],
-            optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate * settings.share(update, settings.learning_rate_end),
-            gamma=settings.gamma,
-            entropy_weight=settings.entropy_weight * settings.share(update, settings.entropy_end),
-            value_weight=settings.value_weight,
-            unroll_steps=settings.unroll_steps,
             record="behavior",
             seed=(TRAINING, seed, block),  # type: ignore[arg-type]
+            **settings.learning(update),
         )
-        history.append(float(np.mean([record.reward.mean() for record in records])))
-        update += 2 * CONTEXTS
-        checkpoints.keep_now_and_then(model, history, update)
-    checkpoints.keep(model, history, update)
-    model.clear_memory()
-    return model, np.array(history)
+        return float(np.mean([record.reward.mean() for record in records])), 2 * CONTEXTS
+
+    return train_by_calls(learn, study.lessons, config, settings, seed, folder, least=2 * CONTEXTS)
 
 
 def act_on_blocks(study: Study, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:
@@ -194,6 +174,8 @@ STUDY = Study(
         updates=6_000,
         worlds=32,
         hidden_size=32,
+        kernel="l2",
+        ties="oldest",
         learning_rate=2e-3,
         learning_rate_end=1.0,
         gamma=0.0,
@@ -201,7 +183,15 @@ STUDY = Study(
         value_weight=1.0,
     ),
     fast=LoopSettings(
-        updates=300, worlds=8, hidden_size=16, learning_rate=5e-3, gamma=0.0, entropy_weight=0.0, value_weight=1.0
+        updates=300,
+        worlds=8,
+        hidden_size=16,
+        kernel="l2",
+        ties="oldest",
+        learning_rate=5e-3,
+        gamma=0.0,
+        entropy_weight=0.0,
+        value_weight=1.0,
     ),
     fresh_worlds=8,
     fresh_epochs=1,

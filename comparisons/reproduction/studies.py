@@ -7,7 +7,7 @@ from typing import Any
 
 from . import bandit, contextual_choice, two_step, water_maze
 from .study import INTACT, LESIONS, LSTM
-from .training import progress_of
+from .training import trained_so_far
 
 STUDIES = {
     study.name: study for study in (contextual_choice.STUDY, bandit.STUDY, two_step.STUDY, water_maze.STUDY)
@@ -31,7 +31,7 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
     found = STUDIES[study].quick() if fast else STUDIES[study]
     start = time.monotonic()
     model, history = found.train(found, agent, seed, fast, folder)
-    seconds = time.monotonic() - start if folder is None else progress_of(folder)["seconds"]
+    seconds = time.monotonic() - start if folder is None else trained_so_far(folder)[1]
     plain: dict[str, Any] = {"history": history, "seconds": seconds}
     for state, (retrieve, encode) in LESIONS.items():
         if state == INTACT or agent != LSTM:

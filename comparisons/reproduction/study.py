@@ -18,7 +18,8 @@ from scipy.stats import t as student
 
 from ...models import EpisodeRecord, EpisodicLSTMComposition
 from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF
-from .training import Lesson, LoopSettings, act_in_fresh_worlds, train_agent
+from ..settings import LoopSettings
+from .training import Lesson, act_in_fresh_worlds, train_agent
 
 EPLSTM, LSTM, AS_INPUT = "epLSTM", "LSTM", "memory as input"
 """The agent of the paper; the same without memory; and the same whose retrieved memory is a further input of the
@@ -88,7 +89,7 @@ class Study:
 
 
 def memory_of(agent: str) -> dict[str, Any]:
-    """Settings in which kinds of agents differ, for ``LoopSettings.config``."""
+    """Settings in which kinds of agents differ, for ``AgentSettings.config``."""
     return {"memory": agent != LSTM, "reinstatement": "input" if agent == AS_INPUT else "gate"}
 
 
@@ -97,7 +98,7 @@ def train_in_worlds(
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train an agent with the environment in the loop."""
     settings = study.settings(fast)
-    config = settings.config(study.task, **memory_of(agent))
+    config = settings.config(study.task, study.task.key_columns, **memory_of(agent))
     return train_agent(study.lessons, config, settings, seed, folder)
 
 

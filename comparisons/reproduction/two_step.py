@@ -13,6 +13,7 @@ from ...tasks import ModelBased, ModelFree, TwoStep, play, stay_effects, stay_ta
 from ...tasks.environment import Task
 from ...tasks.two_step_analysis import CONDITIONS
 from ..axes import COLORS, GREY, TICK
+from ..settings import LoopSettings
 from .drawing import band, finish
 from .study import (
     EPLSTM,
@@ -32,7 +33,7 @@ from .study import (
     states_of,
     train_in_worlds,
 )
-from .training import Lesson, LoopSettings, worlds_of
+from .training import Lesson, worlds_of
 
 EFFECTS = ("reward", "transition", "interaction", "correct")
 CELLS = [(reward, common) for reward in (1, 0) for common in (1, 0)]

@@ -13,6 +13,7 @@ from ...tasks import WaterMaze
 from ...tasks.environment import Task
 from ...tasks.water_maze import known_goal, random_walk, steps_to_goal
 from ..axes import level_line
+from ..settings import LoopSettings
 from .drawing import band, finish, gate_by_exposure
 from .study import (
     EPLSTM,
@@ -33,7 +34,7 @@ from .study import (
     states_of,
     train_in_worlds,
 )
-from .training import Lesson, LoopSettings
+from .training import Lesson
 
 LESSONS = (Lesson(WaterMaze(exposures=3)),)
 """With fewer exposures than are measured, so that first ones are a larger share."""

@@ -1,11 +1,12 @@
 """Pieces of work: independent calls of one function (participant × model × restart, or replicates of a study).
 
-    done = run_pieces(function, pieces, store="results/recovery", where=Cores())
+    done = run_pieces(function, pieces, store="results/recovery", where=0)
     print(done.summary())
 
 The same call runs them in this process, on all cores or on a cluster, and gives the same results: a piece is made
 from its arguments alone, its seed among them (``seed_of``). What is finished is kept in the store; the same call,
-given again, goes on from there, wherever it was stopped, and wherever it runs now.
+given again, goes on from there, wherever it was stopped, and wherever it runs now. Results of other code are not
+taken for those of today's (``identity.code_of``).
 
 The same means to the last bit, on machines with the same libraries and processors; others may round differently.
 """
@@ -18,32 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from .calls import Call, InProcess, Outcome, Place
-from .cluster import Cluster, Slurm
-from .cores import Cores
-from .plain_data import PLAIN, Codec, DamagedData, fingerprint
-from .store import PieceStore, unpack
-
-__all__ = [
-    "PLAIN",
-    "Cluster",
-    "Codec",
-    "Cores",
-    "Done",
-    "InProcess",
-    "Piece",
-    "PieceFailed",
-    "Slurm",
-    "WorkInterrupted",
-    "fingerprint",
-    "progress_bar",
-    "run_pieces",
-    "seed_of",
-]
+from .identity import fingerprint
+from .places import Failure, outcomes
+from .plain_data import DamagedData, from_bytes
+from .store import FAILED, PieceStore
 
 Progress = Callable[[int, int, int], None]
 """Is told how many pieces are done (with those that failed), how many there are, and how many failed."""
@@ -93,16 +76,8 @@ class Done:
         for name, reason in self.failures.items():
             lines.append(f"{name}: failed ({reason}).")
         if self.failures and self.store is not None:
-            lines.append(f"Tracebacks: {self.store / 'failed'}. The same call tries these pieces again.")
+            lines.append(f"Tracebacks: {self.store / FAILED}. The same call tries these pieces again.")
         return "\n".join(lines)
-
-
-class PieceFailed(RuntimeError):
-    """A piece failed, and this was to end the work."""
-
-
-class WorkInterrupted(KeyboardInterrupt):
-    """Ctrl-C during pieces of work; the message says what is kept, and how to go on."""
 
 
 def seed_of(study_seed: int, name: str) -> int:
@@ -125,119 +100,95 @@ def run_pieces(
     pieces: Iterable[Piece],
     *,
     store: str | os.PathLike[str] | None = None,
-    where: Place | None = None,
+    where: Any = 1,
     key: Mapping[str, Any] | None = None,
-    codec: Codec = PLAIN,
     progress: Progress | None = None,
-    on_error: Literal["report", "raise"] = "report",
     overwrite: bool = False,
 ) -> Done:
     """Call a function once for each piece, with ``function(**piece.arguments)``.
 
+    A piece that fails is told of, and the others go on; so they do when its process dies, as for want of memory.
+
     Args:
-        function: of a module, or a ``functools.partial`` of one; gives what the codec makes plain data of.
+        function: gives plain data (see ``plain_data``). With a store, it has a name, in a module or script.
         pieces: with different names.
         store: folder in which finished pieces are kept, and from which they are taken. None: none.
-        where: ``InProcess()`` (the default), ``Cores(n)`` or ``Cluster(...)``.
-        key: what the results rest on beside function and arguments, by name, such as the content of a file that
-            the function reads. With a store, all three must be such that ``fingerprint`` can take them.
-        codec: of the results, unless they are plain data themselves.
+        where: so many processes of this machine; 1: this one; 0: one for each core. Or a cluster, whose workers
+            need no access to the store: the address of a scheduler of Dask, or a cluster (such as
+            ``places.slurm_cluster`` makes) or a client of Dask, which stays open.
+        key: what the results rest on beside function, code and arguments, by name, such as the content of a file
+            that the function reads. With a store, all must be such that ``fingerprint`` can take them.
         progress: called before the first piece, and after each.
-        on_error: ``report``: a piece that fails is told of, and the others go on. ``raise``: the work ends there.
         overwrite: delete what the store holds, and start anew.
 
     Raises:
-        FileExistsError: the store holds other work: another function, key or version of eplstm, or a piece made
-            from other arguments.
+        FileExistsError: the store holds other work: another function, key or code, or a piece made from other
+            arguments.
         TypeError: with a store, an argument or the key is of a type that cannot be told apart.
-        ValueError: two pieces have the same name, or the function cannot be imported by other processes.
-        PieceFailed: with ``on_error="raise"``.
-        WorkInterrupted: Ctrl-C. What was finished is in the store.
+        ValueError: two pieces have the same name, or ``where`` is no place.
+        KeyboardInterrupt: Ctrl-C. What was finished is in the store; the message says so.
     """
-    pieces, where = tuple(pieces), InProcess() if where is None else where
-    _check(function, pieces, where, on_error)
-    folder = None if store is None else PieceStore(store, function, key, overwrite=overwrite)
-    calls = _calls(function, pieces, codec, fingerprints=folder is not None)
-    done = Done(store=None if folder is None else folder.path)
-    if folder is not None:
-        _take_kept(done, folder, calls)
-    todo = [call for call in calls if call.name not in done.results]
+    pieces = tuple(pieces)
+    names = [piece.name for piece in pieces]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"run_pieces: two pieces have the name {twice!r}; give each its own.")
+    kept = None if store is None else PieceStore(store, function, key, overwrite=overwrite)
+    made_from = {} if kept is None else _fingerprints(pieces)
+    done = Done(store=None if kept is None else kept.path)
+    if kept is not None:
+        _take_kept(done, kept, made_from)
+    todo = [(piece.name, piece.arguments) for piece in pieces if piece.name not in done.results]
 
     def tell() -> None:
         if progress is not None:
             progress(len(done.results) + len(done.failures), len(pieces), len(done.failures))
 
-    tell()
-    made_from = {call.name: call.made_from for call in todo}
     try:
-        with closing(where.outcomes(todo)) as arriving:
+        with closing(outcomes(function, todo, where)) as arriving:
+            tell()
             for name, outcome in arriving:
-                if outcome.data is None:
-                    _report(done, folder, name, outcome, on_error)
+                if isinstance(outcome, Failure):
+                    done.failures[name], done.tracebacks[name] = outcome.reason, outcome.traceback
+                    if kept is not None:
+                        kept.write_failure(name, outcome.reason, outcome.traceback)
                 else:
-                    if folder is not None:
-                        folder.write(name, outcome.data)
-                    done.results[name] = codec.from_plain(unpack(outcome.data, name, made_from[name]))
+                    result = from_bytes(outcome)
+                    if kept is not None:
+                        kept.write(name, made_from[name], result)
+                    done.results[name] = result
                 tell()
     except KeyboardInterrupt:
-        raise WorkInterrupted(_interrupted(done, len(pieces))) from None
+        raise KeyboardInterrupt(_interrupted(done, len(pieces))) from None
     for what in ("results", "failures", "tracebacks"):
         found = getattr(done, what)
-        setattr(done, what, {piece.name: found[piece.name] for piece in pieces if piece.name in found})
+        setattr(done, what, {name: found[name] for name in names if name in found})
     return done
 
 
-def _check(function: Callable[..., Any], pieces: tuple[Piece, ...], where: Place, on_error: str) -> None:
-    if on_error not in ("report", "raise"):
-        raise ValueError(f"run_pieces: on_error must be 'report' or 'raise'; got {on_error!r}.")
-    names = set()
-    for piece in pieces:
-        if piece.name in names:
-            raise ValueError(f"run_pieces: two pieces have the name {piece.name!r}; give each its own.")
-        names.add(piece.name)
-    where.check(function)
-
-
-def _calls(function: Callable[..., Any], pieces: Iterable[Piece], codec: Codec, fingerprints: bool) -> list[Call]:
-    """The pieces as calls, with the fingerprints of their arguments if they are wanted."""
+def _fingerprints(pieces: Iterable[Piece]) -> dict[str, dict[str, str]]:
+    """By piece, the fingerprint of each argument."""
     known: dict[int, str] = {}  # many pieces share large arguments, such as the data; all live as long as this
-
-    def of(piece: Piece) -> dict[str, str]:
-        found = {}
+    for piece in pieces:
         for name, value in piece.arguments.items():
-            if id(value) not in known:
-                try:
+            try:
+                if id(value) not in known:
                     known[id(value)] = fingerprint(value)
-                except TypeError as error:
-                    raise TypeError(f"Piece {piece.name!r}, argument {name!r}: {error}") from None
-            found[name] = known[id(value)]
-        return found
-
-    return [Call(each.name, function, each.arguments, codec, of(each) if fingerprints else {}) for each in pieces]
+            except TypeError as error:
+                raise TypeError(f"Piece {piece.name!r}, argument {name!r}: {error}") from None
+    return {piece.name: {name: known[id(v)] for name, v in piece.arguments.items()} for piece in pieces}
 
 
-def _take_kept(done: Done, folder: PieceStore, calls: Iterable[Call]) -> None:
+def _take_kept(done: Done, store: PieceStore, made_from: Mapping[str, Mapping[str, str]]) -> None:
     """Take the pieces that are in the store."""
-    for call in calls:
-        data = folder.read(call.name)
-        if data is None:
-            continue
+    for name, arguments in made_from.items():
         try:
-            plain = unpack(data, call.name, call.made_from)
-        except DamagedData as error:
-            done.damaged[call.name] = str(error)
+            done.results[name] = store.read(name, arguments)
+        except KeyError:
             continue
-        done.results[call.name] = call.codec.from_plain(plain)
+        except DamagedData as error:
+            done.damaged[name] = str(error)
     done.kept = tuple(done.results)
-
-
-def _report(done: Done, folder: PieceStore | None, name: str, outcome: Outcome, on_error: str) -> None:
-    """Keep a failure."""
-    done.failures[name], done.tracebacks[name] = outcome.reason, outcome.traceback
-    if folder is not None:
-        folder.write_failure(name, outcome.reason, outcome.traceback)
-    if on_error == "raise":
-        raise PieceFailed(f"The piece {name!r} failed ({outcome.reason}).\n{outcome.traceback}")
 
 
 def _interrupted(done: Done, total: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ....tasks.trials import Trials
+from ...work.files import written_whole
 from .data import ObservedBlock, Participant, check_id
 from .files import check_suffix, write_arrays, write_table
 from .schema import LABELS
@@ -51,10 +52,12 @@ def write_trials(
     if beside is not None:
         frame = frame.loc[frame["choice"].notna() | frame["rt"].notna(), :]
         beside.parent.mkdir(parents=True, exist_ok=True)
-        _whole(beside, lambda new: write_arrays(new, _arrays(participants)))
+        with written_whole(beside) as new:
+            write_arrays(new, _arrays(participants))
     empty = [name for name in ("rt", *LABELS) if frame[name].count() == 0]
     frame = frame.drop(columns=empty)
-    _whole(path, lambda new: write_table(frame, new))
+    with written_whole(path) as new:
+        write_table(frame, new)
 
 
 def _check_participants(participants: tuple[Participant, ...]) -> None:
@@ -148,13 +151,3 @@ def _arrays(participants: tuple[Participant, ...]) -> dict[str, np.ndarray]:
         if any(value is not None for value in values):
             arrays[name] = np.array([none if value is None else value for value in values])
     return arrays
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that one that is there stays whole until the new one is."""
-    passing = path.with_name(f".new.{path.name}")
-    try:
-        write(passing)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psyneulink as pnl
@@ -36,12 +36,19 @@ from psyneulink.core.globals.context import Context
 from psyneulink.library.compositions.pytorchwrappers import PytorchMechanismWrapper
 from torch import Tensor
 
-from . import backend
-from .memory import StoreEntry
-
-if TYPE_CHECKING:
-    from .backend import RecurrentComposition, RecurrentWrapper
-
+from ..memory import StoreEntry
+from .access import (
+    NotTrainable,
+    default_of,
+    exits,
+    get_matrix,
+    memories,
+    outer_of,
+    recurrent_projections,
+    set_matrix,
+)
+from .same_modes import TOO_DEEP, check_nested, check_not_recurrent, check_trainable, graph_signature
+from .steps import NodeTrace, Trace, mark_identity
 
 # ---- the nested composition as one node ----------------------------------------------------------------------
 
@@ -57,15 +64,15 @@ class NestedNode:
     mechanism = None
     _is_input = _is_bias = _is_output = False
 
-    def __init__(self, wrapper: RecurrentWrapper) -> None:
+    def __init__(self, wrapper: Any) -> None:
         self.wrapper = wrapper
-        self.composition: RecurrentComposition = wrapper.composition
+        self.composition: Any = wrapper.composition
         self.name = wrapper.name
         self.course: Any = None
         """What happened in the last minibatch."""
         self._own = set(wrapper.projections_map.values())
         self._inputs = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
-        self._carried = {p.sender.owner for p in backend.recurrent_projections(self.composition)}
+        self._carried = {p.sender.owner for p in recurrent_projections(self.composition)}
         self._state: dict[Any, Tensor] = {}
         self._matrices: dict[Any, np.ndarray] = {}  # PsyNeuLink's, as this call to learn() found them
         self._gave_back = True  # whether PsyNeuLink has what was learned since
@@ -84,7 +91,7 @@ class NestedNode:
 
     def leaving(self) -> list[Any]:
         """Nodes whose values are used outside."""
-        return [node for node, _ in _exits(self.composition)]
+        return [node for node, _ in exits(self.composition)]
 
     def gather(
         self, value_of: Callable[[Any], Tensor], external: Mapping[Any, Tensor], shape: tuple[int, int]
@@ -102,7 +109,7 @@ class NestedNode:
             if node in external:
                 parts.append(external[node])
             if not parts:
-                parts.append(torch.from_numpy(_default(node.input_port)).expand(*shape, -1))
+                parts.append(torch.from_numpy(default_of(node.input_port)).expand(*shape, -1))
             inputs[node] = sum(parts[1:], start=parts[0])
         return inputs
 
@@ -112,7 +119,7 @@ class NestedNode:
 
     def begin_node_by_node(self) -> None:
         """The same, for an execution of the graph as it stands in any case."""
-        self._execute = backend.RecurrentComposition._nested_executor(self.composition, self.wrapper, None)
+        self._execute = lambda inputs, before: NodeTrace(self.wrapper, list(self.wrapper.steps(inputs, before)))
 
     def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Any:
         """Execute: inputs {mechanism: (B, T, size)}; values before the first step {mechanism: (B, size)}, zeros
@@ -145,15 +152,15 @@ class NestedNode:
         """Execute on what ``collect_afferents`` gave, and leave values where the outer's projections take them."""
         outer = self.wrapper.outer_creator
         if outer.outer_creator is not None:
-            raise backend.NotTrainable(_TOO_DEEP.format(self.composition.name, outer.composition.name))
+            raise NotTrainable(TOO_DEEP.format(self.composition.name, outer.composition.name))
         if self.is_first:
             self._begin_learning(outer, context)
         if optimization_num:
-            raise backend.NotTrainable(
+            raise NotTrainable(
                 "optimizations_per_minibatch must be 1: a sequence would be stored repeatedly."
             )
         if sequence_lengths:
-            raise backend.NotTrainable(
+            raise NotTrainable(
                 f"'{self.composition.name}' takes sequences of one length; those given to "
                 f"'{outer.composition.name}' have "
                 f"{sorted({int(n) for each in _lengths(sequence_lengths) for n in each})}. Give them in calls to "
@@ -165,7 +172,7 @@ class NestedNode:
         else:
             steps = next(iter(variable.values())).shape[1]
             if steps != 1:
-                raise backend.NotTrainable(
+                raise NotTrainable(
                     f"'{outer.composition.name}' was given sequences of {steps} steps. Make it with "
                     "full_sequence_mode=True, or give its inputs as a dict, of which each trial is a step."
                 )
@@ -188,14 +195,14 @@ class NestedNode:
     def _begin_learning(self, outer: Any, context: Any) -> None:
         """For an outer that is not a ``RecurrentComposition``, which sees to this in its own ``learn()``."""
         self.is_first = False
-        signature = backend.graph_signature(self.composition, context)
+        signature = graph_signature(self.composition, context)
         if self._signature is None:
             check_nested(outer.composition, self.composition)
-            _check_not_recurrent(outer.composition, self.composition)
-            backend.check_trainable(self.composition)
+            check_not_recurrent(outer.composition, self.composition)
+            check_trainable(self.composition)
             self._signature = signature
         elif signature != self._signature:
-            raise backend.NotTrainable(
+            raise NotTrainable(
                 f"The graph of '{self.composition.name}' has changed since '{outer.composition.name}' learned, of "
                 "which PsyNeuLink keeps the PyTorch form. Make the outer composition anew, or make it a "
                 "RecurrentComposition, which follows such changes."
@@ -208,16 +215,16 @@ class NestedNode:
         was interrupted or was told not to, only those that were set since."""
         with torch.no_grad():
             for projection, wrapper in self.wrapper.projections_map.items():
-                matrix, found = backend.get_matrix(projection, context), self._matrices.get(projection)
+                matrix, found = get_matrix(projection, context), self._matrices.get(projection)
                 if self._gave_back or not np.array_equal(matrix, found):
                     wrapper.matrix.copy_(torch.from_numpy(matrix))
                 self._matrices[projection] = matrix
-                backend.mark_identity(wrapper)
+                mark_identity(wrapper)
         self._gave_back = False
 
     def _give_back(self, wrapper: Any, context: Any) -> None:
         """Give PsyNeuLink a matrix as it is now; the stock method loses dimensions of size 1."""
-        backend.set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
+        set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
         self._gave_back = True
 
     def last_value(self, node: Any) -> list[np.ndarray]:
@@ -237,7 +244,7 @@ class NestedMechanismWrapper(PytorchMechanismWrapper):
     def set_pnl_variable_and_values(self, set_variable: bool = False, set_value: bool = True, context: Any = None):
         """Give the mechanism and its output ports the values of the last step, in the shapes of Python mode."""
         if set_value and self.nested_node.course is not None:
-            backend.set_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
+            set_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
 
     def log_value(self) -> None:
         """Log the values of the minibatch, as the stock method."""
@@ -257,7 +264,7 @@ def _value_in_stock_wrapper(projection: Any) -> Tensor:
 # ---- in a RecurrentComposition -------------------------------------------------------------------------------
 
 
-class OuterTrace(backend.Trace):
+class OuterTrace(Trace):
     """The values of all nodes at all steps of a minibatch, the nested ones included.
 
     Args:
@@ -266,7 +273,7 @@ class OuterTrace(backend.Trace):
             and what happened in the nested ones, {NestedNode: course}.
     """
 
-    def __init__(self, wrapper: RecurrentWrapper, parts: list[tuple[dict, dict]]) -> None:
+    def __init__(self, wrapper: Any, parts: list[tuple[dict, dict]]) -> None:
         super().__init__(wrapper)
         self.parts = parts
         self._owners = {mechanism: nested for nested in wrapper.nested for mechanism in nested.wrapper.nodes_map}
@@ -279,7 +286,7 @@ class OuterTrace(backend.Trace):
 
 
 def execute_around(
-    wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+    wrapper: Any, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
 ) -> OuterTrace:
     """Execute a ``RecurrentComposition`` with others nested in it.
 
@@ -321,116 +328,23 @@ def execute_around(
     return OuterTrace(wrapper, parts)
 
 
-def probe(wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:
-    """Values of all nodes, {mechanism: (size,)}, at each step of one sequence, the nested ones node by node."""
-    for nested in wrapper.nested:
-        nested.begin_node_by_node()
-    course = execute_around(wrapper, inputs, {})
-    items = {node: course.items(node) for node in wrapper.nodes_map}
-    return [
-        {node: torch.cat([value[0, t] for value in values]) for node, values in items.items()}
-        for t in range(next(iter(inputs.values())).shape[1])
-    ]
-
-
-def inputs_for_run(composition: Composition, inputs: Mapping[Any, np.ndarray]) -> dict[Any, Any]:
-    """Inputs {mechanism: (T, size)} in the form of PsyNeuLink's ``run()``, which takes those of a nested
-    composition together: {composition: [[value of each INPUT node], ... for each step]}."""
-    given = {node: values for node, values in inputs.items() if node in composition.nodes}
-    for nested in composition.get_nodes_by_role(pnl.NodeRole.INPUT):
-        if isinstance(nested, Composition):
-            nodes = [port.owner for port in nested.input_CIM_ports]
-            length = len(next(iter(inputs.values())))
-            values = [
-                inputs[node] if node in inputs else np.tile(_default(node.input_port), (length, 1))
-                for node in nodes
-            ]
-            given[nested] = [list(step) for step in zip(*values, strict=True)]
-    return given
-
-
 def has_state(composition: Composition) -> bool:
     """Whether a node of a composition, apart from those nested in it, depends on earlier steps."""
     nodes = [node for node in composition.nodes if not isinstance(node, Composition)]
-    return bool(backend.recurrent_projections(composition)) or any(
+    return bool(recurrent_projections(composition)) or any(
         isinstance(node.function, (StatefulFunction, StoreEntry)) for node in nodes
     )
 
 
-# ---- what cannot be nested -----------------------------------------------------------------------------------
+# ---- the state of a nested composition ---------
 
 
-_TOO_DEEP = (
-    "'{0}' is nested in '{1}', which is itself nested in another composition. "  # kept in two, for its length
-    "Nest it directly in the outermost one."
-)
-
-
-def check_nested(outer: Composition, nested: Composition) -> None:
-    """Refuse what would be trained otherwise than it seems, in words that say what to do instead."""
-    deeper = backend.nested_compositions(nested)
-    if deeper:
-        raise backend.NotTrainable(_TOO_DEEP.format(deeper[0].name, nested.name))
-    if len(nested.compositions) > 1:
-        names = sorted(f"'{each.name}'" for each in nested.compositions)
-        raise backend.NotTrainable(
-            f"'{nested.name}' is nested in {len(names)} compositions, {', '.join(names)}, which would train the "
-            "same weights from states of their own. Make one for each."
-        )
-    for node in nested.get_nodes_by_role(pnl.NodeRole.INPUT):
-        if not _is_switch_of_storage(node):
-            continue
-        cim_port = nested.input_CIM_ports[node.input_port][0]
-        learned = [p for p in cim_port.path_afferents if p.learnable]
-        if learned:
-            raise backend.NotTrainable(
-                f"'{learned[0].sender.owner.name}' projects to '{node.name}' of '{nested.name}' with a projection "
-                "that is to be learned, but storing is all or nothing and passes no gradient on. Make it with "
-                "learnable=False, from a node that says when to store. (A pathway [..., composition, ...] "
-                "projects to all INPUT nodes of a composition: name the node, as in "
-                "MappingProjection(sender=before, receiver=composition.input_node).)"
-            )
-
-
-def _is_switch_of_storage(node: Any) -> bool:
-    receivers = [p.receiver for p in node.efferents]
-    return bool(receivers) and all(
-        isinstance(port.owner.function, StoreEntry) and port is port.owner.input_ports[-1] for port in receivers
-    )
-
-
-def _check_not_recurrent(outer: Composition, nested: Composition) -> None:
-    feedback = outer.feedback_projections
-    if feedback:
-        raise backend.NotTrainable(
-            f"'{outer.name}' has the feedback projection '{feedback[0].name}'. An AutodiffComposition executes a "
-            f"minibatch of steps at once, and '{nested.name}' with it. Make the outer composition a "
-            "RecurrentComposition."
-        )
-
-
-# ---- the state of a nested composition -----------------------------------------------------------------------
-
-
-def outer_of(composition: Composition) -> Any:
-    """The composition in which one is nested, or None."""
-    outer = list(getattr(composition, "compositions", ()))
-    return outer[0] if len(outer) == 1 else None
-
-
-def outermost(composition: Composition) -> Composition:
-    """The composition that holds all others around one."""
-    outer = outer_of(composition)
-    return composition if outer is None else outermost(outer)
-
-
-def take_over_state(composition: RecurrentComposition, own: Any, context: Context) -> None:
+def take_over_state(composition: Any, own: Any, context: Context) -> None:
     """Give a nested composition, in the outer's context, what it had in its own before it was nested."""
     base, visited = Context(execution_id=own), set()
     for component in [*composition.nodes, *composition.projections]:
         component._initialize_from_context(context, base, override=False, visited=visited)
-    composition._keep_optimizer_state(base)
-    for memory in backend.memories(composition):
+    for memory in memories(composition):
         for environment in range(memory.environments(own)):
             memory.set_entries(memory.entries(own, environment), context, environment)
 
@@ -445,27 +359,12 @@ def supply_defaults(composition: Composition) -> None:
         default = pnl.DEFAULT_VARIABLE if alone else None
         if outside.default_input != default:
             outside.parameters.default_input._set(default, Context(), override=True)
-            outside.defaults.variable = _default(port)
-
-
-def _default(port: Any) -> np.ndarray:
-    """What an InputPort takes where nothing projects to it: (size,). PsyNeuLink has a row for each projection."""
-    return np.array(np.atleast_2d(port.defaults.variable)[0], dtype=float)
-
-
-# ---- PsyNeuLink's search for what is trained -----------------------------------------------------------------
-
-
-def _exits(composition: Composition) -> Iterator[tuple[Any, list[Any]]]:
-    """Nodes whose values leave a nested composition, each with its projections in the outer one."""
-    for port, (_, outside) in composition.output_CIM_ports.items():
-        if outside.efferents:
-            yield port.owner, outside.efferents
+            outside.defaults.variable = default_of(port)
 
 
 def outputs_of_outer(composition: Composition) -> set[Any]:
     """Those nodes of a nested composition that are outputs of the outer one."""
-    return {node for node, efferents in _exits(composition) if all(_leads_out(p) for p in efferents)}
+    return {node for node, efferents in exits(composition) if all(_leads_out(p) for p in efferents)}
 
 
 def _leads_out(projection: Any) -> bool:
@@ -485,7 +384,7 @@ def cross(composition: Composition, dependencies: dict, queue: Any, entered: dic
     """
     queue.pop()
     inside = next(key for key in entered if isinstance(key, tuple))
-    for node, efferents in _exits(composition):
+    for node, efferents in exits(composition):
         last = next(p for p in node.path_afferents if p in composition.projections)
         if last in dependencies:
             continue

@@ -11,7 +11,6 @@ exists in ``run()`` alone, and a ``LogWarning`` names it.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from psyneulink.core.globals.context import time as Time
 from psyneulink.core.globals.keywords import OWNER_VALUE
 from psyneulink.core.globals.log import CompositionLog, LogCondition, LogEntry
 from psyneulink.core.globals.utilities import convert_to_np_array
+
+from ..warn import warn_user
 
 IN_LEARNING = LogCondition.PROCESSING | LogCondition.LEARNING
 """``learn()`` makes an entry where a condition includes one of these, as the default, EXECUTION, does."""
@@ -99,14 +100,13 @@ class Loggables:
         refused += [each for each, condition in asked if each not in wanted and condition & NEVER_MET]
         if refused:
             more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
-            warnings.warn(
+            warn_user(
                 LogWarning(
                     f"learn() of '{name}' makes no entries for {', '.join(map(str, refused[:NAMED]))}{more}: it "
                     "logs the values of mechanisms and of their OutputPorts at each step, and the matrices of "
                     "projections for each minibatch, under the conditions EXECUTION, PROCESSING and LEARNING. Log "
                     "these, or log in run()."
-                ),
-                stacklevel=6,
+                )
             )
         values, matrices = ([each for each in kind if each in wanted] for kind in (self.values, self.matrices))
         return LearningLog(values, matrices) if wanted else None
