@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import psyneulink as pnl
 
-from .backend import get_matrix, graph_signature, inner_projections, recurrent_projections
+from .backend import get_matrix, graph_signature, inner_projections
+from .backend.access import recurrent_projections
 from .graph import AgentGraph
 from .person import Person
 from .person_in_graph import PersonInGraph

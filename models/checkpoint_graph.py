@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .backend import as_context, get_matrix, get_parameter, memories, nested_compositions, set_matrix
+from .backend import as_context, get_matrix, get_parameter, memories, set_matrix
+from .backend.access import nested_compositions
+from .backend.pictures import plain_label
 from .composition import EpisodicLSTMComposition
 from .config import ModelConfig
 from .parameters import OF_MEMORY
-from .views import plain_label
 
 
 def settings_and_change(model: EpisodicLSTMComposition) -> tuple[ModelConfig, str | None]:
