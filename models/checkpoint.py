@@ -11,7 +11,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+import numpy as np
+
 from .checkpoint_format import KINDS, AgentState, Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
+from .config import ModelConfig
 from .person import Person
 from .reference import ReferenceEpisodicLSTM
 
@@ -57,20 +60,8 @@ def save_model(
         ValueError: the graph has been changed and ``changed_graph`` is False, the model is not in float32 or
             float64 or holds values not finite, or JSON cannot hold the notes; nothing is written.
     """
-    folder, kind, config = Path(folder).absolute(), _kind_of(model), model.config
-    change, graph = None, {}
-    if kind == "composition":
-        from .checkpoint_graph import settings_and_change, state_of_graph
-
-        config, change = settings_and_change(model)  # type: ignore[arg-type]
-        if change is not None:
-            if not changed_graph:
-                raise ValueError(
-                    f"save_model: the graph of '{model.name}' is not as its constructor made it ({change}), and "  # type: ignore[union-attr]
-                    "load_model would make one without the change. Undo it; or pass changed_graph=True, and load "
-                    "into an agent that your code has changed in the same way: load_model(folder, model=agent)."
-                )
-            graph = state_of_graph(model)  # type: ignore[arg-type]
+    folder, kind = Path(folder).absolute(), _kind_of(model)
+    config, change, graph = _graph_of(model, changed_graph) if kind == "composition" else (model.config, None, {})
     agents = [(p,) for p in range(len(model))] if kind == "cohort" else [()]  # type: ignore[arg-type]
     states = [_state_of(model, *agent) for agent in agents]
     person = getattr(model, "person", Person())  # cohorts are of trained agents
@@ -169,6 +160,22 @@ def _kind_of(model: object) -> Kind:
         "save_model and load_model take a ReferenceEpisodicLSTM, an EpisodicLSTMComposition or a Cohort; "
         f"got {type(model).__name__}."
     )
+
+
+def _graph_of(model: Any, changed_graph: bool) -> tuple[ModelConfig, str | None, dict[str, np.ndarray]]:
+    """Of a composition: its config, how its graph has been changed, and what it holds therefore."""
+    from .checkpoint_graph import settings_and_change, state_of_graph
+
+    config, change = settings_and_change(model)
+    if change is None:
+        return config, None, {}
+    if not changed_graph:
+        raise ValueError(
+            f"save_model: the graph of '{model.name}' is not as its constructor made it ({change}), and "
+            "load_model would make one without the change. Undo it; or pass changed_graph=True, and load into an "
+            "agent that your code has changed in the same way: load_model(folder, model=agent)."
+        )
+    return config, change, state_of_graph(model)
 
 
 def _made(kind: Kind | None, checkpoint: Checkpoint) -> Any:

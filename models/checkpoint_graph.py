@@ -5,6 +5,9 @@ runs and training have changed in it: the matrices of added projections, and the
 names of their components, without the "-1", "-2", ... that PsyNeuLink adds where a session has several.
 """
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -299,6 +299,15 @@ def test_each_agent_of_a_cohort_can_be_loaded_alone(cohort, tmp_path):
     assert_same_agents(one, Cohort.from_models(singles[1:2]))
 
 
+def test_an_agent_of_a_cohort_that_has_had_no_update(make_config, make_trials, tmp_path):
+    """Its state of the optimiser is written as zeros."""
+    models = [ReferenceEpisodicLSTM(make_config(), seed=seed).double() for seed in (1, 2)]
+    train(models[0], make_trials(), learning_rate=0.01, seed=1)
+    folder = save_model(Cohort.from_models(models), tmp_path / "agents")
+    for p, model in enumerate(models):
+        assert_same(load_model(folder, agent=p), model)
+
+
 def test_untrained_and_memoryless_cohorts(make_config, tmp_path):
     for capacity in (0, 6):
         agents = Cohort(make_config(memory_capacity=capacity), [1, 2])
