@@ -13,6 +13,7 @@ import numpy as np
 import psyneulink as pnl
 
 from .backend import get_matrix, graph_signature, inner_projections
+from .backend.access import recurrent_projections
 from .graph import AgentGraph
 from .person import Person
 from .person_in_graph import PersonInGraph
@@ -46,14 +47,21 @@ class AsMade:
         self._fixed = {p: get_matrix(p) for p in self._projections() if p not in learned}
         for projection in person.matrices(Person()):
             del self._fixed[projection]
+        self._own = {*self._projections(), *recurrent_projections(graph.composition)}
 
     @contextmanager
     def enlarged(self) -> Iterator[None]:
         """What is added to the graph meanwhile is taken for part of it as made."""
         context = pnl.Context(execution_id=None)
-        before = self._structure(context)
+        before, added = self._structure(context), self.added_projections()
         yield
         self._made |= {name: now for name, now in self._structure(context).items() if now != before.get(name)}
+        self._own |= set(self.added_projections()) - set(added)
+
+    def added_projections(self) -> list[Any]:
+        """Projections with a matrix that a user has added, between nodes or of one to itself."""
+        found = dict.fromkeys([*self._projections(), *recurrent_projections(self.graph.composition)])
+        return [p for p in found if p not in self._own and isinstance(p, pnl.MappingProjection)]
 
     def difference(self, context: Any) -> str | None:
         """What has been changed since the graph was made, in words; None if nothing that matters."""

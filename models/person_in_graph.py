@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import psyneulink as pnl
 
-from .backend import get_matrix, set_matrix, set_parameter
+from .backend import get_matrix, get_parameter, set_matrix, set_parameter
 from .choices import one_hot
 from .graph import AgentGraph
 from .person import PARAMETERS, Drive, Person
@@ -170,9 +170,8 @@ class PersonInGraph:
         """A place that is not as the person has it, in words; those of the memory are not looked at."""
         person = self.of(context)
         for (mechanism, name), value in self.settings(person).items():
-            parameter = getattr(mechanism.function.parameters, name)
             if mechanism is not getattr(self.graph, "episodic_memory", None) and not np.array_equal(
-                np.squeeze(parameter._get(context, fallback_value=None)), value
+                np.squeeze(get_parameter(mechanism, name, context.execution_id)), value
             ):
                 return f"{mechanism.name!r} changed"
         for projection, matrix in self.matrices(person).items():

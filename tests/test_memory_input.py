@@ -355,14 +355,6 @@ def test_checkpoint_round_trip(saved, tmp_path):
     same_models(reference, cohort.agent(0, "reference"))
 
 
-def test_checkpoints_of_the_others_are_as_they_were(tmp_path):
-    """Earlier versions read what is saved of an agent with a gate, as they know all of its settings."""
-    config = ModelConfig(D, H, A, 6)
-    folder = save_model(ReferenceEpisodicLSTM(config, seed=1), tmp_path / "agent")
-    assert "reinstatement" not in json.loads((folder / "model.json").read_text(encoding="utf-8"))["config"]
-    assert load_model(folder).config == config
-
-
 # ---- what is refused ----------------------------------------------------------------------------------
 
 

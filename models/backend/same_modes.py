@@ -21,6 +21,7 @@ import torch
 from psyneulink.core.components.mechanisms.modulatory.modulatorymechanism import ModulatoryMechanism_Base
 from psyneulink.core.compositions.composition import Composition
 from psyneulink.core.globals.context import Context
+from psyneulink.core.globals.parameters import ParameterNoValueError
 
 from ..memory import EpisodicMemory, StoreEntry
 from .access import (
@@ -77,7 +78,10 @@ def _settings(component: Any, context: Context) -> tuple:
     for parameter in component.parameters:
         if parameter.name in NOT_SETTINGS or parameter.read_only:
             continue
-        value = parameter._get(context, fallback_value=None)
+        try:
+            value = parameter._get(context)
+        except ParameterNoValueError:  # a context that is not yet in use begins from that of none
+            value = parameter._get(Context(execution_id=None), fallback_value=None)
         if isinstance(value, np.ndarray) and value.dtype != object:
             values.append((parameter.name, value.shape, value.tobytes()))
         elif isinstance(value, (int, float, str, bool, type(None))):
