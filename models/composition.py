@@ -447,13 +447,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
 
     def _prepare_to_simulate(self, context: Any) -> RecurrentWrapper:
-        """As ``_prepare``, and choose the path; where the fast path is taken, any PyTorch form will do: it uses the
+        """As ``prepare``, and choose the path; where the fast path is taken, any PyTorch form will do: it uses the
         matrices alone, and so need not be made anew for each person."""
         self._initialize_from_context(context, pnl.Context(execution_id=None), override=False)
         wrapper = self.pytorch_form(context)
         fast = wrapper is not None and not wrapper.is_nested and self.fast_path
         if not fast or self.as_made.difference(context) is not None:
-            self._prepare(context)
+            self.prepare(context)
         self._choose_path(context)
         wrapper = self.pytorch_form(context)
         wrapper.load_weights(context)
@@ -540,7 +540,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
             if plan.interaction is not None:
                 part["action"] = plan.interaction.action[rows]
             else:
-                part["action"] = draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+                part["action"] = (
+                    draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
+                )
         return build_record(self.config, plan, parts)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
@@ -674,7 +676,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _choose_path(self, context: Any) -> None:
         """Choose the path by which the graph is executed."""
         self.detour = "fast_path is off" if not self.fast_path else self.as_made.difference(context)
-        log = self.learning_log
+        log = None if self.call is None else self.call.log
         if self.detour is None and self.parts.has_memory and log and log.includes(self.episodic_memory):
             self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
         choice = self.person_in_graph.choice
@@ -684,12 +686,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
             warn_user(GeneralPathWarning(self.name, self.detour))
         self._noted = self.detour
 
-    def _nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
+    def nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
         """Where it is nested in another composition: the path, too."""
         self.person_in_graph.of(context).check_training(f"'{self.name}'")
         self._choose_path(context)
         if self.detour is not None:
-            return super()._nested_executor(wrapper, context)
+            return super().nested_executor(wrapper, context)
         return FastPath(self.parts, self.person_in_graph, wrapper, context, nested=True).execute
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -704,10 +706,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
         else:
             super()._begin(wrapper, inputs, context)
 
-    def _execute_sequences(
+    def execute_sequences(
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
-        interaction = self._session.plan.interaction
+        interaction = self.call.session.plan.interaction
         if self.detour is None:
             if interaction is None:
                 return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
@@ -722,7 +724,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """PsyNeuLink's own execution, node by node."""
-        return super()._execute_sequences(wrapper, which, inputs, before)
+        return super().execute_sequences(wrapper, which, inputs, before)
 
     def _execute_in_loop(
         self,
@@ -767,7 +769,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.detour is not None:
             return super().compute_loss(targets, pytorch_rep, context)
         part = pytorch_rep.trace.engine.record()
-        return torch.tensor([self._session.loss_and_slopes(pytorch_rep.trials, part)])
+        loss = self.call.session.loss_and_slopes(pytorch_rep.sequences, part)
+        return torch.tensor([loss], dtype=torch.float64)
 
     def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
         if self.detour is None and self._fast.is_finite:
@@ -778,7 +781,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.detour is not None:
             super()._backward(wrapper, loss)
         else:
-            self._fast.backward(wrapper.trace.engine, self._session.slopes, self._unroll_steps)
+            self._fast.backward(wrapper.trace.engine, self.call.session.slopes, self._unroll_steps)
 
     def _as_trials(self, inputs: Any, targets: Any) -> Trials:
         """``Trials`` from inputs and targets in PsyNeuLink's forms."""
@@ -824,7 +827,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """Take an optimiser's state as ``optimizer_state`` gives it, from either model; {}: begin anew, with
         either. ValueError if it does not fit."""
         check_optimizer_state(self.config, state)
-        self.put_torch_states(state_of_projections(self.parts, state), optimizer_of(state), as_context(self, context))
+        self.put_torch_states(
+            state_of_projections(self.parts, state), optimizer_of(state), as_context(self, context)
+        )
 
 
 def _in_trials(steps: list[dict[str, np.ndarray]], length: int) -> list[dict[str, np.ndarray]]:

@@ -218,7 +218,7 @@ class FastPath:
         """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
         own = (None if s is None else s[None] for s in vars(slopes).values())
         found = backward(engine, *own, unroll=unroll)
-        self.is_finite = all(np.isfinite(g.sum()) for g in vars(found).values() if isinstance(g, np.ndarray))
+        self.is_finite = all(np.isfinite(np.vdot(g, g)) for g in vars(found).values() if isinstance(g, np.ndarray))
         for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]
             if parameter.requires_grad:  # PsyNeuLink may have frozen projections since

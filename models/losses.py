@@ -133,19 +133,28 @@ def not_finite(
         of: whose update it is, where there are several agents.
     """
     losses = np.asarray(losses)
-    trial, environment = divmod(which.start, environments)
+    where = f"trial {which.start // environments}"
     wrong = np.flatnonzero(~np.isfinite(losses).all(-1))
     if len(wrong):
-        environment = (which.start + int(wrong[0])) % environments
-        what = "the loss function that was given returns" if callable(settings.kind) else f"the {settings.kind} loss is"
+        what = (
+            "the loss function that was given returns"
+            if callable(settings.kind)
+            else f"the {settings.kind} loss is"
+        )
         cause = f"{what} {losses[wrong[0]].sum():g}"
+        where += f", environment {(which.start + int(wrong[0])) % environments}" if environments > 1 else ""
     else:
-        cause = f"the loss is finite, but not the gradients of {', '.join(gradients)}"
-    where = f"trial {trial}" + (f", environment {environment}" if environments > 1 else "")
+        cause = of_gradients(gradients)
     return NotFinite(
         f"Training has stopped before the update of {where}{of}: {cause}. Weights and optimiser are those of the last "
         "update that was finite. Train with a lower learning_rate or with max_gradient_norm, or mend the loss."
     )
+
+
+def of_gradients(names: list[str], most: int = 3) -> str:
+    """The cause, in words, where the gradients of these are not finite."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"the loss is finite, but not the gradients of {', '.join(names[:most])}{more}, or not their squares"
 
 
 def users_loss(function: Callable[[TrialTensors], Tensor], trials: TrialTensors) -> Tensor:

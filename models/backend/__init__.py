@@ -18,11 +18,12 @@ from .access import (
     start_from,
     value_of,
 )
+from .call import AllInputs
 from .recurrent import RecurrentComposition
 from .same_modes import graph_signature
 from .session import Session
 from .steps import NodeTrace, Trace
-from .wrapper import AllInputs, RecurrentWrapper
+from .wrapper import RecurrentWrapper
 
 __all__ = [
     "AllInputs",

@@ -115,7 +115,7 @@ class NestedNode:
 
     def begin(self, context: Any) -> None:
         """Before all minibatches of a call to the outer's ``learn()``."""
-        self._execute = self.composition._nested_executor(self.wrapper, context)
+        self._execute = self.composition.nested_executor(self.wrapper, context)
 
     def begin_node_by_node(self) -> None:
         """The same, for an execution of the graph as it stands in any case."""
@@ -156,9 +156,7 @@ class NestedNode:
         if self.is_first:
             self._begin_learning(outer, context)
         if optimization_num:
-            raise NotTrainable(
-                "optimizations_per_minibatch must be 1: a sequence would be stored repeatedly."
-            )
+            raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         if sequence_lengths:
             raise NotTrainable(
                 f"'{self.composition.name}' takes sequences of one length; those given to "
@@ -285,9 +283,7 @@ class OuterTrace(Trace):
         return parts[0] if len(parts) == 1 else [torch.cat(items, dim=1) for items in zip(*parts, strict=True)]
 
 
-def execute_around(
-    wrapper: Any, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
-) -> OuterTrace:
+def execute_around(wrapper: Any, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> OuterTrace:
     """Execute a ``RecurrentComposition`` with others nested in it.
 
     All steps at once where no node of its own needs a value of the step before; else one after the other.

@@ -22,27 +22,26 @@ from psyneulink.core.globals.context import Context
 from psyneulink.core.globals.keywords import SHARED_COMPONENT_TYPES
 from torch import Tensor
 
-from ..optimizers import Steps
 from .access import (
     NotTrainable,
     as_context,
     mechanisms,
-    memories,
     nested_compositions,
     set_matrix,
     setting_contexts,
     start_from,
 )
 from .arguments import HONOURED, refusal
+from .call import Call
 from .logs import LearningLog, Loggables, ReadableLog
-from .nestable import Nestable, supply_defaults
+from .nestable import supply_defaults
 from .nesting import execute_around
 from .pictures import ShowRecurrent
 from .python_mode import graph_of, quick_run
-from .same_modes import check_same_in_both_modes, check_trainable, graph_signature
+from .pytorch_form import WithPytorchForm
 from .session import FunctionSession, Session
 from .steps import NodeTrace, Trace
-from .wrapper import AllInputs, RecurrentWrapper
+from .wrapper import RecurrentWrapper
 
 CANNOT_BE_COPIED = (
     "'{0}' cannot be {1}: PsyNeuLink's compositions know each other and the session they are made in. Make another with "
@@ -51,11 +50,11 @@ CANNOT_BE_COPIED = (
 )
 
 
-class RecurrentComposition(Nestable):
+class RecurrentComposition(WithPytorchForm):
     """An ``AutodiffComposition`` that is trained on sequences, its feedback projections included.
 
-    ``run()`` is PsyNeuLink's own, one of its trials a step. ``learn_sequences()`` trains through PsyNeuLink's
-    ``learn()`` in PyTorch mode: one minibatch of sequences a step of the optimiser.
+    ``run()`` is PsyNeuLink's own, one of its trials a step. ``learn()`` trains through PsyNeuLink's in PyTorch mode:
+    one minibatch of sequences a step of the optimiser.
     """
 
     pytorch_composition_wrapper_type = RecurrentWrapper
@@ -68,29 +67,20 @@ class RecurrentComposition(Nestable):
             raise ValueError(
                 "A RecurrentComposition takes its loss in learn(), not as loss_spec or targets of the constructor."
             )
-        self._session: Session | None = None
-        self._banks: list[Any] = []
-        self._updating = False
-        self._steps: Steps | None = None
-        self._all_inputs: AllInputs | None = None
-        self._reports = False
-        self.learning_log: LearningLog | None = None
-        self._loggables: Loggables | None = None
-        self._cursor = 0
-        self._signatures: dict[Any, Any] = {}
-        self._searched: set[Any] | None = None
+        self.call: Call | None = None
+        """The call to ``learn()`` that is going on."""
         super().__init__(*args, **kwargs)
         self.log = ReadableLog(owner=self)
 
-    def assign_ShowGraph(self, show_graph_attributes: Any) -> None:  # noqa: N802
+    def assign_ShowGraph(self, show_graph_attributes: Any) -> None:
         """What draws it: as the stock method's, with feedback dashed."""
         self._show_graph = ShowRecurrent(self, **(show_graph_attributes or {}))
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, INPUT nodes to which nothing projects have their defaults."""
-        if self._session is None:
+        if self.call is None:
             supply_defaults(self)
-        if self._reports and self._session is not None:
+        elif self.call.reports:
             self._show_inputs(kwargs["inputs"], kwargs["context"])
         return super().execute(*args, **kwargs)
 
@@ -165,26 +155,19 @@ class RecurrentComposition(Nestable):
             )
         return pnl.ExecutionMode.PyTorch
 
-    def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
-        built = super()._build_pytorch_representation(*args, context=context, **kwargs)
-        wrapper = self.pytorch_form(context)
-        wrapper.load_weights(context)
-        self.adopt_state(wrapper, context)
-        return built
-
     def _analyze_graph(self, *args: Any, **kwargs: Any) -> None:
         """As the stock method, which takes some 0.1 s; within ``learn()`` only once."""
-        if self._session is None:
+        if self.call is None:
             super()._analyze_graph(*args, **kwargs)
 
     @property
     def _optimization_projections(self) -> set[Any]:
         """As the stock property, a search through all projections; within ``learn()`` made only once."""
-        if self._session is None:
+        if self.call is None:
             return super()._optimization_projections
-        if self._searched is None:
-            self._searched = super()._optimization_projections
-        return self._searched
+        if self.call.searched is None:
+            self.call.searched = super()._optimization_projections
+        return self.call.searched
 
     def _get_autodiff_inputs_values(self, input_dict: Mapping[Any, Tensor]) -> Mapping[Any, Tensor]:
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
@@ -198,7 +181,7 @@ class RecurrentComposition(Nestable):
         for nested in wrapper.nested:
             nested.begin(context)
 
-    def _execute_sequences(
+    def execute_sequences(
         self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """Execute these of the sequences: inputs {mechanism: (B, T, size)}, values before the first step →
@@ -212,37 +195,33 @@ class RecurrentComposition(Nestable):
     @property
     def _unroll_steps(self) -> int | None:
         """Of the session; None where nothing is learned."""
-        return None if self._session is None else self._session.unroll_steps
+        return None if self.call is None else self.call.session.unroll_steps
 
-    def _nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
-        """How it is executed where it is nested: a function of (inputs, before) as in ``_execute_sequences``,
-        whose course has ``items``, and passes gradients on to the inputs."""
+    def nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
+        """How it is executed where it is nested: a function of (inputs, before) as in ``execute_sequences``,
+        whose trace passes gradients on to the inputs."""
         return lambda inputs, before: NodeTrace(wrapper, list(wrapper.steps(inputs, before)))
 
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch."""
-        return self._session.loss(pytorch_rep.trials, pytorch_rep.trace.trajectory).reshape(1)
+        return self.call.session.loss(pytorch_rep.sequences, pytorch_rep.trace.trajectory).reshape(1)
 
     def autodiff_backward(self, minibatch_loss: Tensor, context: Any) -> None:
-        """One step of the optimiser; gradients are shown to the session beforehand."""
+        """One update, if it is finite."""
         wrapper = self.pytorch_form(context)
         self._backward(wrapper, minibatch_loss)
         finite = bool(minibatch_loss.isfinite().all())
         wrong = self._gradients_not_finite(wrapper) if finite else []
         if not finite or wrong:
-            raise self._session.not_finite(wrapper.trials, wrong)
-        if self._session.max_gradient_norm is not None:
-            learned = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(learned, self._session.max_gradient_norm)
-        if self._session.wants_gradients:
-            self._session.before_update(wrapper.gradients())
-        self._steps.step()
-        self._updating = False
-        self._session.after_update()
+            raise self.call.session.not_finite(wrapper.sequences, wrong)
+        self.call.update()
 
     def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
-        """Names of the projections whose gradients are not finite."""
-        return [projection.name for projection, g in wrapper.gradients().items() if not np.isfinite(g).all()]
+        """Names of the projections whose gradients are not finite, or whose squares are not, which optimisers
+        keep."""
+        return [
+            p.name for p, gradient in wrapper.gradients().items() if not np.isfinite(np.vdot(gradient, gradient))
+        ]
 
     def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
         """Give the parameters their gradients."""
@@ -251,15 +230,6 @@ class RecurrentComposition(Nestable):
                 parameter.grad = None
         if loss.requires_grad:
             loss.backward()
-
-    def next_trials(self, batch: int) -> range:
-        """The trials of the next minibatch; from here on until its update, what is stored can be undone."""
-        for bank in self._banks:
-            bank.begin_update()
-        self._updating = True
-        which = range(self._cursor, self._cursor + batch)
-        self._cursor += batch
-        return which
 
     # ---- training
 
@@ -304,26 +274,19 @@ class RecurrentComposition(Nestable):
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
         context = as_context(self, context)
         self.check_optimizer(context)
-        self._prepare(context)
-        wrapper = self.parameters.pytorch_representation._get(context)
-        wrapper.minibatch_loss_count = 0  # PsyNeuLink goes on from where an interrupted call has left it
-        self._take_log(wrapper, switch_on=bool(kwargs.pop("log", False)))
-        self._choose_path(context)
+        self.prepare(context)
+        log = self._wanted_log(self.pytorch_form(context), switch_on=bool(kwargs.pop("log", False)))
+        reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
         supply_defaults(self)
-        self._session, self._cursor, self._all_inputs = session, 0, AllInputs(tensors)
-        self._steps = Steps(wrapper.optimizer)
-        self._banks = [function.bank(context) for function in memories(self)]
-        self._begin(wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
-        self._reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
-        results = self.parameters.results
-        earlier = results._get(context, fallback_value=[])
-        results._set([], context)  # PsyNeuLink copies those of all calls in every call
+        self.call = Call(self, session, tensors, log, reports, context)
         try:
+            self._choose_path(context)
+            self._begin(self.call.wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
             with warnings.catch_warnings():
                 # PsyNeuLink's own, of matters that are settled here
                 warnings.filterwarnings("ignore", module=r"psyneulink\.|eplstm\.models\.backend")
                 return super().learn(
-                    inputs=self._all_inputs.trials,
+                    inputs=self.call.inputs.trials,
                     skip_initialization=True,  # of Parameters in this context: done above
                     randomize_minibatches=False,
                     execution_mode=pnl.ExecutionMode.PyTorch,
@@ -331,17 +294,8 @@ class RecurrentComposition(Nestable):
                     **kwargs,
                 )
         finally:
-            # Also after an interruption: PsyNeuLink gets what has been learned so far, and no memory has more.
-            for bank in self._banks:
-                bank.end_update(undo=self._updating)
-            self.parameters.pytorch_representation.get(context)._copy_weights_to_psyneulink(context)
-            results._set(_joined_results(earlier, results._get(context)), context)
-            self._session = self._all_inputs = self.learning_log = self._searched = None
-            self._reports = self._updating = False
-            self._banks = []
-
-    def _is_as_prepared(self, context: Context) -> bool:
-        return self._signatures.get(context.execution_id) == graph_signature(self, context)
+            self.call.end()
+            self.call = None
 
     def _check_arguments(self, given: Mapping[str, Any], n: int) -> None:
         """Refuse arguments of ``learn()`` that cannot be honoured."""
@@ -353,68 +307,19 @@ class RecurrentComposition(Nestable):
 
     def _show_inputs(self, inputs: Mapping[Any, Tensor], context: Any) -> None:
         """Let reports show the inputs of the last step of a minibatch."""
-        for node, values in self._all_inputs.by_node(inputs).items():
+        for node, values in self.call.inputs.by_node(inputs).items():
             interface, _ = self.input_CIM_ports[node.input_port]
             interface.parameters.value._set(values[-1, -1].numpy().copy(), context, skip_log=True)
 
-    def _take_log(self, wrapper: RecurrentWrapper, switch_on: bool) -> None:
-        """See what is to be logged in this call."""
-        if self._loggables is None:
-            self._loggables = Loggables(mechanisms(self), list(wrapper.projections_map))
+    def _wanted_log(self, wrapper: RecurrentWrapper, switch_on: bool) -> LearningLog | None:
+        """What is to be logged in this call."""
+        if wrapper.loggables is None:
+            wrapper.loggables = Loggables(mechanisms(self), list(wrapper.projections_map))
         if switch_on:
-            self._loggables.switch_on()
-        self.learning_log = self._loggables.wanted(self.name)
-
-    def _prepare(self, context: Context) -> None:
-        """See that the PyTorch form is there and is that of the graph as it stands now."""
-        self._initialize_from_context(context, Context(execution_id=None), override=False)
-        wrapper = self.pytorch_form(context)
-        if wrapper is not None and wrapper.is_nested:  # the outer composition's
-            self.parameters.pytorch_representation._set(None, context)
-            self._signatures.pop(context.execution_id, None)
-        if self.pytorch_form(context) is not None and self._is_as_prepared(context):
-            return
-        self._loggables = None
-        self._analyze_graph()
-        self._initialize_from_context(context, Context(execution_id=None), override=False)
-        self.drop_pytorch_form(context)
-        self._signatures.pop(context.execution_id, None)
-        check_trainable(self)
-        for node in mechanisms(
-            self
-        ):  # functions take their modulable Parameters from ports that only run() updates
-            node._update_parameter_ports(context=context)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                self._build_pytorch_representation(context=context)
-            except Exception as error:
-                raise NotTrainable(
-                    f"PsyNeuLink cannot make the PyTorch form of '{self.name}' as its graph stands now: {error}"
-                ) from error
-            try:
-                check_same_in_both_modes(self, context)
-            except NotTrainable:
-                raise
-            except Exception as error:
-                raise NotTrainable(
-                    f"The PyTorch form of '{self.name}' cannot be executed as its graph stands now: {error}"
-                ) from error
-        # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
-        self._signatures[context.execution_id] = graph_signature(self, context)
+            wrapper.loggables.switch_on()
+        return wrapper.loggables.wanted(self.name)
 
 
 def _repeated(inputs: Mapping[Any, Tensor], epochs: int) -> dict[Any, Tensor]:
     """{mechanism: (n, T, size)} → (epochs · n, T, size)."""
     return {node: values.repeat(epochs, 1, 1) for node, values in inputs.items()}
-
-
-def _joined_results(earlier: Any, new: Any) -> Any:
-    """``results`` of earlier calls and of this one; row by row where the output ports have become others."""
-    if not len(earlier) or not len(new):
-        return earlier if len(earlier) else new
-    if np.shape(earlier)[1:] == np.shape(new)[1:]:
-        return np.concatenate([earlier, new])
-    joined = np.empty(len(earlier) + len(new), dtype=object)
-    joined[:] = [*earlier, *new]
-    return joined

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..losses import NotFinite
+from ..losses import NotFinite, of_gradients
 
 
 class Session:
@@ -39,11 +39,11 @@ class Session:
             which: its trials.
             gradients: the projections whose gradients are not; empty where the loss is not.
         """
-        cause = f"the gradients of {', '.join(gradients)} are not" if gradients else "the loss is not"
+        cause = of_gradients(gradients) if gradients else "the loss is not finite"
         return NotFinite(
             f"learn() has stopped before the update of sequence {which.start}"
             + (f" to {which.stop - 1}" if len(which) > 1 else "")
-            + f": {cause} finite. Weights and optimiser are those of the last update that was. Use a lower "
+            + f": {cause}. Weights and optimiser are those of the last update that was. Use a lower "
             "learning_rate, or mend the loss."
         )
 

@@ -12,7 +12,6 @@ carry the values of the step before. It executes the graph as it stands, node by
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,35 +24,6 @@ from ..optimizers import check_same_optimizer, kind_in_torch
 from .access import NotTrainable, get_matrix, self_projections, set_matrix, set_value
 from .nesting import NestedMechanismWrapper, NestedNode, execute_around, has_state
 from .steps import Node, mark_identity, plan_node
-
-
-class AllInputs:
-    """Stands for all INPUT nodes in what PsyNeuLink is given: their values, one beside the other, (T, total).
-
-    PsyNeuLink converts, copies and looks up the inputs of each trial node by node, which takes longer than a
-    trial does; under one key it does so once.
-    """
-
-    name = "all inputs"
-
-    def __init__(self, inputs: Mapping[Any, Tensor]) -> None:
-        """Take the inputs {mechanism: (n, T, size)}."""
-        edges = np.cumsum([0, *(values.shape[-1] for values in inputs.values())])
-        self.columns = {node: slice(*edge) for node, edge in zip(inputs, itertools.pairwise(edges), strict=True)}
-        self.trials = [{self: trial} for trial in torch.cat(list(inputs.values()), dim=-1)]
-
-    def __deepcopy__(self, memo: dict) -> AllInputs:
-        """Itself: PsyNeuLink copies the dict of each trial's inputs, its keys included."""
-        return self
-
-    def parse_input_array(self, values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What PsyNeuLink asks of a node: the inputs in its form, which they have."""
-        return values
-
-    def by_node(self, minibatch: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-        """The inputs of a minibatch as PsyNeuLink hands them over → {mechanism: (B, T, size)}."""
-        values = minibatch[self].flatten(2)  # of the axes of 1 in between there are one or two, by version
-        return {node: values[..., columns] for node, columns in self.columns.items()}
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -72,6 +42,9 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         self.optimizer_type = getattr(self.composition, "optimizer_type", None)
         self.all_output_values = None
         self.trace: Any = None
+        """What happened in the last minibatch."""
+        self.loggables: Any = None
+        """All that can be logged, once it has been sought."""
         self._output_sources = self._plan_outputs()
         cim = self.composition.output_CIM
         self._in_results = np.array([not cim._sender_is_probe(port) for port in cim.output_ports])
@@ -141,20 +114,15 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         """Execute the sequences of a minibatch; what the loss needs is kept for ``compute_loss``."""
         if args or kwargs.get("optimization_num"):
             raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
-        composition = self.composition
-        by_node = composition._all_inputs.by_node(inputs)
-        width = composition._session.width
-        if width > 1:
-            by_node = {node: values.repeat(width, 1, 1) for node, values in by_node.items()}
-        which = composition.next_trials(len(next(iter(by_node.values()))))
-        before = composition._session.begin(which)
-        course = composition._execute_sequences(self, which, by_node, before)
+        call = self.composition.call
+        which, by_node = call.next_sequences(inputs)
+        trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
-        self.__dict__.update(trials=which, _batch_size=len(which), trace=course)
-        if composition.learning_log is not None:
-            composition.learning_log.enter(which, course, self, context)
-        outputs = self._outputs()
-        if composition._reports:
+        self.__dict__.update(sequences=which, _batch_size=len(which), trace=trace)
+        if call.log is not None:
+            call.log.enter(which, trace, self, context)
+        outputs = self._outputs(call.session.width)
+        if call.reports:
             self.copy_node_variables_and_values_to_psyneulink({}, context)
         return outputs
 
@@ -175,10 +143,11 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         sources = [cim._get_source_info_from_output_CIM(port)[:2] for port in cim.input_ports]
         return [(mechanism, mechanism.output_ports.index(port)) for port, mechanism in sources]
 
-    def _outputs(self) -> np.ndarray:
-        """Values of the output ports at the last step, for ``results``: (B, ports, ...)."""
+    def _outputs(self, width: int) -> np.ndarray:
+        """Values of the output ports at the last step, for ``results``: (B, ports, ...); of so many sequences that
+        stand for one of the inputs, those of the first."""
         items = [self.trace.output(mechanism, item).detach() for mechanism, item in self._output_sources]
-        if self.composition._session is not None and self.composition._session.width > 1:
+        if width > 1:
             items = [item[:1] for item in items]
         if len({item.shape[-1] for item in items}) == 1:
             values = torch.stack(items, dim=1).numpy()
@@ -203,7 +172,11 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             self.composition.output_CIM.execute(self.all_output_values[-1], context=context)
 
     def _copy_weights_to_psyneulink(self, context: Any = None) -> None:
-        """As the stock method, without the transpositions: PsyNeuLink gets matrices of its own."""
+        """As the stock method, without the transpositions."""
+        self.give_weights(context)
+
+    def give_weights(self, context: Any) -> None:
+        """Give PsyNeuLink all matrices, copies of its own."""
         for wrapper in self.projections_map.values():
             set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
 
