@@ -256,7 +256,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
         column = torch.arange(self.config.input_size)[self.config.key_columns]
         shows_context = (column >= start) & (column < stop)
-        return torch.where(shows_context, 2 * w, 2 * (1 - w)).to(key) * key
+        return torch.where(shows_context, 2 * w * key, 2 * (1 - w) * key)
 
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""

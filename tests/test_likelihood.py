@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from eplstm.comparisons.fitting import ObservedBlock, Participant
-from eplstm.comparisons.fitting.likelihood import Likelihood, TrainedAgent
+from eplstm.comparisons.fitting.agent import TrainedAgent
+from eplstm.comparisons.fitting.likelihood import Likelihood
 from eplstm.comparisons.fitting.observation import FreeResponse, StepChoices
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.simulation import draw_choices, policies_of_agent
@@ -224,11 +225,11 @@ def test_nothing_depends_on_who_is_beside():
 
 def test_portions_change_nothing(monkeypatch):
     """As few rows and blocks side by side as can be, and nothing kept."""
-    from eplstm.comparisons.fitting import likelihood, network
+    from eplstm.comparisons.fitting import likelihood, rounds
 
     z = torch.from_numpy(EVERYTHING.draw(6, np.random.default_rng(3)).reshape(2, 3, -1)).requires_grad_()
     whole = Likelihood(make_agent(), make_people(), EVERYTHING).log_likelihood(z)
-    monkeypatch.setattr(network, "ROWS", 1)
+    monkeypatch.setattr(rounds, "ROWS", 1)
     monkeypatch.setattr(likelihood, "BLOCKS_AT_ONCE", 1)
     monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     cut = Likelihood(make_agent(), make_people(), EVERYTHING)

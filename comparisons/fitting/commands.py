@@ -23,8 +23,8 @@ from ..runs import find_checkpoint, train_run, write_text
 from ..settings import RunSettings
 from ..work.pieces import Cluster, Cores, Done, InProcess, Piece, Slurm, progress_bar, run_pieces
 from . import fit_report
+from .agent import TrainedAgent
 from .designs import Design
-from .likelihood import TrainedAgent
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
 from .predictive import PredictiveCheck, predictive_check
