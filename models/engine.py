@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from .cell import Backward, States, advance
 from .choices import softmax
@@ -91,11 +93,21 @@ class Trace:
     states: States
     logits: np.ndarray
     """(T, P, A, B): the read-out W_π h_t + b_π."""
-    choice_policy: np.ndarray
-    """(T, P, A, B): π_t."""
-    values: np.ndarray
-    """(T, P, B): v_t."""
     stretches: list[Stretch]
+    answered: np.ndarray | None = None
+    """(T, P, A, B): the policies to which the source has answered; None: it has not."""
+
+    @cached_property
+    def choice_policy(self) -> np.ndarray:
+        """(T, P, A, B): π_t."""
+        return softmax(self.logits, 2) if self.answered is None else self.answered
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(T, P, B): v_t."""
+        values = np.matmul(self.weights.critic_weight, self.states.hiddens[1:])[:, :, 0]
+        values += self.weights.critic_bias
+        return values
 
     @staticmethod
     def _by_row(array: np.ndarray) -> np.ndarray:
@@ -166,17 +178,18 @@ def run(
     states = States.begin(source.length, h0.swapaxes(-1, -2), c0.swapaxes(-1, -2), memory is not None, reinstates)
     actions = weights.actor_weight.shape[1]
     logits = np.empty((source.length, len(h0), actions, h0.shape[1]))
-    policy = np.empty(logits.shape)
+    policy = np.empty(logits.shape) if source.answers else None
     stretches = []
     for steps in source.stretches:
-        states.gates[steps] = source.drive(weights.input_weight, weights.bias, steps)
+        source.drive(weights.input_weight, weights.bias, steps, states.gates[steps])
         for gate, added in (drive or {}).items():
             states.gate(GATE_ORDER.index(gate), steps)[...] += added
         read = stored = None
         if memory is not None:
             assert states.memory is not None
             read = memory.read(source, steps)
-            np.tanh(read.values, out=states.memory[steps])
+            states.memory[steps] = read.values
+            torch.from_numpy(states.memory[steps]).tanh_()
             if weights.memory_weight is not None:
                 states.gates[steps] += np.matmul(weights.memory_weight, states.memory[steps])
         advance(states, steps, weights.hidden_weight)
@@ -184,16 +197,13 @@ def run(
         if memory is not None:
             stored = memory.write(source, steps, states.cells[after])
         stretches.append(Stretch(steps, read, stored))
-        if source.answers:
+        if policy is not None:
             _read_out(weights, states.hiddens[after], logits[steps])
             policy[steps] = choose(logits[steps].swapaxes(-1, -2)).swapaxes(-1, -2)
             source.act(policy[steps.start, 0].T)
     if not source.answers:
         _read_out(weights, states.hiddens[1:], logits)
-        policy = softmax(logits, 2)
-    values = np.matmul(weights.critic_weight, states.hiddens[1:])[:, :, 0]
-    values += weights.critic_bias
-    return Trace(weights, source.x(slice(0, source.length)), states, logits, policy, values, stretches)
+    return Trace(weights, source.x(slice(0, source.length)), states, logits, stretches, policy)
 
 
 def _read_out(weights: Weights, hiddens: np.ndarray, logits: np.ndarray) -> None:
@@ -292,7 +302,10 @@ def by_read(trace: Trace, back: Backward, steps: slice) -> np.ndarray:
         d_memory = back.by_reinstated(steps)
     else:
         d_memory = np.matmul(weight.swapaxes(-1, -2), back.d_drive[steps])
-    return (1.0 - m * m) * d_memory
+    slopes = m * m
+    np.subtract(1.0, slopes, out=slopes)
+    slopes *= d_memory
+    return slopes
 
 
 def by_inputs(trace: Trace, back: Backward) -> np.ndarray:

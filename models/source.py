@@ -41,11 +41,10 @@ class Source:
         """Which of these steps store: (P, B, steps) bool; None: none."""
         raise NotImplementedError
 
-    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice) -> np.ndarray:
-        """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → (steps, P, 5H, B)."""
-        drive = np.matmul(input_weight, self.x(steps).transpose(2, 0, 3, 1))
-        drive += bias[..., None]
-        return drive
+    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice, out: np.ndarray) -> None:
+        """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → out (steps, P, 5H, B)."""
+        np.matmul(input_weight, self.x(steps).transpose(2, 0, 3, 1), out=out)
+        out += bias[..., None]
 
     def act(self, policy: np.ndarray) -> None:
         """Take the policies (B, A) of the step just run, where the source answers."""

@@ -69,9 +69,11 @@ class Batch:
     def _new_drive(self) -> np.ndarray:
         arranged = self.arrangement
         inputs = arranged.arranged([one.inputs for one in arranged.blocks], 0.0)
-        source = GivenTrials(inputs.reshape(1, -1, *inputs.shape[2:]))
-        drive = source.drive(self.weights.input_weight, self.weights.bias, slice(None))
-        return drive.reshape(arranged.length, -1, *inputs.shape[:2])
+        n, blocks = inputs.shape[:2]
+        drive = np.empty((arranged.length, 1, len(GATE_ORDER) * self.config.hidden_size, n * blocks))
+        source = GivenTrials(inputs.reshape(1, n * blocks, *inputs.shape[2:]))
+        source.drive(self.weights.input_weight, self.weights.bias, slice(None), drive)
+        return drive.reshape(arranged.length, -1, n, blocks)
 
     @property
     def drive(self) -> np.ndarray:
@@ -160,7 +162,8 @@ class _Evaluation:
         weights, memory = self._batch.weights, self._memory
         slopes = {name: np.zeros(self._shape) for name in self._gates if name in self._free}
         to_hidden = weights.actor_weight.swapaxes(-1, -2)
-        for one, trace in reversed(self._traces):
+        while self._traces:
+            one, trace = self._traces.pop()
             d_logits = d_readout[: one.length, None, :, :, one.trials].reshape(one.length, 1, -1, one.rows)
             back = Backward(trace.states, weights.hidden_weight, np.matmul(to_hidden, d_logits))
             if memory is None:

@@ -56,10 +56,9 @@ class Round(Source):
         """Without columns: the inputs are not needed beside their drive."""
         return np.empty((1, self.rows, len(range(self.length)[steps]), 0))
 
-    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice) -> np.ndarray:
-        """What was computed beforehand: (steps, 1, 5H, rows)."""
-        drive = self._drive[steps, :, None]
-        return np.broadcast_to(drive, (*drive.shape[:2], *self.shape)).reshape(len(drive), 1, -1, self.rows)
+    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice, out: np.ndarray) -> None:
+        """What was computed beforehand, into out (steps, 1, 5H, rows)."""
+        out.reshape(*out.shape[:3], *self.shape)[...] = self._drive[steps, None, :, None]
 
     def by_row(self, value: np.ndarray) -> np.ndarray:
         """A value of each restart and block, (R, B) → (rows,)."""
