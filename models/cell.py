@@ -21,7 +21,7 @@ import torch
 
 GATES = 5
 """Blocks of H rows in the drive."""
-AT_ONCE = 2**16
+AT_ONCE = 2**18
 """Numbers of the drive that are prepared at once on the way back: as many as the processor's cache holds."""
 
 

@@ -117,7 +117,10 @@ class _ReadOuts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_readout: Tensor):  # type: ignore[override]
-        slopes = ctx.evaluation.back(d_readout.numpy())
+        evaluation, ctx.evaluation = ctx.evaluation, None  # what the way back needs is gone afterwards
+        if evaluation is None:
+            raise RuntimeError("Read-outs can be differentiated once; compute them anew.")
+        slopes = evaluation.back(d_readout.numpy())
         each = (torch.from_numpy(slopes[name]) if name in slopes else None for name in ctx.names)
         return None, None, None, None, None, *each
 
