@@ -281,10 +281,12 @@ class RingMemory:
 
     def read(self, source: Source, steps: slice) -> Read:
         """What these steps retrieve."""
-        switch, keys = source.switch(steps), self.keys(source, steps)
-        agents, rows, length, _ = keys.shape
+        switch = source.switch(steps)
         if source.answers and not switch.any() and not (self._shows_keys and steps.stop == source.length):  # type: ignore[union-attr]
+            agents, rows, length = switch.shape  # type: ignore[union-attr]
             return Read(np.zeros((length, agents, self.slopes.shape[1], rows)))
+        keys = self.keys(source, steps)
+        agents, rows, length, _ = keys.shape
         asked = self._asked
         if asked is not None and asked[0] == self.bank.changes and np.array_equal(asked[1], keys):
             before = asked[2]  # such as a barcode that stays the same for an episode

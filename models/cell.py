@@ -15,12 +15,16 @@ The steps may be run in stretches, one after the other: what a stretch stores, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 GATES = 5
 """Blocks of H rows in the drive."""
+AT_ONCE = 2**18
+"""Numbers of the drive that are prepared at once on the way back: as many as the processor's cache holds."""
 
 
 @dataclass(eq=False)
@@ -63,6 +67,23 @@ class States:
         """H"""
         return self.squashed.shape[2]
 
+    @cached_property
+    def room(self) -> tuple[np.ndarray, np.ndarray]:
+        """For what a step computes on the way: (P, 5H, B) and (P, H, B)."""
+        return np.empty(self.gates.shape[1:]), np.empty(self.squashed.shape[1:])
+
+    @cached_property
+    def by_step(self) -> list[tuple[Any, ...]]:
+        """What a step works on: its drive; its gates and its candidate as tensors; f, i, o, r, ĉ, tanh c_t; the last
+        as a tensor; c_t, h_t. All are the same numbers: PyTorch's σ and tanh take a third of the time of NumPy's,
+        without AVX-512."""
+        sigmoids, tanhs = torch.from_numpy(self.gates).split([4 * self.size, self.size], 2)
+        gates = (self.gate(k) for k in range(GATES))
+        after = self.cells[1:], self.hiddens[1:]
+        squashes = torch.from_numpy(self.squashed).unbind()
+        each = self.gates, sigmoids.unbind(), tanhs.unbind(), *gates, self.squashed, squashes, *after
+        return list(zip(*each, strict=True))
+
     def gate(self, number: int, steps: slice = slice(None)) -> np.ndarray:
         """One of the gates, by its place in ``GATE_ORDER``: (steps, P, H, B)."""
         return self.gates[steps, :, number * self.size : (number + 1) * self.size]
@@ -76,33 +97,25 @@ def advance(states: States, steps: slice, hidden_weight: np.ndarray) -> None:
         steps: which of its steps.
         hidden_weight: W_h (P, 5H, H).
     """
-    size, (f, i, o, r, candidate) = states.size, (states.gate(k, steps) for k in range(GATES))
-    # The same numbers as tensors: PyTorch's σ and tanh take a third of the time of NumPy's, without AVX-512.
-    sigmoids, tanhs = torch.from_numpy(states.gates[steps]).split([4 * size, size], 2)
-    squashes = torch.from_numpy(states.squashed[steps])
-    recurrent, part = np.empty(states.gates.shape[1:]), np.empty(states.squashed.shape[1:])
+    recurrent, part = states.room
     h, c = states.hiddens[steps.start], states.cells[steps.start]
-    after = slice(steps.start + 1, steps.stop + 1)
-    each = zip(
-        states.gates[steps], sigmoids.unbind(), tanhs.unbind(), f, i, o, candidate,
-        states.squashed[steps], squashes.unbind(), states.cells[after], states.hiddens[after],
-        strict=True,
-    )  # fmt: skip
-    memory = states.memory[steps] if states.memory is not None and states.reinstates else None
-    for t, (z_t, sigmoid, tanh, f_t, i_t, o_t, candidate_t, tanh_c_t, squash, c_t, h_t) in enumerate(each):
-        z_t += np.matmul(hidden_weight, h, out=recurrent)
-        sigmoid.sigmoid_()
-        tanh.tanh_()
+    memory = states.memory if states.reinstates else None
+    for t in range(steps.start, steps.stop):
+        z_t, sigmoids, tanhs, f_t, i_t, o_t, r_t, candidate_t, tanh_c_t, squash, c_t, h_t = states.by_step[t]
+        if t > steps.start or h.any():  # often, trials start at zeros
+            z_t += np.matmul(hidden_weight, h, out=recurrent)
+        sigmoids.sigmoid_()
+        tanhs.tanh_()
         np.multiply(f_t, c, out=c_t)
         c_t += np.multiply(i_t, candidate_t, out=part)
         if memory is not None:
-            c_t += np.multiply(r[t], memory[t], out=part)
+            c_t += np.multiply(r_t, memory[t], out=part)
+        else:
+            r_t[...] = 0.0
         tanh_c_t[...] = c_t
         squash.tanh_()
         np.multiply(o_t, tanh_c_t, out=h_t)
         h, c = h_t, c_t
-    if memory is None:
-        r[...] = 0.0
 
 
 class Backward:
@@ -137,50 +150,69 @@ class Backward:
         self._d_hidden = d_hidden
         self.d_cells = np.zeros_like(states.squashed) if d_cell is None else np.array(d_cell)
         """(T, P, H, B): δc_t, through all later steps, once these have been gone through."""
-        f, i, o, _, candidate = (states.gate(k) for k in range(GATES))
-        size = states.size
-        by_gate = (len(f), f.shape[1], GATES, size, f.shape[3])
-        factors = states.gates * states.gates
-        np.subtract(states.gates, factors, out=factors)  # slopes of the sigmoids
-        self._factors = factors = factors.reshape(by_gate)
-        self._own = None if d_gates is None else d_gates.reshape(by_gate) * factors
-        if self._own is not None:
-            self._own[:, :, 4] = d_gates.reshape(by_gate)[:, :, 4] * (1.0 - candidate * candidate)  # type: ignore[union-attr]
-        factors[:, :, 0] *= states.cells[:-1]
-        factors[:, :, 1] *= candidate
-        factors[:, :, 2] *= states.squashed
-        factors[:, :, 3] *= 0.0 if states.memory is None or not states.reinstates else states.memory
-        np.multiply(candidate, candidate, out=factors[:, :, 4])
-        np.subtract(1.0, factors[:, :, 4], out=factors[:, :, 4])
-        factors[:, :, 4] *= i
-        self._through = states.squashed * states.squashed
-        np.subtract(1.0, self._through, out=self._through)
-        self._through *= o
-        self._forget = f
-        self._by_gate = np.empty_like(factors)
-        self.d_drive = self._by_gate.reshape(states.gates.shape)
+        self._own = None
+        if d_gates is not None:
+            slopes, candidate = states.gates * (1.0 - states.gates), states.gate(GATES - 1)
+            slopes[:, :, (GATES - 1) * states.size :] = 1.0 - candidate * candidate
+            self._own = d_gates * slopes
+        self.d_drive = np.empty_like(states.gates)
         """(T, P, 5H, B): δz_t of the steps gone through."""
 
     def stretch(self, steps: slice) -> None:
         """Go back through these steps; later ones have been gone through."""
+        at_once = max(1, AT_ONCE // self.d_drive[0].size)
+        for stop in range(steps.stop, steps.start, -at_once):
+            self._go_back(slice(max(stop - at_once, steps.start), stop))
+
+    def _go_back(self, steps: slice) -> None:
         part, from_later = np.empty((2, *self.d_cells.shape[1:]))
-        length, d_cells, d_drive, by_gate = len(self.d_cells), self.d_cells, self.d_drive, self._by_gate
+        length, size, d_cells, d_drive = len(self.d_cells), self.states.size, self.d_cells, self.d_drive
+        through, forget = self._factors(steps), self.states.gate(0)
         for t in range(steps.stop - 1, steps.start - 1, -1):
             dh, dc = self._d_hidden[t], d_cells[t]
             if t + 1 < length and not (self._unroll and (t + 1) % self._unroll == 0):
                 dh = np.matmul(self._transposed, d_drive[t + 1], out=from_later)
                 dh += self._d_hidden[t]
-                dc += np.multiply(d_cells[t + 1], self._forget[t + 1], out=part)
-            dc += np.multiply(dh, self._through[t], out=part)
-            np.multiply(self._factors[t], dc[:, None], out=by_gate[t])
-            np.multiply(self._factors[t][:, 2], dh, out=by_gate[t][:, 2])
+                dc += np.multiply(d_cells[t + 1], forget[t + 1], out=part)
+            dc += np.multiply(dh, through[t - steps.start], out=part)
+            np.multiply(d_drive[t][:, 2 * size : 3 * size], dh, out=part)
+            by_gate = d_drive[t].reshape(len(dc), GATES, *dc.shape[1:])
+            by_gate *= dc[:, None]
+            by_gate[:, 2] = part
             if self._own is not None:
-                by_gate[t] += self._own[t]
+                d_drive[t] += self._own[t]
+
+    def _factors(self, steps: slice) -> np.ndarray:
+        """Put into δz_t of these steps its factors beside δc_t and δh_t.
+
+        Returns:
+            o_t ∘ (1 − tanh² c_t), (steps, P, H, B).
+        """
+        states, sigmoids = self.states, (GATES - 1) * self.states.size
+        f, i, o, r, candidate = (states.gate(k, steps) for k in range(GATES))
+        factors, squashed, through = self.d_drive[steps], states.squashed[steps], np.empty(o.shape)
+        of_f, of_i, of_o, of_r, of_candidate = np.split(factors, GATES, 2)
+        np.multiply(f, states.cells[steps], out=of_f)
+        np.multiply(i, candidate, out=of_i)
+        np.multiply(o, squashed, out=of_o)
+        np.multiply(r, 0.0 if states.memory is None else states.memory[steps], out=of_r)
+        # Slopes: a − (a b) b = a (1 − b²) of tanh, and a − a b = a (1 − b) of σ.
+        _minus_product(i, of_i, candidate, of_candidate)
+        _minus_product(o, of_o, squashed, through)
+        of_sigmoids = factors[:, :, :sigmoids]
+        _minus_product(of_sigmoids, of_sigmoids, states.gates[steps, :, :sigmoids], of_sigmoids)
+        return through
 
     def by_initial_states(self) -> tuple[np.ndarray, np.ndarray]:
         """δh_0 and δc_0, (P, H, B), once all steps have been gone through."""
-        return np.matmul(self._transposed, self.d_drive[0]), self.d_cells[0] * self._forget[0]
+        return np.matmul(self._transposed, self.d_drive[0]), self.d_cells[0] * self.states.gate(0)[0]
 
     def by_reinstated(self, steps: slice) -> np.ndarray:
         """δm_t of steps gone through, by way of r_t ∘ m_t: (steps, P, H, B)."""
         return self.d_cells[steps] * self.states.gate(3, steps)
+
+
+def _minus_product(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
+    """a − b c, in one go."""
+    a, b, c, out = map(torch.from_numpy, (a, b, c, out))  # type: ignore[assignment]
+    torch.addcmul(a, b, c, value=-1, out=out)

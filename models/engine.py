@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from .cell import Backward, States, advance
 from .choices import softmax
@@ -91,11 +93,21 @@ class Trace:
     states: States
     logits: np.ndarray
     """(T, P, A, B): the read-out W_π h_t + b_π."""
-    choice_policy: np.ndarray
-    """(T, P, A, B): π_t."""
-    values: np.ndarray
-    """(T, P, B): v_t."""
     stretches: list[Stretch]
+    answered: np.ndarray | None = None
+    """(T, P, A, B): the policies to which the source has answered; None: it has not."""
+
+    @cached_property
+    def choice_policy(self) -> np.ndarray:
+        """(T, P, A, B): π_t."""
+        return softmax(self.logits, 2) if self.answered is None else self.answered
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(T, P, B): v_t."""
+        values = np.matmul(self.weights.critic_weight, self.states.hiddens[1:])[:, :, 0]
+        values += self.weights.critic_bias
+        return values
 
     @staticmethod
     def _by_row(array: np.ndarray) -> np.ndarray:
@@ -130,8 +142,9 @@ class Trace:
     @property
     def gates(self) -> np.ndarray:
         """(P, B, T, 5, H): f_t, i_t, o_t, r_t and the candidate."""
-        gates = self._by_row(self.states.gates)
-        return gates.reshape(*gates.shape[:-1], len(GATE_ORDER), -1)
+        length, agents, _, rows = self.states.gates.shape
+        gates = self.states.gates.reshape(length, agents, len(GATE_ORDER), -1, rows)
+        return gates.transpose(1, 4, 0, 2, 3)
 
     def record(self, agent: int = 0, states: bool = True) -> dict[str, np.ndarray]:
         """What a ``TrialRecord`` holds of an agent, (B, T, ...) each; with the states or without."""
@@ -166,17 +179,18 @@ def run(
     states = States.begin(source.length, h0.swapaxes(-1, -2), c0.swapaxes(-1, -2), memory is not None, reinstates)
     actions = weights.actor_weight.shape[1]
     logits = np.empty((source.length, len(h0), actions, h0.shape[1]))
-    policy = np.empty(logits.shape)
+    policy = np.empty(logits.shape) if source.answers else None
     stretches = []
     for steps in source.stretches:
-        states.gates[steps] = source.drive(weights.input_weight, weights.bias, steps)
+        source.drive(weights.input_weight, weights.bias, steps, states.gates[steps])
         for gate, added in (drive or {}).items():
             states.gate(GATE_ORDER.index(gate), steps)[...] += added
         read = stored = None
         if memory is not None:
             assert states.memory is not None
             read = memory.read(source, steps)
-            np.tanh(read.values, out=states.memory[steps])
+            states.memory[steps] = read.values
+            torch.from_numpy(states.memory[steps]).tanh_()
             if weights.memory_weight is not None:
                 states.gates[steps] += np.matmul(weights.memory_weight, states.memory[steps])
         advance(states, steps, weights.hidden_weight)
@@ -184,16 +198,13 @@ def run(
         if memory is not None:
             stored = memory.write(source, steps, states.cells[after])
         stretches.append(Stretch(steps, read, stored))
-        if source.answers:
+        if policy is not None:
             _read_out(weights, states.hiddens[after], logits[steps])
             policy[steps] = choose(logits[steps].swapaxes(-1, -2)).swapaxes(-1, -2)
             source.act(policy[steps.start, 0].T)
     if not source.answers:
         _read_out(weights, states.hiddens[1:], logits)
-        policy = softmax(logits, 2)
-    values = np.matmul(weights.critic_weight, states.hiddens[1:])[:, :, 0]
-    values += weights.critic_bias
-    return Trace(weights, source.x(slice(0, source.length)), states, logits, policy, values, stretches)
+    return Trace(weights, source.x(slice(0, source.length)), states, logits, stretches, policy)
 
 
 def _read_out(weights: Weights, hiddens: np.ndarray, logits: np.ndarray) -> None:
@@ -248,18 +259,18 @@ def backward(
     through = memory is not None and memory.follows
     if all(d is None for d in (d_policy, d_value, d_hidden, d_cell, d_gates)) and not through:
         return found
-    hidden = states.hiddens[1:]
+    hidden = _Columns(states.hiddens)
     to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
     if d_policy is not None:
         policy, d_logits = trace.choice_policy, _features_first(d_policy)
         d_logits *= policy
         d_logits -= policy * d_logits.sum(2, keepdims=True)
         to_hidden += np.matmul(weights.actor_weight.swapaxes(-1, -2), d_logits)
-        found.actor_weight, found.actor_bias = _outer(d_logits, hidden), _summed(d_logits)
+        found.actor_weight, found.actor_bias = _Columns(d_logits).outer(hidden, 1), _summed(d_logits)
     if d_value is not None:
         d_values = np.ascontiguousarray(d_value.transpose(2, 0, 1))[:, :, None]
         to_hidden += d_values * weights.critic_weight.swapaxes(-1, -2)
-        found.critic_weight, found.critic_bias = _outer(d_values, hidden), _summed(d_values)
+        found.critic_weight, found.critic_bias = _Columns(d_values).outer(hidden, 1), _summed(d_values)
     back = Backward(
         states,
         weights.hidden_weight,
@@ -272,11 +283,11 @@ def backward(
         go_back_through(trace, back, memory)  # type: ignore[arg-type]
     else:
         back.stretch(slice(0, len(states.gates)))
-    found.back = back
-    found.input_weight, found.bias = _outer(back.d_drive, trace.x.transpose(2, 0, 3, 1)), _summed(back.d_drive)
-    found.hidden_weight = _outer(back.d_drive, states.hiddens[:-1])
+    found.back, d_drive = back, _Columns(back.d_drive)
+    found.input_weight, found.bias = d_drive.outer(_Columns(trace.x.transpose(2, 0, 3, 1))), _summed(back.d_drive)
+    found.hidden_weight = d_drive.outer(hidden)
     if weights.memory_weight is not None and states.memory is not None:
-        found.memory_weight = _outer(back.d_drive, states.memory)
+        found.memory_weight = d_drive.outer(_Columns(states.memory))
     return found
 
 
@@ -304,7 +315,10 @@ def by_read(
         onward = np.matmul(weight.swapaxes(-1, -2), back.d_drive[steps])
     if d_memory is not None:
         onward = onward + _features_first(d_memory)[steps]
-    return (1.0 - m * m) * onward
+    slopes = m * m
+    np.subtract(1.0, slopes, out=slopes)
+    slopes *= onward
+    return slopes
 
 
 def by_inputs(trace: Trace, back: Backward) -> np.ndarray:
@@ -313,12 +327,20 @@ def by_inputs(trace: Trace, back: Backward) -> np.ndarray:
     return d_x.transpose(1, 3, 0, 2)
 
 
-def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Σ over steps and rows of a bᵀ: (T, P, m, B), (T, P, n, B) → (P, m, n)."""
-    if a.shape[-1] == 1:  # as they lie in memory
-        return np.matmul(a[..., 0].transpose(1, 2, 0), b[..., 0].swapaxes(0, 1))
-    a, b = (array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1) for array in (a, b))
-    return np.matmul(a, b.swapaxes(-1, -2))
+class _Columns:
+    """(T, P, size, B) with the columns of all steps and rows side by side, for products over both."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.steps, _, _, self.rows = array.shape
+        if self.rows == 1:  # as they lie in memory
+            self.flat = array[..., 0].transpose(1, 2, 0)
+        else:
+            self.flat = array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1)
+
+    def outer(self, other: _Columns, first: int = 0) -> np.ndarray:
+        """Σ over steps and rows of a bᵀ, with as many steps of b from ``first`` on: (P, m, n)."""
+        columns = slice(first * self.rows, (first + self.steps) * self.rows)
+        return np.matmul(self.flat, other.flat[..., columns].swapaxes(-1, -2))
 
 
 def _summed(array: np.ndarray) -> np.ndarray:

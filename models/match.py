@@ -95,13 +95,12 @@ class Retrieval:
 
     def nearest(self, similar: np.ndarray, view: View) -> np.ndarray:
         """Rows of the most similar entries, the oldest or the newest of equally similar ones: (G, T, n) → (G, T)."""
-        if view.there is not None:
-            similar = np.where(view.there[:, None], similar, -np.inf)
         if self.ties == "oldest" and not view.wraps:
+            if view.there is not None:
+                similar = np.where(view.there[:, None], similar, -np.inf)
             return similar.argmax(-1)  # the first of equals
-        best = similar == similar.max(-1, keepdims=True)
-        order = view.lag if self.ties == "oldest" else -view.lag
-        return np.where(best, order[:, None], np.iinfo(np.int64).min).argmax(-1)
+        gone = None if view.there is None else ~view.there[:, None]
+        return nearest_rows(similar, view.lag[:, None], gone, self.ties)
 
     def _nearest_by_score(self, queries: np.ndarray, keys: np.ndarray, view: View) -> np.ndarray | None:
         """The same from the kernel's fast form, which takes a small part of the time.
@@ -139,10 +138,27 @@ class Retrieval:
 
 
 def _empty(view: View) -> np.ndarray | None:
-    """(G,) bool: rings without entries among others that have some; None: there is none."""
+    """(G, 1) bool: rings without entries among others that have some; None: there is none."""
     if view.there is None or view.there[:, 0].all():
         return None
-    return ~view.there[:, 0]
+    return ~view.there[:, :1]
+
+
+def nearest_rows(similar: np.ndarray, lag: np.ndarray, gone: np.ndarray | None, ties: str) -> np.ndarray:
+    """Rows of the most similar of n entries, the oldest or the newest of equally similar ones: (..., n) → (...).
+
+    Args:
+        similar: (..., n).
+        lag: (..., n), of each entry.
+        gone: (..., n) bool, entries that are not there; or None. Where none is there, the row means nothing.
+        ties: which of equally similar ones.
+    """
+    if gone is not None:
+        similar = np.where(gone, -np.inf, similar)
+    best = similar == similar.max(-1, keepdims=True)
+    if gone is not None:
+        best &= ~gone
+    return np.where(best, lag if ties == "oldest" else -lag, np.iinfo(np.int64).min).argmax(-1)
 
 
 def average_weights(
@@ -177,7 +193,7 @@ class Match:
     rows: np.ndarray | None = None
     """(G, T) int"""
     empty: np.ndarray | None = None
-    """(G,) bool: rings without entries, whose rows mean nothing; None: there is none."""
+    """(G, T or 1) bool: queries that find no entry, whose rows mean nothing; None: there is none."""
     weights: np.ndarray | None = None
     """(G, T, n)"""
     similar: np.ndarray | None = None
@@ -195,7 +211,7 @@ class Match:
         if self.rows is None:
             return np.zeros((len(field), 1, field.shape[-1]))
         found = field[np.arange(len(field))[:, None], self.rows]
-        return found if self.empty is None else np.where(self.empty[:, None, None], 0.0, found)
+        return found if self.empty is None else np.where(self.empty[..., None], 0.0, found)
 
     def by_field(self, d_found: np.ndarray, n_queries: int) -> np.ndarray:
         """Derivatives by a field, from those by what was taken of it: (G, T, size) → (G, n, size).
@@ -212,7 +228,7 @@ class Match:
         if self.rows is not None:
             rows = np.broadcast_to(self.rows, (memories, n_queries))
             if self.empty is not None:
-                d_found = np.where(self.empty[:, None, None], 0.0, d_found)
+                d_found = np.where(self.empty[..., None], 0.0, d_found)
             np.add.at(d_field, (np.arange(memories)[:, None], rows), d_found)
         return d_field
 

@@ -271,7 +271,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
         column = torch.arange(self.config.input_size)[self.config.key_columns]
         shows_context = (column >= start) & (column < stop)
-        return key * torch.where(shows_context, key.new_tensor(2 * w), key.new_tensor(2 * (1 - w)))
+        return torch.where(shows_context, 2 * w * key, 2 * (1 - w) * key)
 
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""

@@ -41,15 +41,14 @@ class Source:
         """Which of these steps store: (P, B, steps) bool; None: none."""
         raise NotImplementedError
 
-    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice) -> np.ndarray:
-        """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → (steps, P, 5H, B)."""
+    def drive(self, input_weight: np.ndarray, bias: np.ndarray, steps: slice, out: np.ndarray) -> None:
+        """W_x x_t + b_x + b_h of these steps: weights (P, 5H, D), biases (P, 5H) → out (steps, P, 5H, B)."""
         x = self.x(steps)
         if x.shape[1] == 1:  # one product an agent, in place of one a step
-            drive = np.matmul(x[:, 0], input_weight.swapaxes(-1, -2)).swapaxes(0, 1)[..., None]
+            np.matmul(x[:, 0], input_weight.swapaxes(-1, -2), out=out[..., 0].swapaxes(0, 1))
         else:
-            drive = np.matmul(input_weight, x.transpose(2, 0, 3, 1))
-        drive += bias[..., None]
-        return drive
+            np.matmul(input_weight, x.transpose(2, 0, 3, 1), out=out)
+        out += bias[..., None]
 
     def act(self, policy: np.ndarray) -> None:
         """Take the policies (B, A) of the step just run, where the source answers."""

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from eplstm.comparisons.fitting import ObservedBlock, Participant
-from eplstm.comparisons.fitting.likelihood import Likelihood, TrainedAgent
+from eplstm.comparisons.fitting.agent import TrainedAgent
+from eplstm.comparisons.fitting.likelihood import Likelihood
+from eplstm.comparisons.fitting.network import Batch
 from eplstm.comparisons.fitting.observation import FreeResponse, StepChoices
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.simulation import draw_choices, policies_of_agent
-from eplstm.models import ModelConfig, Person, ReferenceEpisodicLSTM, weight_shapes
-from eplstm.models.person import with_lost_episodes
+from eplstm.models import GATE_ORDER, ModelConfig, Person, ReferenceEpisodicLSTM, weight_shapes
+from eplstm.models.engine import Weights
+from eplstm.models.person import PARAMETERS, Drive, with_lost_episodes
 from eplstm.tasks import Trials
 
 ATOL = 1e-10
@@ -124,13 +127,23 @@ def test_it_is_the_references(config, free):
         replace(CONFIG, retrieval="nearest", kernel="l1"),
         replace(CONFIG, key=COLUMNS),
         replace(CONFIG, memory_capacity=0),
+        replace(CONFIG, reinstatement="input"),
+        replace(CONFIG, reinstatement="input", retrieval="nearest"),
     ],
-    ids=["nearest", "nearest, newest, cosine", "nearest, l1", "context key", "no memory"],
+    ids=[
+        "nearest",
+        "nearest, newest, cosine",
+        "nearest, l1",
+        "context key",
+        "no memory",
+        "input",
+        "input, nearest",
+    ],
 )
 def test_other_agents(config):
     agent, people = make_agent(config), make_people()
     values = {"inverse_temperature": 0.6, "perseveration": -0.4} | (
-        {"gate_bias": 0.5} if config.memory_capacity else {}
+        {"gate_bias": 0.5} if config.has_reinstatement_gate else {}
     )
     space = ParameterSpace.of(*values)
     likelihood = Likelihood(agent, people, space)
@@ -163,18 +176,67 @@ def test_equal_keys_are_ties():
 EVERYTHING = ParameterSpace.of(*NETWORK, "encoding_probability")
 
 
-@pytest.mark.parametrize("kernel", ["l2", "l1", "cosine"])
-def test_gradients_are_finite_differences(kernel):
-    likelihood = Likelihood(make_agent(replace(CONFIG, kernel=kernel)), make_people(), EVERYTHING)
-    rng = np.random.default_rng(0)
-    z = torch.from_numpy(EVERYTHING.draw(6, rng).reshape(2, 3, -1)).requires_grad_()
+AS_INPUT = ParameterSpace.of(*(name for name in EVERYTHING.names if name != "gate_bias"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "space"),
+    [
+        ({}, EVERYTHING),
+        ({"kernel": "l1"}, EVERYTHING),
+        ({"kernel": "cosine"}, EVERYTHING),
+        ({"reinstatement": "input"}, AS_INPUT),
+    ],
+    ids=["l2", "l1", "cosine", "input"],
+)
+def test_gradients_are_finite_differences(changes, space):
+    likelihood = Likelihood(make_agent(replace(CONFIG, **changes)), make_people(), space)
+    z = torch.from_numpy(space.draw(6, np.random.default_rng(0)).reshape(2, 3, -1)).requires_grad_()
+    check_gradient(likelihood, z)
+
+
+def check_gradient(likelihood, z):
+    """Against finite differences, parameter by parameter."""
     (gradient,) = torch.autograd.grad(likelihood.log_likelihood(z).sum(), z)
-    for k in range(len(EVERYTHING)):
+    for k, name in enumerate(likelihood.space.names):
         step = torch.zeros_like(z)
         step[..., k] = 1e-5
         with torch.no_grad():
             slope = (likelihood.log_likelihood(z + step) - likelihood.log_likelihood(z - step)) / 2e-5
-        np.testing.assert_allclose(gradient[..., k], slope, rtol=1e-6, atol=1e-6, err_msg=EVERYTHING.names[k])
+        np.testing.assert_allclose(gradient[..., k], slope, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("gate", ["input", "candidate"])
+def test_any_parameter_of_a_gates_drive(gate, monkeypatch):
+    """It is declared with its place alone: as if the gate had another bias, with memory and without."""
+    declared = replace(PARAMETERS["gate_bias"], name="leaning", place=Drive(gate))
+    monkeypatch.setitem(PARAMETERS, "leaning", declared)
+    agent, trials = make_agent(), [make_block(seed).trials for seed in (1, 2)]
+    leaning, gates = np.array([[0.7, -0.3]]), weight_shapes(CONFIG)["input_bias"][0]
+    of_gate = np.arange(gates) // H == GATE_ORDER.index(gate)
+
+    def make(weights):
+        arrays = Weights.of({name: array[None] for name, array in weights.items()})
+        needed = [np.full(len(one), T) for one in trials]
+        return Batch(CONFIG, arrays, trials, needed, key_scale=np.ones(D))
+
+    for reads in (True, False):
+        value = torch.from_numpy(leaning).requires_grad_()
+
+        def of(x, reads=reads):
+            return make(agent.weights).readout({"sharpness": 0.7, "leaning": x}, 1, reads)
+
+        found = of(value)
+        for b, own in enumerate(leaning[0]):
+            moved = agent.weights | {"input_bias": agent.weights["input_bias"] + own * of_gate}
+            expected = make(moved).readout({"sharpness": 0.7}, 1, reads)
+            np.testing.assert_allclose(found[..., b].detach(), expected[..., b], rtol=0, atol=ATOL)
+        (slope,) = torch.autograd.grad(found.sum(), value, retain_graph=True)
+        with torch.no_grad():
+            up, down = (of(value + step).sum((0, 1, 2, 3)) for step in (1e-5, -1e-5))
+        np.testing.assert_allclose(slope[0], (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            torch.autograd.grad(found.sum(), value)
 
 
 def test_gradients_of_a_free_response():
@@ -224,11 +286,11 @@ def test_nothing_depends_on_who_is_beside():
 
 def test_portions_change_nothing(monkeypatch):
     """As few rows and blocks side by side as can be, and nothing kept."""
-    from eplstm.comparisons.fitting import likelihood, network
+    from eplstm.comparisons.fitting import likelihood, rounds
 
     z = torch.from_numpy(EVERYTHING.draw(6, np.random.default_rng(3)).reshape(2, 3, -1)).requires_grad_()
     whole = Likelihood(make_agent(), make_people(), EVERYTHING).log_likelihood(z)
-    monkeypatch.setattr(network, "ROWS", 1)
+    monkeypatch.setattr(rounds, "ROWS", 1)
     monkeypatch.setattr(likelihood, "BLOCKS_AT_ONCE", 1)
     monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     cut = Likelihood(make_agent(), make_people(), EVERYTHING)
@@ -239,11 +301,12 @@ def test_portions_change_nothing(monkeypatch):
     np.testing.assert_allclose(*gradients, atol=1e-10)
 
 
-def test_where_the_model_breaks_for_one_person_the_others_stay():
+@pytest.mark.parametrize("name", ["gate_bias", "sharpness"])
+def test_where_the_model_breaks_for_one_person_the_others_stay(name):
     likelihood = Likelihood(make_agent(), make_people(), EVERYTHING)
     z = torch.from_numpy(EVERYTHING.draw(3, np.random.default_rng(4))[None])
     broken = z.clone()
-    broken[0, 1, EVERYTHING.names.index("gate_bias")] = torch.nan
+    broken[0, 1, EVERYTHING.names.index(name)] = torch.nan
     z, broken = z.requires_grad_(), broken.requires_grad_()
     values = likelihood.log_likelihood(z), likelihood.log_likelihood(broken)
     assert values[1][0, 1].isnan()
@@ -322,14 +385,7 @@ def test_storing_and_reading_at_any_steps(config, repeated_keys):
             np.testing.assert_allclose(found, policy, rtol=0, atol=ATOL)
     expected = [log_of_choices(own, p) for own, p in zip(policies, people, strict=True)]
     np.testing.assert_allclose(likelihood.log_likelihood(z)[0], expected, rtol=0, atol=ATOL)
-    z = torch.from_numpy(space.draw(3, np.random.default_rng(6))[None]).requires_grad_()
-    (gradient,) = torch.autograd.grad(likelihood.log_likelihood(z).sum(), z)
-    for k, name in enumerate(space.names):
-        step = torch.zeros_like(z)
-        step[..., k] = 1e-5
-        with torch.no_grad():
-            slope = (likelihood.log_likelihood(z + step) - likelihood.log_likelihood(z - step)) / 2e-5
-        np.testing.assert_allclose(gradient[..., k], slope, rtol=1e-6, atol=1e-6, err_msg=name)
+    check_gradient(likelihood, torch.from_numpy(space.draw(3, np.random.default_rng(6))[None]).requires_grad_())
 
 
 @pytest.mark.parametrize("ties", ["oldest", "newest"])
@@ -575,6 +631,8 @@ def test_refusals():
     refused("averages over entries", ParameterSpace.of("forgetting"), agent=nearest)
     refused("no gradient with retrieval='nearest'", ParameterSpace.of("context_weight"), agent=nearest)
     refused("need a memory", ParameterSpace.of("gate_bias"), agent=make_agent(replace(CONFIG, memory_capacity=0)))
+    as_input = make_agent(replace(CONFIG, reinstatement="input"))
+    refused("needs a reinstatement gate", ParameterSpace.of("gate_bias"), agent=as_input)
     refused(
         "weighs the context's", ParameterSpace.of("context_weight"), agent=make_agent(replace(CONFIG, key=COLUMNS))
     )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from common import pristine, rarely
-from eplstm.comparisons.fitting.likelihood import TrainedAgent
 from eplstm.models import (
     Cohort,
     EpisodicLSTMComposition,
@@ -396,12 +395,3 @@ def test_weights_of_the_other_kind():
             model.set_weights(make_weights(gate))
     with pytest.raises(ValueError, match=r"missing none, unknown \['memory_weight'\]"):
         ReferenceEpisodicLSTM(gate).set_weights(make_weights())
-
-
-def test_people_are_not_fitted_with_it():
-    reference, _ = models()
-    message = "people are fitted with reinstatement='gate'; got 'input'"
-    with pytest.raises(ValueError, match=message):
-        TrainedAgent(CONFIG, make_weights())
-    with pytest.raises(ValueError, match=message):
-        TrainedAgent.of(reference)

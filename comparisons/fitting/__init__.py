@@ -14,11 +14,12 @@ from .table.schema import schema_table
 from .table.writing import write_trials
 
 if TYPE_CHECKING:
+    from .agent import TrainedAgent
     from .bayes import fit_bayes
     from .designs import Design
     from .estimation import fit_map
     from .group import fit_empirical_bayes
-    from .likelihood import Likelihood, TrainedAgent
+    from .likelihood import Likelihood
     from .observation import FreeResponse, StepChoices
     from .parameters import FreeParameter, ParameterSpace, parameter_table
     from .predictive import PredictiveCheck, predictive_check
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from .variant import Variant, variants
 
 _LATER = {
+    "agent": ("TrainedAgent",),
     "bayes": ("fit_bayes",),
     "designs": ("Design",),
     "estimation": ("fit_map",),
     "group": ("fit_empirical_bayes",),
-    "likelihood": ("Likelihood", "TrainedAgent"),
+    "likelihood": ("Likelihood",),
     "observation": ("FreeResponse", "StepChoices"),
     "parameters": ("FreeParameter", "ParameterSpace", "parameter_table"),
     "predictive": ("PredictiveCheck", "predictive_check"),

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...models.choices import last_choices
 from ...tasks.trials import Trials
 from .parameters import ParameterSpace
 from .table.data import NO_CHOICE, ObservedBlock, Participant
@@ -240,11 +241,9 @@ class EvidenceOnly(BiasOnly):
 
 
 def _last(choices: np.ndarray) -> np.ndarray:
-    """l_t of a block: (n, T) float, by the latest choice before each step, missing ones passed over."""
-    flat = choices.ravel()
-    latest = np.maximum.accumulate(np.where(flat != NO_CHOICE, np.arange(flat.size), -1))
-    before = np.concatenate([[-1], latest[:-1]])
-    return np.where(before >= 0, 2.0 * flat[before] - 1, 0.0).reshape(choices.shape)
+    """l_t of a block: (n, T) float."""
+    last = last_choices(choices)
+    return np.where(last == NO_CHOICE, 0.0, 2.0 * last - 1)
 
 
 def _side_by_side(people: list[dict[str, np.ndarray]]) -> _Scored:

@@ -26,8 +26,8 @@ from ..work.files import write_whole
 from ..work.pieces import Done, Piece, progress_bar, run_pieces
 from ..work.places import slurm_cluster
 from . import fit_report
+from .agent import TrainedAgent
 from .designs import Design
-from .likelihood import TrainedAgent
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
 from .predictive import PredictiveCheck, predictive_check

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Transform = Literal["identity", "log", "logit"]
+from ...models.person import PARAMETERS, Transform
 
 
 @dataclass(frozen=True)
@@ -77,53 +76,11 @@ class FreeParameter:
         return torch.logit((value - self.lower) / (self.upper - self.lower))
 
 
-PARAMETERS: dict[str, FreeParameter] = {
-    p.name: p
-    for p in (
-        FreeParameter(
-            "inverse_temperature",
-            "How strictly choices follow the read-out: 1 as the trained network, below 1 more at random.",
-            "β", "log", -1.0, 0.75, lower=0.0,
-        ),
-        FreeParameter(
-            "lapse",
-            "Share of choices made at random, whatever the evidence. Trades off with the inverse temperature.",
-            "ε", "logit", -3.0, 0.7, 0.0, 1.0,
-        ),
-        FreeParameter(
-            "perseveration",
-            "Pull towards the choice made last; below 0 away from it.",
-            "κ", "identity", 0.0, 1.0,
-        ),
-        FreeParameter(
-            "gate_bias",
-            "How far the reinstatement gate opens beyond what was trained: below 0, memory counts for less.",
-            "b_r", "identity", 0.0, 2.0,
-        ),
-        FreeParameter(
-            "sharpness",
-            "How much better a matching entry is retrieved than others; small: a blur of all entries.",
-            "β_m", "log", -0.7, 0.7, lower=0.0,
-        ),
-        FreeParameter(
-            "forgetting",
-            "By how much the weight of an entry falls with each entry stored later.",
-            "λ", "log", -1.5, 1.0, lower=0.0,
-        ),
-        FreeParameter(
-            "encoding_probability",
-            "Share of episodes that were encoded, and so are recognised when their context returns.",
-            "p_e", "logit", 1.0, 1.2, 0.0, 1.0,
-        ),
-        FreeParameter(
-            "context_weight",
-            "Weight of the context against the observation in the key; .5 leaves the key as it is.",
-            "w", "logit", 0.0, 1.5, 0.0, 1.0,
-        ),
-    )
-}  # fmt: skip
-"""Those of ``Person``, with weakly informative priors, this package's own: for agents that remember, with the
-sizes of ``ContextualChoice`` and the kernel l2. (Sharpness is per unit of distance; contexts are some 8 apart.)"""
+PERSON_PARAMETERS: dict[str, FreeParameter] = {
+    name: FreeParameter(name, p.meaning, p.symbol, p.transform, *p.prior, p.lower, p.upper)
+    for name, p in PARAMETERS.items()
+}
+"""Those of ``Person``, as they are declared there."""
 
 HAZARD_PARAMETERS: dict[str, FreeParameter] = {
     p.name: p
@@ -160,7 +117,7 @@ BASELINE_PARAMETERS: dict[str, FreeParameter] = {
 }  # fmt: skip
 """Those of the baselines, which have no network."""
 
-KNOWN = PARAMETERS | HAZARD_PARAMETERS | BASELINE_PARAMETERS
+KNOWN = PERSON_PARAMETERS | HAZARD_PARAMETERS | BASELINE_PARAMETERS
 
 
 @dataclass(frozen=True)

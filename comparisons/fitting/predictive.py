@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .likelihood import TrainedAgent
+from .agent import TrainedAgent
 from .results import Fit
 from .simulation import draw_choices
 from .table.data import NO_CHOICE, Participant

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ...models.person import Person, with_lost_episodes
+from ...models.choices import draw, probabilities
+from ...models.person import PARAMETERS, Person, with_lost_episodes
 from ...tasks.trials import Trials
+from .agent import TrainedAgent
 from .designs import Design
-from .likelihood import Likelihood, TrainedAgent
+from .likelihood import Likelihood
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
 from .table.data import NO_CHOICE, ObservedBlock, Participant
@@ -168,36 +170,35 @@ def policies_of(model: Any) -> Policies:
 # ---- choices -----------------------------------------------------------------------------------------
 
 
-def choice_probabilities(policy: np.ndarray, last: int, values: Values) -> np.ndarray:
-    """p_t from π_t without perseveration: (..., A), given the last choice (-1: none)."""
-    kappa, lapse = values.get("perseveration", 0.0), values.get("lapse", 0.0)
-    if kappa and last != NO_CHOICE:
-        pull = np.zeros(policy.shape[-1])
-        pull[last] = kappa
-        policy = policy * np.exp(pull - max(kappa, 0.0))
-        policy = policy / policy.sum(-1, keepdims=True)
-    return (1 - lapse) * policy + lapse / policy.shape[-1]
+def choice_probabilities(policy: np.ndarray, values: Values) -> np.ndarray:
+    """p_t from π_t without ``OF_CHOICE``: (n, T, A) → (A + 1, n, T, A), after no choice and after each."""
+    n_actions = policy.shape[-1]
+    own = {name: values[name] for name in OF_CHOICE if name in PARAMETERS and name in values}
+    last = np.arange(NO_CHOICE, n_actions)[:, None, None]
+    with np.errstate(divide="ignore"):
+        p = probabilities(Person(**own), np.log(policy), last)
+    return np.broadcast_to(p, (n_actions + 1, *policy.shape))
 
 
 def _draw(p: np.ndarray, rng: np.random.Generator) -> int:
-    return int((rng.random() >= np.cumsum(p)[:-1]).sum())
+    return int(draw(p, np.array(rng.random())))
 
 
 def _step_choices(policy: np.ndarray, probed: np.ndarray, values: Values, rng: np.random.Generator) -> np.ndarray:
     """A choice at each probed step: (n, T), -1 elsewhere."""
-    choices, last = np.full(probed.shape, NO_CHOICE), NO_CHOICE
+    choices, last, p = np.full(probed.shape, NO_CHOICE), NO_CHOICE, choice_probabilities(policy, values)
     for n, t in np.argwhere(probed):
-        last = choices[n, t] = _draw(choice_probabilities(policy[n, t], last, values), rng)
+        last = choices[n, t] = _draw(p[last - NO_CHOICE, n, t], rng)
     return choices
 
 
 def _responses(policy: np.ndarray, values: Values, rng: np.random.Generator) -> np.ndarray:
     """One response a trial at most, at the step at which it is given: (n, T), -1 elsewhere."""
     n, length = policy.shape[:2]
-    choices, last = np.full((n, length), NO_CHOICE), NO_CHOICE
+    choices, last, after = np.full((n, length), NO_CHOICE), NO_CHOICE, choice_probabilities(policy, values)
     whole, fraction = divmod(values["non_decision_time"], 1.0)
     for trial in range(n):
-        p = choice_probabilities(policy[trial], last, values)
+        p = after[last - NO_CHOICE, trial]
         hazard = 1 / (1 + np.exp(-(p.max(-1) - values["bound"]) / values["bound_noise"]))
         decides = np.flatnonzero(rng.random(length) < hazard)
         delay = int(whole) + int(rng.random() < fraction)

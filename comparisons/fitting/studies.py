@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ..work.pieces import Piece, seed_of
+from .agent import TrainedAgent
 from .designs import Design
 from .estimation import fit_map
 from .held_out import CrossValidation, cross_validate, pointwise_draws, psis_loo
-from .likelihood import TrainedAgent
 from .model_selection import evidence_matrix
 from .recovery_measures import Truth
 from .results import Fit

@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from ...tasks.trials import Trials
+from .agent import TrainedAgent
 from .baselines import BiasOnly, EvidenceOnly
 from .designs import Design
-from .likelihood import Likelihood, TrainedAgent
+from .likelihood import Likelihood
 from .objective import Objective
 from .observation import FreeResponse, StepChoices
 from .parameters import ParameterSpace
