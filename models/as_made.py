@@ -112,7 +112,8 @@ class AsMade:
         return {id(port) for node in self.graph.composition.nodes for port in getattr(node, "input_ports", ())}
 
     def _without_open_settings(self, node: Any, signature: tuple) -> tuple:
-        """Without settings of the node's function that the fast path reads: the memory's, and a person's places."""
+        """Without settings of the node's function that the fast path reads: the memory's, and a person's
+        places."""
         opened = {name for mechanism, name in self.person.settings(Person()) if mechanism is node}
         if node is getattr(self.graph, "episodic_memory", None):
             opened |= MEMORY_SETTINGS

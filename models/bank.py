@@ -1,7 +1,7 @@
 """Memories of many agents in many environments, side by side in arrays: match, read, write, gradients of reading.
 
-A *ring* is one memory: its entries lie in rows, and when it is full the newest takes the row of the oldest. G rings
-lie side by side; what an entry consists of are its *fields*, the first of which is the key.
+A *ring* is one memory: its entries lie in rows, and when it is full the newest takes the row of the oldest. G
+rings lie side by side; what an entry consists of are its *fields*, the first of which is the key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ ROWS_AT_FIRST = 16
 """Rows that a ring has when the first entry is stored; they are doubled when they are full."""
 
 Repeated = Literal["append", "overwrite", "ignore"]
-"""What storing an entry does that equals a stored one: a further entry; the newest of them is replaced, and keeps its
-age; or nothing."""
+"""What storing an entry does that equals a stored one: a further entry; the newest of them is replaced, and keeps
+its age; or nothing."""
 
 
 class Bank:
@@ -86,7 +86,8 @@ class Bank:
         self._journal, self._stored_before = [], self.n_stored.copy()
 
     def end_update(self, undo: bool = False) -> None:
-        """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is back."""
+        """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is
+        back."""
         if undo and self._journal is not None:
             for rings, rows, before in reversed(self._journal):
                 for field, old in zip(self.fields, before, strict=True):
@@ -262,7 +263,8 @@ class RingMemory:
         self._asked: tuple[int, np.ndarray, Read] | None = None  # keys answered last, and when
         self._events = np.full((len(bank), 0), -1)
         self.slopes = np.zeros((0, bank.fields[1].shape[2]))
-        """(storings, H): the loss's derivatives by what the run has stored, as far as they have been gone through."""
+        """(storings, H): the loss's derivatives by what the run has stored, as far as they have been gone
+        through."""
 
     def keys(self, source: Source, steps: slice) -> np.ndarray:
         """key(x_t): (P, B, steps, K)."""

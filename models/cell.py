@@ -7,9 +7,9 @@ With z_t the drive of the gates, in ``GATE_ORDER`` (f, i, o, r, ĉ):
     c_t = f_t ∘ c_{t-1} + i_t ∘ ĉ_t + r_t ∘ m_t
     h_t = o_t ∘ tanh(c_t)
 
-Axes: T steps, P agents with weights of their own, features, and B rows (trials that run side by side). Features come
-before rows, so that each gate of an agent is one piece of memory, and weights stand on the left, as in the equations.
-The steps may be run in stretches, one after the other: what a stretch stores, a later one can read.
+Axes: T steps, P agents with weights of their own, features, and B rows (trials that run side by side). Features
+come before rows, so that each gate of an agent is one piece of memory, and weights stand on the left, as in the
+equations. The steps may be run in stretches, one after the other: what a stretch stores, a later one can read.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class States:
 
     @cached_property
     def by_step(self) -> list[tuple[Any, ...]]:
-        """What a step works on: its drive; its gates and its candidate as tensors; f, i, o, r, ĉ, tanh c_t; the last
-        as a tensor; c_t, h_t. All are the same numbers: PyTorch's σ and tanh take a third of the time of NumPy's,
-        without AVX-512."""
+        """What a step works on: its drive; its gates and its candidate as tensors; f, i, o, r, ĉ, tanh c_t; the
+        last as a tensor; c_t, h_t. All are the same numbers: PyTorch's σ and tanh take a third of the time of
+        NumPy's, without AVX-512."""
         sigmoids, tanhs = torch.from_numpy(self.gates).split([4 * self.size, self.size], 2)
         gates = (self.gate(k) for k in range(GATES))
         after = self.cells[1:], self.hiddens[1:]

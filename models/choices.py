@@ -1,6 +1,7 @@
 """What is chosen: the probabilities of a person's choices from the read-out, and choices drawn from them.
 
-The engine, the likelihood and the simulation of people use it; the graph has nodes for it, and the reference its own.
+The engine, the likelihood and the simulation of people use it; the graph has nodes for it, and the reference its
+own.
 """
 
 from __future__ import annotations

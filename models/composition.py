@@ -1,8 +1,8 @@
 """The episodic-memory LSTM as a PsyNeuLink composition: what a user calls.
 
 The graph is the model, and is made in ``graph.py``. It is executed by PsyNeuLink's Python mode (``run_trials``,
-``run_episodes``, or any ``run()``), and in PyTorch mode (``learn``, ``simulate``, ``simulate_episodes``) by the engine as
-long as it is as made (``fast_path.py``), else node by node (``backend``).
+``run_episodes``, or any ``run()``), and in PyTorch mode (``learn``, ``simulate``, ``simulate_episodes``) by the
+engine as long as it is as made (``fast_path.py``), else node by node (``backend``).
 
 It shares no computation with the reference: each checks the other.
 """
@@ -55,6 +55,7 @@ from .source import Interaction
 from .warn import warn_user
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
+NO_CONTEXT = pnl.Context(execution_id=None)
 SIDE_BY_SIDE = 256
 """Most trials that ``simulate`` runs side by side."""
 
@@ -152,8 +153,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return self.parts.weights(as_context(self, context))
 
     def set_weights(self, weights: Any, *args: Any, context: Any = None) -> None:  # type: ignore[override]
-        """Take these weights: a dict by the names of ``weight_shapes``; in the composition's own execution context,
-        from which later ones begin, or in the one that is named.
+        """Take these weights: a dict by the names of ``weight_shapes``; in the composition's own execution
+        context, from which later ones begin, or in the one that is named.
 
         PsyNeuLink's own call with a projection and its matrix works too.
 
@@ -226,7 +227,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.put_person(person)
 
     def put_person(self, person: Person, context: Any = None) -> None:
-        """Stand for a person, in the composition's own execution context and those yet to come, or in the one named.
+        """Stand for a person, in the composition's own execution context and those yet to come, or in the one
+        named.
 
         Raises:
             TypeError: not a ``Person``.
@@ -235,7 +237,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.person_in_graph.put(person, setting_contexts(self, context), self.as_made.enlarged())
 
     def _initialize_from_context(
-        self, context: Any, base_context: Any = pnl.Context(execution_id=None), *args: Any, **kwargs: Any
+        self, context: Any, base_context: Any = NO_CONTEXT, *args: Any, **kwargs: Any
     ) -> None:
         """As the stock method; who a new execution context stands for is taken over, too."""
         super()._initialize_from_context(context, base_context, *args, **kwargs)
@@ -486,8 +488,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _simulate_general(
         self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: Plan, context: Any
     ) -> list[dict[str, np.ndarray]]:
-        """Trial by trial, by PsyNeuLink's own execution; where each choice is part of the next step's input, step by
-        step."""
+        """Trial by trial, by PsyNeuLink's own execution; where each choice is part of the next step's input, step
+        by step."""
         free = self.person_in_graph.of(context).perseveration != 0 and plan.actions is None
         if free and wrapper.nested:
             raise NotTrainable(
@@ -531,8 +533,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return values_of_nodes(self.parts, lambda node: values[node].numpy(), self._policy_node)
 
     def _record(self, plan: Plan, parts: Sequence[dict[str, np.ndarray]]) -> Any:
-        """The record of what happened without learning; choices that were not forced are drawn where they matter not
-        before."""
+        """The record of what happened without learning; choices that were not forced are drawn where they matter
+        not before."""
         start = 0
         for part in parts:
             rows = slice(start, start + len(part["value"]))
@@ -712,6 +714,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def execute_sequences(
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
+        """By the path that was chosen."""
         interaction = self.call.session.plan.interaction
         if self.detour is None:
             if interaction is None:

@@ -1,11 +1,12 @@
 """One engine under every path: run the equations on a source of inputs, and go back through what happened.
 
-``run(weights, source, memory, ...) → Trace`` and ``backward(trace, ...) → Gradients`` serve learn()'s fast path, nested
-agents, ``simulate``, the environment in the loop, cohorts, and the likelihood. They are arrays alone: nothing here knows
-of PsyNeuLink. The equations of a step are in ``cell.py``, the memory's in ``bank.py`` and ``match.py``.
+``run(weights, source, memory, ...) → Trace`` and ``backward(trace, ...) → Gradients`` serve learn()'s fast path,
+nested agents, ``simulate``, the environment in the loop, cohorts, and the likelihood. They are arrays alone:
+nothing here knows of PsyNeuLink. The equations of a step are in ``cell.py``, the memory's in ``bank.py`` and
+``match.py``.
 
-Axes: T steps, P agents with weights of their own, features, B rows. What is given out for records and losses has the
-axes (P, B, T, ...).
+Axes: T steps, P agents with weights of their own, features, B rows. What is given out for records and losses has
+the axes (P, B, T, ...).
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def run(
         source: of the inputs, a round of trials or an episode that has begun.
         memory: the episodic memories; None: a plain LSTM.
         h0, c0: (P, B, H), the states before the first step.
-        drive: what a person adds to the drive of gates, by the gate's name: numbers, or arrays that go with (P, H, B).
+        drive: what a person adds to the drive of gates, by the gate's name: numbers, or arrays that go with (P,
+            H, B).
         choose: read-outs (..., A) → probabilities of the choices, where the source answers to them.
     """
     reinstates = weights.memory_weight is None
@@ -245,7 +247,8 @@ def backward(
 ) -> Gradients:
     """Gradients of a loss by the weights.
 
-    Of several traces with a memory that follows, the last comes first: what it has read was stored by those before.
+    Of several traces with a memory that follows, the last comes first: what it has read was stored by those
+    before.
 
     Args:
         trace: what ``run`` gave.

@@ -1,9 +1,9 @@
 """An agent in PsyNeuLink's PyTorch mode as long as its graph is as made: PsyNeuLink's parameters ↔ the engine.
 
-The engine computes what PsyNeuLink's wrappers would, from the same parameters, and gives these their gradients, so that
-the optimiser, learning rates by projection, freezing and synchronisation remain PsyNeuLink's. Where the agent is nested
-in another composition, the same is a function of autograd's, so that gradients flow on to what the outer composition's
-nodes project to it.
+The engine computes what PsyNeuLink's wrappers would, from the same parameters, and gives these their gradients,
+so that the optimiser, learning rates by projection, freezing and synchronisation remain PsyNeuLink's. Where the
+agent is nested in another composition, the same is a function of autograd's, so that gradients flow on to what
+the outer composition's nodes project to it.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
@@ -86,7 +86,9 @@ class AgentTrace(NodeValues):
         found = self._given or [torch.from_numpy(v[0]) for v in symbols_of(self.engine)]
         names = ("gates", "memory", "cell", "hidden", "policy", "value")
         first_cell = self.before[self.graph.cell]
-        return Symbols(**dict(zip(names, found, strict=True)), first_cell=first_cell, **self.path.found(self.engine))
+        return Symbols(
+            **dict(zip(names, found, strict=True)), first_cell=first_cell, **self.path.found(self.engine)
+        )
 
     def output(self, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""
@@ -254,7 +256,14 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx, path: FastPath, engine: Trace, x: Tensor, retrieve: Tensor | None, h0: Tensor, c0: Tensor, *parameters: Tensor
+        ctx,
+        path: FastPath,
+        engine: Trace,
+        x: Tensor,
+        retrieve: Tensor | None,
+        h0: Tensor,
+        c0: Tensor,
+        *parameters: Tensor,
     ):
         ctx.path, ctx.engine = path, engine
         ctx.set_materialize_grads(False)

@@ -1,4 +1,5 @@
-"""The PsyNeuLink graph of an agent, and nothing else: its nodes, its projections, and the matrices that are learned.
+"""The PsyNeuLink graph of an agent, and nothing else: its nodes, its projections, and the matrices that are
+learned.
 
 Ritter et al. (2018), with the equations of ``reference.py``. Each symbol is a node that ``show_graph()`` shows:
 
@@ -56,8 +57,9 @@ class AgentGraph:
 
     Its nodes are attributes: ``input_node``, ``retrieve_node``, ``encode_node``, ``gates`` (by name),
     ``episodic_memory``, ``memory_node``, ``kept``, ``new``, ``reinstated``, ``cell``, ``cell_output``, ``hidden``,
-    ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 those of the memory and
-    the reinstatement gate are not there; with ``reinstatement="input"``, the reinstatement gate and ``reinstated``.
+    ``actor``, ``critic``, ``encoding``, and the three bias nodes. With a memory capacity of 0 those of the memory
+    and the reinstatement gate are not there; with ``reinstatement="input"``, the reinstatement gate and
+    ``reinstated``.
 
     Args:
         composition: in which it is made.
@@ -164,7 +166,9 @@ class AgentGraph:
     @property
     def nodes(self) -> dict[str, Any]:
         """The nodes by the names of the attributes; ``gates`` is a dict of them."""
-        return {name: node for name, node in vars(self).items() if isinstance(node, pnl.Mechanism) or name == "gates"}
+        return {
+            name: node for name, node in vars(self).items() if isinstance(node, pnl.Mechanism) or name == "gates"
+        }
 
     # ---- projections
 
@@ -293,9 +297,7 @@ class LearnedMatrices:
         """The weights of one agent, for the engine."""
         whole = {name: np.concatenate([b for _, b in blocks]) for name, blocks in self._joined.items() if blocks}
         bias = whole.pop("input_bias") + whole.pop("hidden_bias")
-        return Weights(
-            bias=bias.T, **{n: a.T if n.endswith("bias") else a[None] for n, a in whole.items()}
-        )
+        return Weights(bias=bias.T, **{n: a.T if n.endswith("bias") else a[None] for n, a in whole.items()})
 
     def split(self, found: Gradients, room: bool = True) -> Iterator[tuple[Learned, Tensor | None]]:
         """Gradients by parameter, (sender, receiver). With ``room``, they lie in the same memory at each call."""

@@ -1,6 +1,7 @@
 """The similarities of a query and a key, one table: a kernel is added here, and to the reference.
 
-Each pair of query and key is computed by itself, so that equal keys have exactly equal similarities and ties are ties.
+Each pair of query and key is computed by itself, so that equal keys have exactly equal similarities and ties are
+ties.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which entries of a memory match a query: nearest or average, ties, and the gradients of what is found.
 
-G memories of n entries each are asked T queries at once. Equal keys have exactly equal similarities, so that ties are
-ties. ``bank.py`` holds the entries.
+G memories of n entries each are asked T queries at once. Equal keys have exactly equal similarities, so that ties
+are ties. ``bank.py`` holds the entries.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Retrieval:
         return Match(view, weights=weights, similar=similar, sharpness=self.sharpness, queries=queries, keys=keys)
 
     def nearest(self, similar: np.ndarray, view: View) -> np.ndarray:
-        """Rows of the most similar entries, the oldest or the newest of equally similar ones: (G, T, n) → (G, T)."""
+        """Rows of the most similar entries, the oldest or the newest of equally similar ones: (G, T, n) → (G,
+        T)."""
         if self.ties == "oldest" and not view.wraps:
             if view.there is not None:
                 similar = np.where(view.there[:, None], similar, -np.inf)
@@ -105,8 +106,8 @@ class Retrieval:
     def _nearest_by_score(self, queries: np.ndarray, keys: np.ndarray, view: View) -> np.ndarray | None:
         """The same from the kernel's fast form, which takes a small part of the time.
 
-        Its rounding depends on the row, so that equal keys may seem different. Where entries are as near as rounding
-        can tell, each pair of them and the query is computed by itself.
+        Its rounding depends on the row, so that equal keys may seem different. Where entries are as near as
+        rounding can tell, each pair of them and the query is computed by itself.
 
         Returns:
             The rows (G, T); or None: computing each pair is as fast, or a product overflows.
@@ -187,7 +188,8 @@ def average_weights(
 
 @dataclass(eq=False)
 class Match:
-    """What T queries to each of G rings have found: a row each, or weights of all rows; neither where all are empty."""
+    """What T queries to each of G rings have found: a row each, or weights of all rows; neither where all are
+    empty."""
 
     view: View
     rows: np.ndarray | None = None

@@ -147,8 +147,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     # ---- entries ---------------------------------------------------------------------------------------
 
     def bank(self, context: Any = None) -> Bank:
-        """The entries of an execution context (a ``Context``, its execution_id, a composition whose own is meant, or
-        None), made if need be: a ring for each of several environments of one agent."""
+        """The entries of an execution context (a ``Context``, its execution_id, a composition whose own is meant,
+        or None), made if need be: a ring for each of several environments of one agent."""
         execution_id = execution_id_of(context)
         limit = int(self._setting("max_entries", pnl.Context(execution_id=execution_id)))
         bank = self._banks.get(execution_id)

@@ -1,4 +1,5 @@
-"""The state of an agent's optimiser: by weight, as models give and take it, and by projection, as PyTorch has it."""
+"""The state of an agent's optimiser: by weight, as models give and take it, and by projection, as PyTorch has
+it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ IN_TORCH: dict[str, dict[str, str]] = {
 
 
 def check_rate(learning_rate: Any) -> None:
-    """Raise ValueError unless this is a learning rate with which weights cannot leave the finite numbers at a step."""
+    """Raise ValueError unless this is a learning rate with which weights cannot leave the finite numbers at a
+    step."""
     if not isinstance(learning_rate, (int, float, np.number)) or not 0 <= learning_rate <= MOST_RATE:
         raise ValueError(f"learning_rate must be a number from 0 to {MOST_RATE:g}; got {learning_rate!r}.")
 

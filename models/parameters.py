@@ -153,12 +153,14 @@ def _execution_id(model: Any, context: Any) -> Any:
 def parameters_of_agent() -> dict[str, pnl.Parameter]:
     """The settings of ``ModelConfig`` and those of ``Person``, by their names there; new ones at each call.
 
-    Where an agent's person averages with a ``sharpness`` of their own, it is theirs that the Parameter shows and sets.
+    Where an agent's person averages with a ``sharpness`` of their own, it is theirs that the Parameter shows and
+    sets.
     """
     fixed = ("input_size", "hidden_size", "n_actions", "key", "reinstatement")
     of_person = {name: setting_of_person(name) for name in PARAMETERS}
     of_memory = {name: memory_setting(name) for name in OF_MEMORY if name != "memory_capacity"}
-    return of_person | of_memory | {name: fixed_setting(name) for name in fixed} | {
+    others = {
         "memory_capacity": memory_setting("memory_capacity", aliases=["capacity"]),
         "person": person_parameter(),
     }
+    return of_person | of_memory | {name: fixed_setting(name) for name in fixed} | others

@@ -12,13 +12,13 @@ of the same block, whether on this trial or on an earlier one; before the first 
 weights are trained once and are those of everybody.
 
 The fields of ``Person`` are the one declaration of each parameter, which engine, likelihood, Parameters of the
-composition, command line and documentation read by ``PARAMETERS``. A parameter that acts on a gate's drive or on the
-read-out is added here, in the graph (``graph.py``), and in the reference.
+composition, command line and documentation read by ``PARAMETERS``. A parameter that acts on a gate's drive or on
+the read-out is added here, in the graph (``graph.py``), and in the reference.
 
 Sources: inverse temperature, lapse and perseveration as in Wilson & Collins (2019); recency-weighted memory as in
-Bornstein et al. (2017). The gate's bias, the key's weight and all-or-none encoding are this package's own. The priors
-are weakly informative, this package's own: for agents that remember, with the sizes of ``ContextualChoice`` and the
-kernel l2 (sharpness is per unit of distance; contexts are some 8 apart).
+Bornstein et al. (2017). The gate's bias, the key's weight and all-or-none encoding are this package's own. The
+priors are weakly informative, this package's own: for agents that remember, with the sizes of
+``ContextualChoice`` and the kernel l2 (sharpness is per unit of distance; contexts are some 8 apart).
 """
 
 from __future__ import annotations
@@ -127,15 +127,17 @@ class Person:
     lapse: float = _parameter(
         0.0, "ε",
         "Share of choices made at random, whatever the evidence. Trades off with the inverse temperature.",
-        (0.0, 1.0), "logit", (-3.0, 0.7), Chances(lambda p, epsilon, actions: (1 - epsilon) * p + epsilon / actions),
-        closed=True,
+        (0.0, 1.0), "logit", (-3.0, 0.7),
+        Chances(lambda p, epsilon, actions: (1 - epsilon) * p + epsilon / actions), closed=True,
     )  # fmt: skip
     perseveration: float = _parameter(
         0.0, "κ", "Pull towards the choice made last; below 0 away from it.",
-        (-np.inf, np.inf), "identity", (0.0, 1.0), ReadOut(lambda logits, kappa, repeats: logits + kappa * repeats),
+        (-np.inf, np.inf), "identity", (0.0, 1.0),
+        ReadOut(lambda logits, kappa, repeats: logits + kappa * repeats),
     )  # fmt: skip
     gate_bias: float = _parameter(
-        0.0, "b_r", "How far the reinstatement gate opens beyond what was trained: below 0, memory counts for less.",
+        0.0, "b_r",
+        "How far the reinstatement gate opens beyond what was trained: below 0, memory counts for less.",
         (-np.inf, np.inf), "identity", (0.0, 2.0), Drive("reinstatement"),
     )  # fmt: skip
     sharpness: float | None = _parameter(

@@ -88,8 +88,8 @@ class PersonInGraph:
             return
         if graph.composition.is_nested:
             raise ValueError(
-                f"'{graph.composition.name}' is nested in another composition, where no nodes can be added to it, as "
-                "lapse and perseveration need. Set a person that has them before it is nested."
+                f"'{graph.composition.name}' is nested in another composition, where no nodes can be added to it, "
+                "as lapse and perseveration need. Set a person that has them before it is nested."
             )
         with enlarged:
             if needs_choice:

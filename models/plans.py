@@ -1,7 +1,8 @@
 """What goes into a pass over trials or episodes: all that chance or the caller decides, settled beforehand.
 
-``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what is not forced;
-``plan_environments`` does so for several environments, ``plan_run`` for a person, ``plan_episodes`` for worlds.
+``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what is not
+forced; ``plan_environments`` does so for several environments, ``plan_run`` for a person, ``plan_episodes`` for
+worlds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What happened on trials or in episodes: the records that all models give, and the one way in which they are built."""
+"""What happened on trials or in episodes: the records that all models give, and the one way in which they are
+built."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class TrialRecord:
     action: np.ndarray
     """(n, T) int: the action taken; -1 where the forced actions say that no choice was made."""
     reward: np.ndarray
-    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too); in the loop, the worlds'."""
+    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too); in the loop, the
+    worlds'."""
     hidden: np.ndarray
     """(n, T, H): h_t."""
     cell: np.ndarray

@@ -118,7 +118,9 @@ class ReferenceMemory:
         if self.config.kernel == "l1":
             return -(query - keys).abs().sum(-1)
         if self.config.kernel != "cosine":
-            raise ValueError(f"The reference knows no kernel {self.config.kernel!r}: add it to ReferenceMemory.similarity.")
+            raise ValueError(
+                f"The reference knows no kernel {self.config.kernel!r}: add it to ReferenceMemory.similarity."
+            )
         norms = (
             query.square().sum().sqrt().clamp_min(COSINE_EPS),
             keys.square().sum(-1).sqrt().clamp_min(COSINE_EPS),
@@ -335,7 +337,10 @@ class ReferenceEpisodicLSTM(nn.Module):
         rows = range(first, first + plan.environments)
         states = [(torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)) for n in rows]
         steps: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
-        actions, rewards = np.empty((len(rows), interaction.length), np.int64), np.empty((len(rows), interaction.length))
+        actions, rewards = (
+            np.empty((len(rows), interaction.length), np.int64),
+            np.empty((len(rows), interaction.length)),
+        )
         interaction.begin(first)
         for t in range(interaction.length):
             x = torch.from_numpy(interaction.inputs).to(like)
@@ -471,7 +476,9 @@ class ReferenceEpisodicLSTM(nn.Module):
                     here.append(self._part(trial, record))
                     of_here.append((policy_loss.item(), value_loss.item()))
                 self.episodic_memory = self.memories[0]
-                wrong = [k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+                wrong = [
+                    k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+                ]
                 if wrong or not np.isfinite(of_here).all():
                     raise not_finite(of_here, wrong, together, plan.environments, loss)
                 if max_gradient_norm is not None:
@@ -496,9 +503,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         for memory in self.memories:
             memory.undo.clear()
 
-    def _trials_of_update(
-        self, plan: Plan, together: range, unroll: int | None
-    ) -> Iterator[dict[str, Tensor]]:
+    def _trials_of_update(self, plan: Plan, together: range, unroll: int | None) -> Iterator[dict[str, Tensor]]:
         """The trials of one update: one of each environment."""
         if plan.interaction is not None:
             yield from self.run_episode(plan, together.start, unroll)

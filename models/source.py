@@ -1,7 +1,7 @@
 """Where the inputs of a run come from: trials that are given, or worlds that answer to actions.
 
-Both are asked in the same way: the engine runs the ``stretches`` of steps in their order, asks for their inputs, and
-hands on what was chosen. Axes: P agents, B rows side by side, T steps.
+Both are asked in the same way: the engine runs the ``stretches`` of steps in their order, asks for their inputs,
+and hands on what was chosen. Axes: P agents, B rows side by side, T steps.
 
 An *episode* is a trial of T steps in a world, at whose start the recurrent state is new. An *epoch* is what lies
 between two clearings of the memory.
@@ -60,7 +60,8 @@ class GivenTrials(Source):
 
     Args:
         inputs: x_t, (P, B, T, D).
-        retrieve: (P, B, T), by what the retrieved value is multiplied: 1, or 0 where nothing is; None: 1 everywhere.
+        retrieve: (P, B, T), by what the retrieved value is multiplied: 1, or 0 where nothing is; None: 1
+            everywhere.
         encode: (P, B, T) bool: the steps that store; None: none does.
         stretches: steps that are run at once; None: all, but for what the trials themselves store and read.
     """
@@ -113,8 +114,9 @@ class Interaction(Source):
     """Episodes of M worlds, one after the other, within an epoch or through several; the source of each.
 
     At each step it gives what the worlds show, takes the policies, draws the actions by numbers that were drawn
-    beforehand, and lets the worlds move on. So the same seeds give all models, on each of their paths, the same draws,
-    and equal policies lead through equal episodes. It keeps what happened: row k · M + e is episode k of world e.
+    beforehand, and lets the worlds move on. So the same seeds give all models, on each of their paths, the same
+    draws, and equal policies lead through equal episodes. It keeps what happened: row k · M + e is episode k of
+    world e.
 
     Args:
         worlds: at the beginning of an epoch, or between two episodes of it.

@@ -28,7 +28,7 @@ def pristine(config, seed=0, fast=True, which=0):
         _made[config, which] = EpisodicLSTMComposition(config)
     composition = _made[config, which]
     if config.memory_capacity:
-        composition.episodic_memory.function.forget_contexts()  # the number of environments is that of a new one, too
+        composition.episodic_memory.function.forget_contexts()  # as many environments as a new one has
     composition.person = Person()
     composition.set_weights(ReferenceEpisodicLSTM(config, seed).weights())
     composition.set_optimizer_state({})

@@ -442,7 +442,10 @@ def test_learning_rates_by_projection(pair):
     """Each weight by its own rate, as Adam's first step shows: it moves by the rate, whatever the gradient."""
     model, trials = pair[0], make_trials()
     before = model.weights()
-    rates = {model.parts.learned["actor_bias", "actor"]: 0.3, model.parts.learned["critic_bias", "critic"].name: 0.2}
+    rates = {
+        model.parts.learned["actor_bias", "actor"]: 0.3,
+        model.parts.learned["critic_bias", "critic"].name: 0.2,
+    }
     model.learn(trials, **forced(trials), learning_rate={**rates, pnl.DEFAULT_LEARNING_RATE: 0.1})
     moved = {name: np.abs(array - before[name]) for name, array in model.weights().items()}
     # Adam's ε of 1e-8 against gradients of 1e-5 and more.

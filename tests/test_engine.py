@@ -1,4 +1,5 @@
-"""The engine against autograd on the equations written out in PyTorch: gradients through the memory, of inputs and gates."""
+"""The engine against autograd on the equations written out in PyTorch: gradients through the memory, of inputs
+and gates."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def draw_weights(rng, as_input):
 
 
 def plain(weights, trials, settings, limit, slopes):
-    """The loss Σ slopes · (π, v, h, c) of a block of trials, everything through autograd, agent by agent, row by row."""
+    """The loss Σ slopes · (π, v, h, c) of a block of trials, everything through autograd, agent by agent, row by
+    row."""
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
     inputs = [torch.tensor(x, requires_grad=True) for x, *_ in trials]
     loss = 0.0
@@ -57,14 +59,19 @@ def plain(weights, trials, settings, limit, slopes):
                     if encode[p, b, t]:
                         entries = [*entries, (key, c)][-limit:]
     loss.backward()
-    return loss.item(), {name: leaf.grad.numpy() for name, leaf in leaves.items()}, [x.grad.numpy() for x in inputs]
+    return (
+        loss.item(),
+        {name: leaf.grad.numpy() for name, leaf in leaves.items()},
+        [x.grad.numpy() for x in inputs],
+    )
 
 
 @pytest.mark.parametrize("limit", [2, 20], ids=["overflow", "room for all"])
 @pytest.mark.parametrize("as_input", [False, True], ids=["reinstated", "as input"])
 @pytest.mark.parametrize("retrieval", ["nearest", "average"])
 def test_gradients_through_the_memory(retrieval, as_input, limit, rng):
-    """Of a block of trials: from what is read to what was stored, in earlier trials and earlier in the same one."""
+    """Of a block of trials: from what is read to what was stored, in earlier trials and earlier in the same
+    one."""
     weights = draw_weights(rng, as_input)
     trials = [
         (rng.standard_normal((P, B, T, D)), rng.random((P, B, T)) < 0.8, rng.random((P, B, T)) < 0.5)

@@ -1,4 +1,5 @@
-"""What matches a query: by products of matrices as by each pair alone, ties, sizes, gradients; without PsyNeuLink."""
+"""What matches a query: by products of matrices as by each pair alone, ties, sizes, gradients; without
+PsyNeuLink."""
 
 import subprocess
 import sys

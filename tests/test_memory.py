@@ -211,7 +211,9 @@ def test_other_numbers_of_fields(sizes, weights):
 
 
 def append(bank, *entry):
-    bank.write(np.array([0]), [np.full((1, field.shape[2]), part) for field, part in zip(bank.fields, entry, strict=True)])
+    bank.write(
+        np.array([0]), [np.full((1, field.shape[2]), part) for field, part in zip(bank.fields, entry, strict=True)]
+    )
 
 
 def test_ring_grows_then_drops_its_oldest():
@@ -249,7 +251,6 @@ def test_ring_takes_entries_and_another_limit():
     for i in range(3):
         append(bank, i)
     np.testing.assert_array_equal(bank.entries()[0][:, 0], [1, 2])
-
 
 
 def test_a_full_memory_drops_its_oldest():

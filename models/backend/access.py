@@ -1,4 +1,5 @@
-"""Reading and setting PsyNeuLink's state, and looking at its graphs: nodes, matrices, values, execution contexts."""
+"""Reading and setting PsyNeuLink's state, and looking at its graphs: nodes, matrices, values, execution
+contexts."""
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
@@ -126,7 +127,8 @@ def modulation(mechanism: Any, context: Context) -> tuple:
 
 
 def inner_projections(composition: Composition) -> list[Any]:
-    """Projections between a composition's nodes and its interfaces; PsyNeuLink leaves out those of nodes to themselves."""
+    """Projections between a composition's nodes and its interfaces; PsyNeuLink leaves out those of nodes to
+    themselves."""
     return composition._inner_projections
 
 

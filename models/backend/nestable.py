@@ -2,7 +2,8 @@
 
 A composition has its state (matrices, memories, values, the optimiser's state) in an execution context: its own
 where it is alone, the outermost composition's where it is nested. PsyNeuLink leaves behind what was learned and
-stored before; here it moves along as soon as the composition is nested, so that nobody ever finds two states of it.
+stored before; here it moves along as soon as the composition is nested, so that nobody ever finds two states of
+it.
 
 PsyNeuLink's search for what is trained passes through nested compositions here, too.
 """

@@ -19,8 +19,8 @@ States = dict[Any, dict[str, Tensor]]
 
 
 class WithOptimizer(pnl.AutodiffComposition):
-    """The optimiser of an ``AutodiffComposition``: RMSprop besides PsyNeuLink's, and states that outlive its PyTorch
-    form, each in its own execution context."""
+    """The optimiser of an ``AutodiffComposition``: RMSprop besides PsyNeuLink's, and states that outlive its
+    PyTorch form, each in its own execution context."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._waiting: dict[Any, States] = {}

@@ -1,7 +1,8 @@
-"""``RecurrentComposition``: an ``AutodiffComposition`` that is trained on sequences, its feedback projections included.
+"""``RecurrentComposition``: an ``AutodiffComposition`` that is trained on sequences, its feedback projections
+included.
 
-Each work-around of PsyNeuLink here and in the other files of this room has a test in ``tests/test_backend.py`` that
-fails once PsyNeuLink no longer needs it.
+Each work-around of PsyNeuLink here and in the other files of this room has a test in ``tests/test_backend.py``
+that fails once PsyNeuLink no longer needs it.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
@@ -44,17 +45,17 @@ from .steps import NodeTrace, Trace
 from .wrapper import RecurrentWrapper
 
 CANNOT_BE_COPIED = (
-    "'{0}' cannot be {1}: PsyNeuLink's compositions know each other and the session they are made in. Make another with "
-    "the same config and give it set_weights(agent.weights()), or save it with eplstm.models.save_model(agent, folder) "
-    "and make another from it with load_model(folder)."
+    "'{0}' cannot be {1}: PsyNeuLink's compositions know each other and the session they are made in. Make "
+    "another with the same config and give it set_weights(agent.weights()), or save it with "
+    "eplstm.models.save_model(agent, folder) and make another from it with load_model(folder)."
 )
 
 
 class RecurrentComposition(WithPytorchForm):
     """An ``AutodiffComposition`` that is trained on sequences, its feedback projections included.
 
-    ``run()`` is PsyNeuLink's own, one of its trials a step. ``learn()`` trains through PsyNeuLink's in PyTorch mode:
-    one minibatch of sequences a step of the optimiser.
+    ``run()`` is PsyNeuLink's own, one of its trials a step. ``learn()`` trains through PsyNeuLink's in PyTorch
+    mode: one minibatch of sequences a step of the optimiser.
     """
 
     pytorch_composition_wrapper_type = RecurrentWrapper
@@ -113,7 +114,8 @@ class RecurrentComposition(WithPytorchForm):
         raise TypeError(CANNOT_BE_COPIED.format(self.name, "pickled or copied"))
 
     def load(self, path: Any = None, *args: Any, context: Any = None, **kwargs: Any) -> None:
-        """PsyNeuLink's ``load``, which takes a ``Path`` alone, and gives matrices to the context used last alone."""
+        """PsyNeuLink's ``load``, which takes a ``Path`` alone, and gives matrices to the context used last
+        alone."""
         super().load(Path(path) if isinstance(path, str) else path, *args, context=context, **kwargs)
         matrices = torch.load(self.last_loaded_weights, weights_only=kwargs.get("weights_only", False))
         for projection in self.projections:

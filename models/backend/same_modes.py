@@ -1,7 +1,8 @@
 """Is a graph still the same, and does PsyNeuLink's PyTorch mode execute it as ``run()`` does?
 
 Before a graph is trained, the two modes are compared on random input: one that the PyTorch backend would execute
-otherwise than ``run()`` (because it leaves out noise, a clip, a function of an OutputPort, control, ...) is refused.
+otherwise than ``run()`` (because it leaves out noise, a clip, a function of an OutputPort, control, ...) is
+refused.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
@@ -264,6 +265,7 @@ def _is_switch_of_storage(node: Any) -> bool:
 
 
 def check_not_recurrent(outer: Composition, nested: Composition) -> None:
+    """Refuse feedback in an ``AutodiffComposition`` around one that is executed step by step."""
     feedback = outer.feedback_projections
     if feedback:
         raise NotTrainable(

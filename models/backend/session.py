@@ -64,5 +64,6 @@ class FunctionSession(Session):
         self.function, self.n = function, n
 
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
+        """That of the function."""
         first = which.start % self.n  # in every epoch the same sequences
         return self.function(range(first, first + len(which)), values)

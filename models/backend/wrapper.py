@@ -1,9 +1,9 @@
 """PsyNeuLink's PyTorch form of a ``RecurrentComposition``: a pass through the graph for each step of a sequence.
 
-It keeps what PsyNeuLink provides (the PyTorch form of each function, the matrices as parameters, the optimiser, learning
-rates by projection, the synchronisation) and replaces one thing: where the stock wrapper makes one pass through the
-graph, this one makes a pass for each step of a sequence, in the order of the scheduler, with feedback projections that
-carry the values of the step before. It executes the graph as it stands, node by node.
+It keeps what PsyNeuLink provides (the PyTorch form of each function, the matrices as parameters, the optimiser,
+learning rates by projection, the synchronisation) and replaces one thing: where the stock wrapper makes one pass
+through the graph, this one makes a pass for each step of a sequence, in the order of the scheduler, with feedback
+projections that carry the values of the step before. It executes the graph as it stands, node by node.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
