@@ -259,7 +259,7 @@ def test_an_interruption_keeps_what_was_learned(data, where):
     close(net.matrices(), plain.weights)
 
 
-@pytest.mark.parametrize(("factor", "cause"), [(np.nan, "loss is not finite"), (1e200, "h to y")])
+@pytest.mark.parametrize(("factor", "cause"), [(np.nan, "loss is not finite"), (1e200, "gradients of .* to y")])
 def test_an_update_that_is_not_finite_is_not_made(data, factor, cause):
     """Nor one whose gradients are too large for their squares, which optimisers keep. What was done is there."""
     net = Elman(optimizer_type="adam")
@@ -279,7 +279,6 @@ def test_an_update_that_is_not_finite_is_not_made(data, factor, cause):
     plain.learn(inputs[2:], targets[2:])
     close(net.matrices(), plain.weights)
     assert len(net.composition.results) == N
-    assert len(net.composition.torch_losses) == N - 2
 
 
 @pytest.mark.parametrize("synch", [pnl.RUN, pnl.MINIBATCH])
