@@ -586,9 +586,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
             kwargs: further arguments of ``AutodiffComposition.learn``: ``learning_rate`` (a number, or a dict by
                 projection), ``call_after_minibatch``, ... ``minibatch_size`` M makes one update from M trials,
                 of M environments that take turns: trial k of each, then trial k + 1 of each (see ``train``).
-                ``epochs`` E makes E passes over the trials: the memory goes on from one to the next, initial
-                states and choices that are not given are drawn anew, and the record has E · n trials, pass after
-                pass. The module ``arguments`` has a table of all; those that cannot be honoured are refused.
+                ``epochs`` E makes E passes over the trials: the memory goes on from one to the next (an epoch of
+                ``train_episodes`` is another one of its worlds, and begins with an empty memory), initial states
+                and choices that are not given are drawn anew, and the record has E · n trials, pass after pass.
+                The module ``arguments`` has a table of all; those that cannot be honoured are refused.
 
         Logs: where a log condition asks for it, values of mechanisms and their OutputPorts are entered once a
         step, and matrices of projections once a minibatch, as they were when it was executed. An entry's time is
@@ -599,6 +600,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             As ``AutodiffComposition.learn``: the outputs at the last step of the last trial.
 
         Raises:
+            NotFinite: an update would not be finite: it is not made. Weights, optimiser, memory, ``record`` and
+                ``results`` are those of the updates that were, as after any other interruption.
             ValueError: sizes or values do not fit the model, or the graph cannot be trained as it stands, or an
                 argument cannot be honoured, or the model has been trained with another optimiser.
             TypeError: an unknown argument.

@@ -71,6 +71,7 @@ def train(
         list of them (``gradients`` are those of the updates, the same in each).
 
     Raises:
+        NotFinite: an update would not be finite: it is not made, and the model is as the last one has left it.
         ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser.
     """
     check_rate(learning_rate)
@@ -145,6 +146,7 @@ def train_episodes(
         An ``EpisodeRecord`` with ``policy_loss`` and ``value_loss``.
 
     Raises:
+        NotFinite: as in ``train``.
         ValueError: model and task do not fit each other, the epoch has not so many episodes left, a value is
             outside its range, or the model has been trained with the other optimiser.
     """

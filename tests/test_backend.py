@@ -1,8 +1,10 @@
 """Recurrent compositions trained through PsyNeuLink's PyTorch backend, and a test for each work-around.
 
-A test under "work-arounds" fails once PsyNeuLink no longer needs what ``backend.py`` does about it.
+A test under "work-arounds" fails once PsyNeuLink no longer needs what ``models/backend`` does about it.
 """
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -10,9 +12,10 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
-from eplstm.models import NotTrainable, RecurrentComposition
+from eplstm.models import NotFinite, NotTrainable, RecurrentComposition
 from eplstm.models.backend import AllInputs, as_context, get_matrix, set_matrix, start_from
 from psyneulink.core.globals.context import Context
+from psyneulink.core.globals.parameters import copy_parameter_value
 from psyneulink.library.compositions.pytorchwrappers import PytorchCompositionWrapper
 
 ATOL = 1e-10
@@ -254,6 +257,73 @@ def test_an_interruption_keeps_what_was_learned(data, where):
     net.learn(inputs[2:], targets[2:])
     plain.learn(inputs[2:], targets[2:])
     close(net.matrices(), plain.weights)
+
+
+@pytest.mark.parametrize(("factor", "cause"), [(np.nan, "loss is not finite"), (1e200, "gradients of .* to y")])
+def test_an_update_that_is_not_finite_is_not_made(data, factor, cause):
+    """Nor one whose gradients are too large for their squares, which optimisers keep. What was done is there."""
+    net = Elman(optimizer_type="adam")
+    plain = PlainElman(net, optimizer=torch.optim.Adam)
+    inputs, targets = data
+    loss = net.loss(targets)
+
+    def goes_wrong(which, values):
+        return loss(which, values) * (factor if which.start == 2 else 1.0)
+
+    with pytest.raises(NotFinite, match=rf"sequence 2:.*{cause}"):
+        net.composition.learn({net.x: inputs}, goes_wrong, learning_rate=LEARNING_RATE)
+    plain.learn(inputs[:2], targets[:2])
+    close(net.matrices(), plain.weights)
+    assert len(net.composition.results) == 2
+    net.learn(inputs[2:], targets[2:])  # also that the optimiser goes on
+    plain.learn(inputs[2:], targets[2:])
+    close(net.matrices(), plain.weights)
+    assert len(net.composition.results) == N
+
+
+@pytest.mark.parametrize("synch", [pnl.RUN, pnl.MINIBATCH])
+def test_results_after_an_interruption_are_those_of_updates(data, synch):
+    net, expected = Elman(), Elman()
+    inputs, targets = data
+    expected.learn(inputs[:2], targets[:2])
+
+    def interrupted(which, values):
+        if which.start == 2:
+            raise KeyboardInterrupt
+        return net.loss(targets)(which, values)
+
+    with pytest.raises(KeyboardInterrupt):
+        net.composition.learn(
+            {net.x: inputs}, interrupted, learning_rate=LEARNING_RATE, synch_results_with_torch=synch
+        )
+    close([net.composition.results], [expected.composition.results])
+
+
+def test_a_call_that_is_refused_leaves_weights_that_were_set(data):
+    """PsyNeuLink refuses it before it has taken them."""
+    net = Elman()
+    net.learn(*data)
+    for projection, matrix in zip(net.projections, net.start, strict=True):
+        set_matrix(projection, matrix, net.composition.default_execution_id)
+    with pytest.raises(Exception, match="no such"):
+        net.learn(*data, learning_rate={"no such": 0.1})
+    close(net.matrices(), net.start)
+
+
+@pytest.mark.parametrize("held", [lambda c: c, lambda c: [c], lambda c: {"agent": {"b": c}}])
+@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, pickle.dumps])
+def test_a_composition_is_not_copied(shared, how, held):
+    """The error names what does instead; a list that would hold the same composition is no copy either."""
+    if how is copy.copy:
+        held = lambda c: c  # noqa: E731  (of a list, it is a list of the same, as everywhere)
+    with pytest.raises(TypeError, match=r"elman.*load_model"):
+        how(held(shared.composition))
+
+
+def test_psyneulink_may_copy_what_holds_a_composition(shared):
+    """As the value of a Parameter, such as the agent_rep of a controller."""
+    (found,) = copy_parameter_value([shared.composition])
+    assert found is shared.composition
 
 
 def test_after_learning_nodes_and_results_are_those_of_the_last_step(data):
@@ -501,11 +571,83 @@ def test_needed_projections_are_sought_repeatedly(stock, monkeypatch):
 
 
 def test_needed_results_of_another_form_cannot_be_joined(stock):
-    """``_joined_results``: the output ports become others where the composition is nested, or changed."""
+    """``call``: the output ports become others where the composition is nested, or changed."""
     composition, learn = stock
     composition.parameters.results.set(np.ones((1, 3, 2)), composition)
     with pytest.raises(ValueError, match="dimension"):
         learn(1)
+
+
+def test_needed_matrices_do_not_follow_their_functions_into_another_context(shared):
+    """``take_over_state`` sets them: PsyNeuLink copies that of a projection's function alone."""
+    projection, own = shared.projections[0], as_context(shared.composition, None)
+    projection._initialize_from_context(Context(execution_id="elsewhere"), own)
+    assert "elsewhere" in projection.function.parameters.matrix.values
+    assert "elsewhere" not in projection.parameters.matrix.values
+
+
+def test_needed_the_stock_load_takes_no_string(shared, tmp_path):
+    """``RecurrentComposition.load``"""
+    path = str(tmp_path / "weights.pt")
+    shared.composition.save(path)
+    with pytest.raises(Exception, match=r"path|str"):
+        pnl.AutodiffComposition.load(shared.composition, path)
+
+
+# ---- one state, alone and nested --------------------------------------------------------------------------------
+
+
+def steps_of(composition):
+    """Steps of the optimiser that each projection has made, in the composition's own execution context."""
+    context = as_context(composition, None)
+    return sorted(float(state["step"]) for state in composition.torch_states(context).values())
+
+
+def test_the_state_moves_along(data):
+    """Into a composition, with that into another, and out of it; nobody has run these yet."""
+    net = Elman(optimizer_type="adam")
+    inputs, targets = data
+    plain = PlainElman(net, optimizer=torch.optim.Adam)
+    net.learn(inputs[:2], targets[:2])
+    plain.learn(inputs[:2], targets[:2])
+    outer, outermost = pnl.Composition(name="outer"), pnl.Composition(name="outermost")
+
+    def see(home):
+        assert net.composition.default_execution_id == home.name
+        close(net.matrices(), plain.weights)
+        assert steps_of(net.composition) == [2.0] * 3
+
+    outer.add_node(net.composition)
+    see(outer)
+    outermost.add_node(outer)
+    see(outermost)
+    net.composition._remove_from_composition(outer)  # remove_node() raises a NodeRoleError where it is an OUTPUT
+    see(net.composition)
+    net.learn(inputs[2:], targets[2:])
+    plain.learn(inputs[2:], targets[2:])
+    close(net.matrices(), plain.weights)
+
+
+def test_another_execution_context_of_the_outer_composition_is_another_state(data):
+    """As PsyNeuLink has it: what moves is the state of one composition, not of one context."""
+    net = Elman()
+    outer = pnl.Composition(name="outer")
+    outer.add_node(net.composition)
+    net.learn(*data)
+    learned = net.matrices()
+    outer.default_execution_id = "second subject"
+    close(net.matrices(), net.start)
+    outer.default_execution_id = outer.name
+    close(net.matrices(), learned)
+
+
+def test_feedback_is_dashed_within_the_picture_of_another(data):
+    """Here the projection of a node to itself; the outer composition is PsyNeuLink's own."""
+    net, outer = Elman(), pnl.Composition(name="outer")
+    outer.add_node(net.composition)
+    drawn = outer.show_graph(show_nested=pnl.NESTED, output_fmt="source").replace('"', "")
+    (dashed,) = (line.split("[")[0].split() for line in drawn.splitlines() if "style=dashed" in line)
+    assert dashed == [net.h.name, "->", net.h.name]
 
 
 # ---- graphs that are refused ------------------------------------------------------------------------------------

@@ -329,7 +329,7 @@ def test_no_trial_is_no_update(model, make_trials):
     ("settings", "message"),
     [
         *(
-            ({"learning_rate": bad}, f"learning_rate must be a finite number ≥ 0; got {bad}")
+            ({"learning_rate": bad}, rf"learning_rate must be a number from 0 to 1e\+06; got {bad}")
             for bad in (-1e-4, np.inf, np.nan)
         ),
         ({"gamma": 1.5}, "gamma must lie between 0 and 1; got 1.5"),

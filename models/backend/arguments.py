@@ -6,7 +6,7 @@ PyTorch mode takes all of them, and disregards many: time steps, passes, ``runti
 | honoured | how |
 |---|---|
 | ``inputs`` | all sequences, in their order |
-| ``epochs`` | passes over all sequences; memory, optimiser and numbers of trials go on from one to the next |
+| ``epochs`` | passes over all sequences; memory, optimiser and numbers of trials go on from one to the next (an epoch of ``train_episodes`` is another one of its worlds, and begins with an empty memory) |
 | ``learning_rate`` | a number, or a dict by projection or its name; False: frozen |
 | ``minibatch_size`` | sequences an update; ``TRAINING_SET``: all |
 | ``call_before_minibatch``, ``call_after_minibatch`` | the latter with epoch, minibatch, num_minibatches, context |
@@ -19,7 +19,7 @@ PyTorch mode takes all of them, and disregards many: time steps, passes, ``runti
 | ``log`` | True: log all that ``learn()`` logs (see ``logs``) |
 
 ``REFUSED`` has the others.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

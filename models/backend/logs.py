@@ -127,18 +127,18 @@ class LearningLog:
         """Whether the value of a mechanism, or of one of its ports, is logged."""
         return any(each.owner is mechanism for each in self.values)
 
-    def enter(self, which: range, course: Any, wrapper: Any, context: Any) -> None:
+    def enter(self, which: range, trace: Any, wrapper: Any, context: Any) -> None:
         """Enter what happened in a minibatch.
 
         Args:
             which: its trials, by their number in this call.
-            course: the values of the nodes.
+            trace: the values of the nodes.
             wrapper: the PyTorch form of the composition, whose matrices are those that were used.
             context: the execution context.
         """
         run = wrapper.composition.scheduler.get_clock(context).time.run
         for each in self.values:
-            items = items_of(course, each.owner)
+            items = items_of(trace, each.owner)
             items = items if each.item is None else items[each.item : each.item + 1]
             for b, trial in enumerate(which):
                 for t in range(items[0].shape[1]):

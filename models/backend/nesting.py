@@ -30,12 +30,9 @@ from typing import Any
 import numpy as np
 import psyneulink as pnl
 import torch
-from psyneulink.core.components.functions.stateful.statefulfunction import StatefulFunction
-from psyneulink.core.compositions.composition import Composition
 from psyneulink.library.compositions.pytorchwrappers import PytorchMechanismWrapper
 from torch import Tensor
 
-from ..memory import StoreEntry
 from .access import (
     NotTrainable,
     default_of,
@@ -68,7 +65,7 @@ class NestedNode:
         self.wrapper = wrapper
         self.composition: Any = wrapper.composition
         self.name = wrapper.name
-        self.course: Any = None
+        self.trace: Any = None
         """What happened in the last minibatch."""
         self._own = set(wrapper.projections_map.values())
         self._inputs = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
@@ -121,13 +118,13 @@ class NestedNode:
         """The same, for an execution of the graph as it stands in any case."""
         self._execute = lambda inputs, before: NodeTrace(self.wrapper, list(self.wrapper.steps(inputs, before)))
 
-    def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Any:
+    def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Trace:
         """Execute: inputs {mechanism: (B, T, size)}; values before the first step {mechanism: (B, size)}, zeros
-        for the rest, or None to go on from the last call. → a course: ``items(node)`` → [(B, T, size), ...]."""
+        for the rest, or None to go on from the last call. → a ``Trace``."""
         before = self._state if before is None else before
-        self.course = self._execute(inputs, before)
-        self._state = {node: self.course.items(node)[0][:, -1] for node in self._carried}
-        return self.course
+        self.trace = self._execute(inputs, before)
+        self._state = {node: self.trace.items(node)[0][:, -1] for node in self._carried}
+        return self.trace
 
     # ---- as PsyNeuLink's AutodiffComposition calls it
 
@@ -165,8 +162,8 @@ class NestedNode:
                 "learn() of their own, by length."
             )
         if outer._full_sequence_mode:
-            course = self.run(variable, None if outer._current_seq_index else {})
-            self._leave(course, lambda value: value)
+            trace = self.run(variable, None if outer._current_seq_index else {})
+            self._leave(trace, lambda value: value)
         else:
             steps = next(iter(variable.values())).shape[1]
             if steps != 1:
@@ -175,14 +172,14 @@ class NestedNode:
                     "full_sequence_mode=True, or give its inputs as a dict, of which each trial is a step."
                 )
             as_sequence = {node: value.transpose(0, 1) for node, value in variable.items()}
-            course = self.run(as_sequence, self._last_trial(context))
-            self._leave(course, lambda value: value.transpose(0, 1))
+            trace = self.run(as_sequence, self._last_trial(context))
+            self._leave(trace, lambda value: value.transpose(0, 1))
             for node, value in self._state.items():
                 node.output_port.parameters.value._set(value[0].detach().numpy().copy(), context)
 
-    def _leave(self, course: Any, form: Callable[[Tensor], Tensor]) -> None:
+    def _leave(self, trace: Trace, form: Callable[[Tensor], Tensor]) -> None:
         for node in self.leaving():
-            items = course.items(node)
+            items = trace.items(node)
             self.wrapper.nodes_map[node].output = torch.stack([form(i) for i in items], dim=2)
 
     def _last_trial(self, context: Any) -> dict[Any, Tensor]:
@@ -227,7 +224,7 @@ class NestedNode:
 
     def last_value(self, node: Any) -> list[np.ndarray]:
         """A node's value at the last step of the last sequence, item by item, (size,)."""
-        return [item[-1, -1].detach().numpy().copy() for item in self.course.items(node)]
+        return [item[-1, -1].detach().numpy().copy() for item in self.trace.items(node)]
 
 
 def _lengths(sequence_lengths: Any) -> list[Any]:
@@ -241,13 +238,13 @@ class NestedMechanismWrapper(PytorchMechanismWrapper):
 
     def set_pnl_variable_and_values(self, set_variable: bool = False, set_value: bool = True, context: Any = None):
         """Give the mechanism and its output ports the values of the last step, in the shapes of Python mode."""
-        if set_value and self.nested_node.course is not None:
+        if set_value and self.nested_node.trace is not None:
             give_value(self.mechanism, self.nested_node.last_value(self.mechanism), context)
 
     def log_value(self) -> None:
         """Log the values of the minibatch, as the stock method."""
         if self.mechanism.parameters.value.log_condition != pnl.LogCondition.OFF:
-            self.output = torch.stack(self.nested_node.course.items(self.mechanism), dim=2)
+            self.output = torch.stack(self.nested_node.trace.items(self.mechanism), dim=2)
             super().log_value()
 
 
@@ -257,76 +254,3 @@ def _value_in_stock_wrapper(projection: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output[:, :, item]
     return torch.stack([torch.stack([step[item] for step in row]) for row in output])
-
-
-# ---- in a RecurrentComposition -------------------------------------------------------------------------------
-
-
-class OuterTrace(Trace):
-    """The values of all nodes at all steps of a minibatch, the nested ones included.
-
-    Args:
-        wrapper: the PyTorch form of the outer composition.
-        parts: for each stretch of steps the values of the outer's own nodes, {wrapper: [(B, steps, size), ...]},
-            and what happened in the nested ones, {NestedNode: course}.
-    """
-
-    def __init__(self, wrapper: Any, parts: list[tuple[dict, dict]]) -> None:
-        super().__init__(wrapper)
-        self.parts = parts
-        self._owners = {mechanism: nested for nested in wrapper.nested for mechanism in nested.wrapper.nodes_map}
-
-    def items(self, node: Any) -> list[Tensor]:
-        """A node's value at all steps, item by item: [(B, T, size), ...]."""
-        nested, wrapper = self._owners.get(node), self.wrapper.nodes_map[node]
-        parts = [own[wrapper] if nested is None else courses[nested].items(node) for own, courses in self.parts]
-        return parts[0] if len(parts) == 1 else [torch.cat(items, dim=1) for items in zip(*parts, strict=True)]
-
-
-def execute_around(wrapper: Any, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> OuterTrace:
-    """Execute a ``RecurrentComposition`` with others nested in it.
-
-    All steps at once where no node of its own needs a value of the step before; else one after the other.
-
-    Args:
-        wrapper: its PyTorch form.
-        inputs: {mechanism, its own or a nested one: (B, T, size)}.
-        before: {mechanism, likewise: (B, size)}: values before the first step; zeros for the rest.
-    """
-    batch, length = next(iter(inputs.values())).shape[:2]
-    steps = 1 if wrapper.has_state else length
-    inside = {node for nested in wrapper.nested for node in nested.wrapper.nodes_map}
-    values = {
-        each: [torch.zeros(batch, steps, np.size(item), dtype=torch.float64) for item in node.defaults.value]
-        for node, each in wrapper.nodes_map.items()
-        if node not in inside
-    }
-    values |= {
-        wrapper.nodes_map[n]: [v[:, None].expand(-1, steps, -1)] for n, v in before.items() if n not in inside
-    }
-    parts = []
-    for start in range(0, length, steps):
-        now = {node: value[:, start : start + steps] for node, value in inputs.items()}
-        courses = {}
-        for execution_set in wrapper._plan:
-            new: dict[Any, list[Tensor]] = {}
-            for node in execution_set:
-                if not isinstance(node, NestedNode):
-                    new[node.wrapper] = node.execute(values, now.get(node.wrapper.mechanism))
-                    continue
-                entering = node.gather(lambda p: values[p.sender_wrapper][p._value_idx], now, (batch, steps))  # noqa: B023
-                own = node.wrapper.nodes_map
-                first = {n: v for n, v in before.items() if n in own} if start == 0 else None
-                courses[node] = node.run(entering, first)
-                new |= {own[n]: courses[node].items(n) for n in node.leaving()}
-            values = values | new
-        parts.append(({w: v for w, v in values.items() if w.mechanism not in inside}, courses))
-    return OuterTrace(wrapper, parts)
-
-
-def has_state(composition: Composition) -> bool:
-    """Whether a node of a composition, apart from those nested in it, depends on earlier steps."""
-    nodes = [node for node in composition.nodes if not isinstance(node, Composition)]
-    return bool(recurrent_projections(composition)) or any(
-        isinstance(node.function, (StatefulFunction, StoreEntry)) for node in nodes
-    )

@@ -33,10 +33,10 @@ from .access import (
     start_from,
 )
 from .arguments import HONOURED, refusal
+from .around import execute_around
 from .call import Call
 from .logs import LearningLog, Loggables, ReadableLog
 from .nestable import supply_defaults
-from .nesting import execute_around
 from .pictures import ShowRecurrent
 from .python_mode import graph_of, quick_run
 from .pytorch_form import WithPytorchForm
@@ -258,6 +258,8 @@ class RecurrentComposition(WithPytorchForm):
         Raises:
             NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does, or would not do what
                 an argument says.
+            NotFinite: an update would not be finite. It is not made: matrices, optimiser, memories, ``results`` and
+                the session are as the update before has left them, also after any other exception, or Ctrl-C.
             TypeError: an unknown argument.
             ValueError: a number is out of its range, or inputs do not fit each other.
         """

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..optimizers import check_same_optimizer, kind_in_torch
 from .access import NotTrainable, get_matrix, self_projections, set_matrix, set_value
-from .nesting import NestedMechanismWrapper, NestedNode, execute_around, has_state
+from .around import execute_around, has_state
+from .nesting import NestedMechanismWrapper, NestedNode
 from .steps import Node, mark_identity, plan_node
 
 
@@ -33,11 +34,11 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         if kwargs.get("outer_creator") is not None:  # it takes the place of the composition's own
             kwargs["composition"].keep_state(kwargs["context"])
         super().__init__(*args, **kwargs)
-        self._plan = [
+        self.plan = [
             [self._as_executed(wrapper) for wrapper in sorted(set_, key=lambda w: w.name)]
             for set_ in self.execution_sets
         ]
-        self.nested = [node for set_ in self._plan for node in set_ if isinstance(node, NestedNode)]
+        self.nested = [node for set_ in self.plan for node in set_ if isinstance(node, NestedNode)]
         self.has_state = has_state(self.composition)
         self.optimizer_type = getattr(self.composition, "optimizer_type", None)
         self.all_output_values = None
@@ -86,7 +87,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         for t in range(length):
             if unroll and t and t % unroll == 0:
                 values = {wrapper: [item.detach() for item in items] for wrapper, items in values.items()}
-            for execution_set in self._plan:
+            for execution_set in self.plan:
                 # All of a set see the values from before the set, as in Python mode.
                 new = {}
                 for node in execution_set:
