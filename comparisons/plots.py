@@ -318,7 +318,7 @@ def plot_ladder(
         tolerance: what a difference may be at most.
         ax: where to draw.
     """
-    ax = axes_or_new(ax, (6.4, 3.8))
+    ax = axes_or_new(ax, (6.4, 4.8))
     names = list(dict.fromkeys(name for name, _, _ in rungs))
     paths = list(dict.fromkeys(path for _, _, path in rungs))
     floor, ceiling = 1e-18, 1e3
@@ -328,9 +328,10 @@ def plot_ladder(
 
     for place, path in enumerate(paths):
         chosen = [(names.index(name), difference) for name, difference, p in rungs if p == path]
-        rows = np.array([row for row, _ in chosen]) + 0.16 * (place - (len(paths) - 1) / 2)
+        rows = np.array([row for row, _ in chosen]) + 0.8 * ((place + 0.5) / len(paths) - 0.5)
         shown = [visible(difference) for _, difference in chosen]
-        ax.scatter(shown, rows, s=46, color=COLORS[place], marker=MARKERS[place], label=path, zorder=3)
+        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+        ax.scatter(shown, rows, s=36, color=color, marker=marker, label=path, zorder=3)
     ax.axvline(tolerance, color=BLACK, linestyle="--", linewidth=1.2)
     ax.text(
         tolerance, 1.0, f" tolerance {tolerance:.0e}", va="top", fontsize=TICK, transform=ax.get_xaxis_transform()

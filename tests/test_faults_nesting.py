@@ -198,7 +198,7 @@ def two_memories():
 
 def without_memory(model):
     """With all entries of both memories gone, by the memories' own means."""
-    for node in (model.episodic_memory, *(n for n in model.nodes if n.name == "second memory")):
+    for node in (model.episodic_memory, *(n for n in model.nodes if n.name.startswith("second memory"))):
         node.function.clear(model.default_execution_id, environment=None)
 
 
