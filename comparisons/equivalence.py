@@ -2,7 +2,8 @@
 
 Each rung stands on the one below: retrieval, one step, one trial, loss, gradients, weights after one update,
 memory, weights after a whole training run. Both models work in float64, from the same weights, on the same
-trials, with the same recorded actions and initial states; sampling is tested apart from this.
+trials, with the same recorded actions and initial states. Sampling is tested apart from this, by a person who
+chooses and by worlds that answer: from the same numbers in [0, 1), each model draws its own choices.
 """
 
 from __future__ import annotations
@@ -13,15 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from ..models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
+from ..models import (
+    Cohort,
+    EpisodicLSTMComposition,
+    ModelConfig,
+    Person,
+    ReferenceEpisodicLSTM,
+    TrialRecord,
+    train,
+    train_episodes,
+)
 from ..models.losses import Loss
 from ..tasks import Trials
+from .echo import Echo
 
 TOLERANCE = 1e-10
 """Both compute in float64, in another order of sums: 1e-16 at a time, some 1e-14 after thousands of updates."""
 
 PYTORCH_MODE, PYTHON_MODE = "PyTorch mode", "Python mode"
 GENERAL, SIMULATE, ENVIRONMENTS, COHORT = "general path", "simulate", "environments", "cohort"
+PERSON, WORLDS = "person", "worlds"
 STEP_FIELDS = ("gates", "cell", "hidden", "policy", "value")
 
 
@@ -154,7 +166,7 @@ def climb_ladder(
         gamma, loss, entropy_weight, value_weight, unroll_steps: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
         further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
-            environments, a cohort. 0 leaves these out.
+            environments, a cohort, a person, worlds. 0 leaves these out.
         on_rung: called with each rung as it is climbed.
         make_composition, make_reference: make the models from (config, seed); for models of your own.
 
@@ -218,6 +230,8 @@ def _climb(
         yield from _general_path(composition, reference, some, rng, settings)
         yield from _simulation(composition, reference, some, rng)
         yield from _environments(composition, reference, some, rng, settings)
+        yield from _person(composition, reference, some)
+        yield from _worlds(composition, reference, settings)
         yield from _cohort(composition, reference, some, rng, settings)
 
 
@@ -283,6 +297,56 @@ def _cohort(
         (f"agent {p}", a, b) for p in (0, 1) for a, b in zip(cohort.memory(p), reference.memory(), strict=True)
     ]
     yield compare_arrays("memory", COHORT, memories, ("entry",))
+
+
+def some_person(config: ModelConfig) -> Person:
+    """Somebody who differs from the trained agent in all that has a place in the model as it is made."""
+    values: dict[str, Any] = {"inverse_temperature": 0.7}
+    if config.has_reinstatement_gate:
+        values["gate_bias"] = -0.5
+    if config.memory_capacity and config.retrieval == "average":
+        values |= {"sharpness": 1.3 * config.sharpness, "forgetting": 0.2}
+    start, stop = config.key_columns.start, config.key_columns.stop
+    if config.memory_capacity and stop - start > 1:
+        values |= {"context_weight": 0.7, "context_columns": (start, (start + stop) // 2)}
+    return Person(**values)
+
+
+def _person(composition: Any, reference: Any, trials: Trials) -> Iterator[Rung]:
+    """Somebody else, whose choices are drawn, and who has encoded only some episodes."""
+    person, seed = some_person(composition.config), 7
+    block = Trials(trials.inputs, trials.targets, np.zeros_like(trials.encode), trials.retrieve)
+    if composition.config.memory_capacity:  # contexts that are stored once, and come again
+        once = Trials(trials.inputs, trials.targets, trials.encode)
+        inputs, targets = (np.concatenate([a, a]) for a in (once.inputs, once.targets))
+        encode = np.concatenate([once.encode, np.zeros_like(once.encode)])
+        block = Trials(inputs, targets, encode, context=np.tile(np.arange(len(trials)), 2))
+    encoded = None if block.context is None else np.arange(len(block)) % 2 == 0
+    try:
+        composition.person = reference.person = person
+        ours = composition.simulate(block, seed=seed, encoded=encoded)
+        theirs = reference.run_trials(block, seed=seed, encoded=encoded)
+        yield from compare_records(ours, theirs, PERSON)
+    finally:
+        composition.person = reference.person = Person()
+    yield compare_memories(composition, reference, PERSON)
+
+
+def _worlds(composition: Any, reference: Any, settings: dict[str, Any]) -> Iterator[Rung]:
+    """The environment in the loop: two worlds, one update an episode, choices that are drawn."""
+    config = composition.config
+    if config.input_size < config.n_actions + 2 or settings["loss"] == "cross_entropy":
+        return
+    task, records = Echo(config.input_size, config.n_actions), []
+    for model in (composition, reference):
+        worlds = task.worlds([np.random.default_rng(e) for e in range(2)])
+        worlds.begin_epoch()
+        model.clear_memory()
+        record = train_episodes(model, worlds, task.episodes, seed=8, record_gradients=True, **settings)
+        records.append(record)
+    yield from compare_records(*records, WORLDS)
+    yield compare_weights(composition, reference, "weights after the episodes", WORLDS)
+    yield compare_memories(composition, reference, WORLDS)
 
 
 def _random_weights(weights: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

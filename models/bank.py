@@ -167,7 +167,8 @@ class Bank:
         equal = np.ones((len(rings), view.n), bool) if view.there is None else view.there.copy()
         for field in compared:
             equal &= (self.fields[field][rings, : view.n] == entries[field][:, None]).all(-1)
-        return np.where(equal, view.lag, np.iinfo(np.int64).max).argmin(-1), equal.any(-1)
+        lag = np.where(equal, view.lag, np.iinfo(np.int64).max)
+        return lag.argmin(-1), np.asarray(equal.any(-1))
 
     # ---- reading
 
@@ -258,7 +259,8 @@ class RingMemory:
     ) -> None:
         self.bank, self.retrieval, self.follows = bank, retrieval, follows
         self._columns, self._agents, self._key_scale = columns, agents, key_scale
-        self._repeated, self._shared, self._shows_keys = repeated, shared, shows_keys
+        self._repeated: Repeated = repeated
+        self._shared, self._shows_keys = shared, shows_keys
         self._keeps_values = keeps_values
         self._asked: tuple[int, np.ndarray, Read] | None = None  # keys answered last, and when
         self._events = np.full((len(bank), 0), -1)
@@ -292,7 +294,7 @@ class RingMemory:
         asked = self._asked
         if asked is not None and asked[0] == self.bank.changes and np.array_equal(asked[1], keys):
             before = asked[2]  # such as a barcode that stays the same for an episode
-            return replace(before, values=_switched(before.found, switch, length), switch=switch)
+            return replace(before, values=_switched(before.found, switch, length), switch=switch)  # type: ignore
         rings = self._rings(1 if self._shared else rows)
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
         match = self.bank.match(self.retrieval, queries, rings)
@@ -386,7 +388,8 @@ class RingMemory:
             if wants_keys and read.match is not None and read.match.weights is not None:
                 agents, rows, length, size = d.shape
                 d_found = d if read.switch is None else d * read.switch[..., None]
-                d_key = read.match.by_queries(self.retrieval, read.field, d_found.reshape(-1, length, size))
+                d_found = d_found.reshape(-1, length, size)
+                d_key = read.match.by_queries(self.retrieval, read.field, d_found)  # type: ignore[arg-type]
                 d_key = d_key.reshape(agents, rows, length, -1)
                 d_keys.append(d_key if self._key_scale is None else d_key * self._key_scale)
         return np.concatenate(d_keys, axis=2) if d_keys else None, np.concatenate(d_switches, axis=2)

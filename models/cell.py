@@ -165,7 +165,7 @@ class Backward:
             self._go_back(slice(max(stop - at_once, steps.start), stop))
 
     def _go_back(self, steps: slice) -> None:
-        part, from_later = np.empty((2, *self.d_cells.shape[1:]))
+        part, from_later = np.empty(self.d_cells.shape[1:]), np.empty(self.d_cells.shape[1:])
         length, size, d_cells, d_drive = len(self.d_cells), self.states.size, self.d_cells, self.d_drive
         through, forget = self._factors(steps), self.states.gate(0)
         for t in range(steps.stop - 1, steps.start - 1, -1):
@@ -214,5 +214,5 @@ class Backward:
 
 def _minus_product(a: np.ndarray, b: np.ndarray, c: np.ndarray, out: np.ndarray) -> None:
     """a − b c, in one go."""
-    a, b, c, out = map(torch.from_numpy, (a, b, c, out))  # type: ignore[assignment]
-    torch.addcmul(a, b, c, value=-1, out=out)
+    minuend, left, right, room = map(torch.from_numpy, (a, b, c, out))
+    torch.addcmul(minuend, left, right, value=-1, out=room)

@@ -30,11 +30,11 @@ class Memory(Protocol):
 
     follows: bool
 
-    def read(self, source: Source, steps: slice) -> Any:
+    def read(self, source: Any, steps: slice) -> Any:
         """What these steps retrieve; its ``values`` (steps, P, H, B) are before the tanh."""
         ...
 
-    def write(self, source: Source, steps: slice, cells: np.ndarray) -> Any:
+    def write(self, source: Any, steps: slice, cells: np.ndarray) -> Any:
         """Store where these steps say so, given c_t (steps, P, H, B)."""
         ...
 

@@ -83,12 +83,10 @@ class AgentTrace(NodeValues):
     @cached_property
     def symbols(self) -> Symbols:
         """What happened, by the symbols of the equations."""
-        found = self._given or [torch.from_numpy(v[0]) for v in symbols_of(self.engine)]
-        names = ("gates", "memory", "cell", "hidden", "policy", "value")
-        first_cell = self.before[self.graph.cell]
-        return Symbols(
-            **dict(zip(names, found, strict=True)), first_cell=first_cell, **self.path.found(self.engine)
-        )
+        symbols = self._given or [torch.from_numpy(v[0]) for v in symbols_of(self.engine)]
+        found = self.path.found(self.engine)
+        own = self.before[self.graph.cell], found["key_found"], found["value_found"]
+        return Symbols(*symbols, *own)  # type: ignore[call-arg]
 
     def output(self, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""

@@ -147,7 +147,8 @@ def not_finite(
         cause = of_gradients(gradients)
     return NotFinite(
         f"Training has stopped before the update of {where}{of}: {cause}. Weights and optimiser are those of "
-        "the last update that was finite. Train with a lower learning_rate or with max_gradient_norm, or mend the loss."
+        "the last update that was finite. Train with a lower learning_rate or with max_gradient_norm, or mend "
+        "the loss."
     )
 
 

@@ -161,16 +161,16 @@ class Person:
 
     def __post_init__(self) -> None:
         for name, parameter in PARAMETERS.items():
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if value is None and parameter.neutral is None:
                 continue
             least, most = parameter.lower, parameter.upper
-            inside = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            inside = inside and bool(np.isfinite(value)) and least <= value <= most
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            inside = number and bool(np.isfinite(value) and least <= value <= most)  # type: ignore
             if not inside or (not parameter.closed and value in (least, most)):
                 edges = f"[{least:g}, {most:g}]" if parameter.closed else f"({least:g}, {most:g})"
                 raise ValueError(f"Person: {name} must be a finite number in {edges}; got {value!r}.")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, float(value))  # type: ignore
 
     @property
     def changed(self) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ class PlannedMemory:
     def _nearest(self, where: tuple, shape: tuple[int, ...]) -> Found:
         restarts, blocks = shape[:2]
         rows, finds = (
-            np.broadcast_to(a[where[:3]], shape[:4]).reshape(restarts * blocks, -1)
+            np.broadcast_to(a[where[:3]], shape[:4]).reshape(restarts * blocks, -1)  # type: ignore[index]
             for a in (self._entries.nearest, self._entries.finds)
         )
         return Found(np.empty(0), shape, Match(_view(shape), rows=rows, empty=None if finds.all() else ~finds))
@@ -244,7 +244,7 @@ class PlannedMemory:
         if "sharpness" in self._free:
             self.slopes["sharpness"] += _summed(slopes, read.similar.detach().numpy())
         if "forgetting" in self._free:
-            self.slopes["forgetting"] -= _summed(slopes, read.lag)
+            self.slopes["forgetting"] -= _summed(slopes, read.lag)  # type: ignore[arg-type]
         if read.weight is not None and read.weight.requires_grad:
             slopes *= _by_query(self._values["sharpness"])
             (by_weight,) = torch.autograd.grad(read.similar, read.weight, torch.from_numpy(slopes))

@@ -176,7 +176,7 @@ def choice_probabilities(policy: np.ndarray, values: Values) -> np.ndarray:
     own = {name: values[name] for name in OF_CHOICE if name in PARAMETERS and name in values}
     last = np.arange(NO_CHOICE, n_actions)[:, None, None]
     with np.errstate(divide="ignore"):
-        p = probabilities(Person(**own), np.log(policy), last)
+        p = probabilities(Person(**own), np.log(policy), last)  # type: ignore[arg-type]
     return np.broadcast_to(p, (n_actions + 1, *policy.shape))
 
 

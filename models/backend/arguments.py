@@ -19,7 +19,7 @@ PyTorch mode takes all of them, and disregards many: time steps, passes, ``runti
 | ``log`` | True: log all that ``learn()`` logs (see ``logs``) |
 
 ``REFUSED`` has the others.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def execute_around(wrapper: Any, inputs: Mapping[Any, Tensor], before: Mapping[A
                 if not isinstance(node, NestedNode):
                     new[node.wrapper] = node.execute(values, now.get(node.wrapper.mechanism))
                     continue
-                entering = node.gather(lambda p: values[p.sender_wrapper][p._value_idx], now, (batch, steps))
+                value_of = partial(_value_of, values)
+                entering = node.gather(value_of, now, (batch, steps))
                 own = node.wrapper.nodes_map
                 first = {n: v for n, v in before.items() if n in own} if start == 0 else None
                 traces[node] = node.run(entering, first)
@@ -88,3 +90,8 @@ def has_state(composition: Composition) -> bool:
     return bool(recurrent_projections(composition)) or any(
         isinstance(node.function, (StatefulFunction, StoreEntry)) for node in nodes
     )
+
+
+def _value_of(values: Mapping[Any, list[Tensor]], projection: Any) -> Tensor:
+    """What a projection's wrapper takes from its sender: (B, steps, size)."""
+    return values[projection.sender_wrapper][projection._value_idx]

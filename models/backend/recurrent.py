@@ -258,8 +258,8 @@ class RecurrentComposition(WithPytorchForm):
         Raises:
             NotTrainable: the PyTorch backend would not execute the graph as ``run()`` does, or would not do what
                 an argument says.
-            NotFinite: an update would not be finite. It is not made: matrices, optimiser, memories, ``results`` and
-                the session are as the update before has left them, also after any other exception, or Ctrl-C.
+            NotFinite: an update would not be finite. It is not made: matrices, optimiser, memories, ``results``
+                and the session are as the update before has left them, also after any other exception, or Ctrl-C.
             TypeError: an unknown argument.
             ValueError: a number is out of its range, or inputs do not fit each other.
         """
