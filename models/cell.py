@@ -166,7 +166,8 @@ class Backward:
 
     def _go_back(self, steps: slice) -> None:
         part, from_later = np.empty(self.d_cells.shape[1:]), np.empty(self.d_cells.shape[1:])
-        length, size, d_cells, d_drive = len(self.d_cells), self.states.size, self.d_cells, self.d_drive
+        length, d_cells, d_drive = len(self.d_cells), self.d_cells, self.d_drive
+        by_gate = d_drive.reshape(*d_drive.shape[:2], GATES, *d_cells.shape[2:])
         through, forget = self._factors(steps), self.states.gate(0)
         for t in range(steps.stop - 1, steps.start - 1, -1):
             dh, dc = self._d_hidden[t], d_cells[t]
@@ -175,10 +176,10 @@ class Backward:
                 dh += self._d_hidden[t]
                 dc += np.multiply(d_cells[t + 1], forget[t + 1], out=part)
             dc += np.multiply(dh, through[t - steps.start], out=part)
-            np.multiply(d_drive[t][:, 2 * size : 3 * size], dh, out=part)
-            by_gate = d_drive[t].reshape(len(dc), GATES, *dc.shape[1:])
-            by_gate *= dc[:, None]
-            by_gate[:, 2] = part
+            factors = by_gate[t]
+            np.multiply(factors[:, 2], dh, out=part)
+            factors *= dc[:, None]
+            factors[:, 2] = part
             if self._own is not None:
                 d_drive[t] += self._own[t]
 
