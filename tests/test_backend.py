@@ -310,14 +310,20 @@ def test_a_call_that_is_refused_leaves_weights_that_were_set(data):
     close(net.matrices(), net.start)
 
 
-@pytest.mark.parametrize("held", [lambda c: c, lambda c: [c], lambda c: {"agent": {"b": c}}])
-@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, pickle.dumps])
-def test_a_composition_is_not_copied(shared, how, held):
-    """The error names what does instead; a list that would hold the same composition is no copy either."""
-    if how is copy.copy:
-        held = lambda c: c  # noqa: E731  (of a list, it is a list of the same, as everywhere)
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda composition: copy.deepcopy([composition]),  # a list of the same one would be no copy
+        lambda composition: copy.deepcopy({"agents": {"first": composition}}),
+        lambda composition: pickle.dumps([composition]),
+    ],
+    ids=["copy", "deepcopy", "in a list", "in a dict", "pickle"],
+)
+def test_a_composition_is_not_copied(shared, copied):
     with pytest.raises(TypeError, match=r"elman.*load_model"):
-        how(held(shared.composition))
+        copied(shared.composition)
 
 
 def test_psyneulink_may_copy_what_holds_a_composition(shared):
@@ -340,18 +346,14 @@ def test_after_learning_nodes_and_results_are_those_of_the_last_step(data):
 @pytest.mark.parametrize(
     "argument",
     [
-        {"randomize_minibatches": True},
         {"num_trials": 2},
-        {"patience": 1},
-        {"min_delta": 0.1},
         {"optimizations_per_minibatch": 2},
         {"execution_mode": pnl.ExecutionMode.Python},
-        {"targets": {}},
-        {"termination_processing": {pnl.TimeScale.TRIAL: pnl.AfterNPasses(2)}},
     ],
     ids=lambda argument: next(iter(argument)),
 )
 def test_arguments_that_are_refused(data, shared, argument):
+    """Of any composition; the agent's tests have all of them."""
     before = shared.matrices()
     with pytest.raises(NotTrainable, match=next(iter(argument))):
         shared.composition.learn(
@@ -366,18 +368,6 @@ def shared(data):
     net = Elman()
     net.learn(*data)
     return net
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [{"minibatch_size": N + 1}, {"learning_rate": {"no such": 0.1}}, {"nonsense": 1}],
-    ids=lambda argument: next(iter(argument)),
-)
-def test_arguments_that_psyneulink_refuses(data, shared, argument):
-    before = shared.matrices()
-    with pytest.raises(Exception, match=next(iter(argument)).replace("minibatch_size", "mini?m?batch_size")):
-        shared.learn(*data, **argument)
-    close(shared.matrices(), before)
 
 
 def test_a_number_of_optimisations_given_to_the_constructor_is_refused(data):

@@ -5,7 +5,6 @@ trained, its gradient is also held against finite differences of the loss of Pyt
 """
 
 import re
-import warnings
 
 import numpy as np
 import psyneulink as pnl
@@ -438,22 +437,6 @@ def test_learn_run_learn_as_the_reference(pair):
         same_memory(model, reference)
 
 
-def test_learning_rates_by_projection(pair):
-    """Each weight by its own rate, as Adam's first step shows: it moves by the rate, whatever the gradient."""
-    model, trials = pair[0], make_trials()
-    before = model.weights()
-    rates = {
-        model.parts.learned["actor_bias", "actor"]: 0.3,
-        model.parts.learned["critic_bias", "critic"].name: 0.2,
-    }
-    model.learn(trials, **forced(trials), learning_rate={**rates, pnl.DEFAULT_LEARNING_RATE: 0.1})
-    moved = {name: np.abs(array - before[name]) for name, array in model.weights().items()}
-    # Adam's ε of 1e-8 against gradients of 1e-5 and more.
-    np.testing.assert_allclose(moved["actor_bias"], 0.3, rtol=1e-3)
-    np.testing.assert_allclose(moved["critic_bias"], 0.2, rtol=1e-3)
-    np.testing.assert_allclose(moved["actor_weight"], 0.1, rtol=1e-3)
-
-
 def test_inputs_in_psyneulinks_forms(model):
     """Trials, a dict of arrays and a list of dicts, one a trial, are the same."""
     trials, records = make_trials(n=2, seed=30), []
@@ -602,31 +585,6 @@ def test_optimiser_state_goes_from_model_to_model(pair):
     same_weights(model, reference)
 
 
-def test_an_interruption_keeps_what_was_learned(pair):
-    model, reference = pair
-    trials = make_trials(n=3, seed=36)
-    settings = forced(trials)
-
-    def stop(n):
-        if n == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(model, trials, **settings, learning_rate=LEARNING_RATE, after_trial=stop)
-    actions, (h0, c0) = settings["actions"], settings["initial_states"]
-    for rows, models in ((slice(0, 2), [reference]), (slice(2, 3), [model, reference])):
-        for m in models:
-            train(
-                m,
-                trials[rows],
-                actions=actions[rows],
-                initial_states=(h0[rows], c0[rows]),
-                learning_rate=LEARNING_RATE,
-            )
-        same_weights(model, reference)
-    same_memory(model, reference)
-
-
 def test_no_trials(model):
     before = model.weights()
     trials = make_trials()[:0]
@@ -757,16 +715,3 @@ def test_psyneulinks_log():
     record = model.run_trials(trials, **forced(trials))
     entries = model.cell.log.nparray_dictionary()[model.default_execution_id]["value"]
     np.testing.assert_allclose(np.reshape(entries, (-1, H))[-T:], record.cell[0], rtol=0, atol=ATOL)
-
-
-def test_psyneulinks_save_and_load(tmp_path, pair):
-    """PsyNeuLink's own file holds the weights; the package's checkpoints hold memory and optimiser, too."""
-    model, trials = pair[0], make_trials()
-    train(model, trials, **forced(trials), learning_rate=LEARNING_RATE)
-    weights = model.weights()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = model.save(directory=str(tmp_path), filename="weights.pnl")
-        model.set_weights(make_weights(seed=50))
-        model.load(path)
-    same_weights(model, weights)
