@@ -344,7 +344,7 @@ def _worlds(composition: Any, reference: Any, settings: dict[str, Any]) -> Itera
         model.clear_memory()
         record = train_episodes(model, worlds, task.episodes, seed=8, record_gradients=True, **settings)
         records.append(record)
-    yield from compare_records(*records, WORLDS)
+    yield from compare_records(records[0], records[1], WORLDS)
     yield compare_weights(composition, reference, "weights after the episodes", WORLDS)
     yield compare_memories(composition, reference, WORLDS)
 
