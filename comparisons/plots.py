@@ -340,7 +340,7 @@ def plot_ladder(
     highest = max([tolerance * 1e3, *(visible(difference) for _, difference, _ in rungs)])
     ax.set_xlim(floor / 2, highest * 2)
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.7, len(names) + 1.6)  # room for the legend
+    ax.set_ylim(-0.7, len(names) + 2.2)  # room for the legend
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_axisbelow(True)
     add_legend(ax, "upper left", ncols=2)
