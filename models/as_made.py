@@ -63,9 +63,14 @@ class AsMade:
         found = dict.fromkeys([*self._projections(), *recurrent_projections(self.graph.composition)])
         return [p for p in found if p not in self._own and isinstance(p, pnl.MappingProjection)]
 
-    def difference(self, context: Any) -> str | None:
-        """What has been changed since the graph was made, in words; None if nothing that matters."""
-        made, now = self._made, self._structure(context)
+    def difference(self, context: Any, signature: tuple | None = None) -> str | None:
+        """What has been changed since the graph was made, in words; None if nothing that matters.
+
+        Args:
+            context: the execution context.
+            signature: the graph's, if it is known.
+        """
+        made, now = self._made, self._structure(context, signature)
         for nodes in (set(now) - set(made), set(made) - set(now)):
             if nodes:
                 return f"{', '.join(sorted(repr(n) for n in nodes))} added or removed"
@@ -88,10 +93,10 @@ class AsMade:
             p for p in inner_projections(self.graph.composition) if {p.sender.owner, p.receiver.owner} <= nodes
         ]
 
-    def _structure(self, context: Any) -> dict[str, Any]:
+    def _structure(self, context: Any, signature: tuple | None = None) -> dict[str, Any]:
         """What ``graph_signature`` holds by node and projection, without what the fast path leaves open."""
         composition = self.graph.composition
-        nodes, projections, conditions, _ = graph_signature(composition, context)
+        nodes, projections, conditions, _ = signature or graph_signature(composition, context)
         structure: dict[str, Any] = {"scheduling conditions": conditions}
         for node, signature in zip(composition.nodes, nodes, strict=True):
             constants = tuple(  # PsyNeuLink changes the defaults of other ports when it nests the composition

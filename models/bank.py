@@ -166,7 +166,9 @@ class Bank:
             return np.zeros(len(rings), np.int64), np.zeros(len(rings), bool)
         equal = np.ones((len(rings), view.n), bool) if view.there is None else view.there.copy()
         for field in compared:
-            equal &= (self.fields[field][rings, : view.n] == entries[field][:, None]).all(-1)
+            same = (self.fields[field][rings, : view.n] == entries[field][:, None]).astype(float)
+            columns = same.shape[-1]
+            equal &= np.matmul(same, np.ones(columns)) == columns  # a product is faster than all()
         lag = np.where(equal, view.lag, np.iinfo(np.int64).max)
         return lag.argmin(-1), np.asarray(equal.any(-1))
 
@@ -299,6 +301,8 @@ class RingMemory:
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
         match = self.bank.match(self.retrieval, queries, rings)
 
+        shows_keys = self._shows_keys and (not source.answers or steps.stop == source.length)
+
         def shaped(field: int) -> np.ndarray:
             found = self.bank.read(match, field, rings)
             if self._shared and found.shape[1] == 1 < rows:
@@ -311,7 +315,7 @@ class RingMemory:
             found,
             switch,
             match,
-            keys=shaped(0) if self._shows_keys else None,
+            keys=shaped(0) if shows_keys else None,
         )
         if self._keeps_values and match.keys is not None:
             match.keys = match.keys.copy()  # other entries may lie there when they are needed

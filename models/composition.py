@@ -32,6 +32,7 @@ from .backend import (
     RecurrentWrapper,
     Trace,
     as_context,
+    graph_signature,
     memories,
     setting_contexts,
     start_from,
@@ -452,11 +453,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """As ``prepare``, and choose the path; where the fast path is taken, any PyTorch form will do: it uses the
         matrices alone, and so need not be made anew for each person."""
         self._initialize_from_context(context, pnl.Context(execution_id=None), override=False)
-        wrapper = self.pytorch_form(context)
+        wrapper, signature = self.pytorch_form(context), graph_signature(self, context)
         fast = wrapper is not None and not wrapper.is_nested and self.fast_path
-        if not fast or self.as_made.difference(context) is not None:
-            self.prepare(context)
-        self._choose_path(context)
+        if not fast or self.as_made.difference(context, signature) is not None:
+            signature = self.prepare(context)
+        self._choose_path(context, signature)
         wrapper = self.pytorch_form(context)
         wrapper.load_weights(context)
         return wrapper
@@ -667,10 +668,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
         try:
             if not plan.trials.targets.size:
                 return None
-            once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1)]
             if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
-                once, session.width = once[:: plan.environments], plan.environments
+                session.width = plan.environments
                 kwargs["minibatch_size"] = 1
+            once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1) : session.width]
             with self._lesioned(plan.trials):
                 return super().learn(self._inputs(once), session, **kwargs)
         finally:  # also after an interruption
@@ -678,9 +679,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     # ---- the fast path
 
-    def _choose_path(self, context: Any) -> None:
+    def _choose_path(self, context: Any, signature: tuple) -> None:
         """Choose the path by which the graph is executed."""
-        self.detour = "fast_path is off" if not self.fast_path else self.as_made.difference(context)
+        self.detour = "fast_path is off" if not self.fast_path else self.as_made.difference(context, signature)
         log = None if self.call is None else self.call.log
         if self.detour is None and self.parts.has_memory and log and log.includes(self.episodic_memory):
             self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
@@ -694,7 +695,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
         """Where it is nested in another composition: the path, too."""
         self.person_in_graph.of(context).check_training(f"'{self.name}'")
-        self._choose_path(context)
+        self._choose_path(context, graph_signature(self, context))
         if self.detour is not None:
             return super().nested_executor(wrapper, context)
         return FastPath(self.parts, self.person_in_graph, wrapper, context, nested=True).execute

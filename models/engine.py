@@ -334,14 +334,21 @@ class _Columns:
     """(T, P, size, B) with the columns of all steps and rows side by side, for products over both."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.steps, _, _, self.rows = array.shape
+        self.array = array
+        self.steps, self.agents, _, self.rows = array.shape
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """(P, size, T · B)"""
         if self.rows == 1:  # as they lie in memory
-            self.flat = array[..., 0].transpose(1, 2, 0)
-        else:
-            self.flat = array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1)
+            return self.array[..., 0].transpose(1, 2, 0)
+        return self.array.transpose(1, 2, 0, 3).reshape(*self.array.shape[1:3], -1)
 
     def outer(self, other: _Columns, first: int = 0) -> np.ndarray:
         """Σ over steps and rows of a bᵀ, with as many steps of b from ``first`` on: (P, m, n)."""
+        if self.agents == 1 < self.rows:  # without the copies
+            a, b = torch.from_numpy(self.array[:, 0]), torch.from_numpy(other.array[first : first + self.steps, 0])
+            return torch.addbmm(a.new_zeros(a.shape[1], b.shape[1]), a, b.mT).numpy()[None]
         columns = slice(first * self.rows, (first + self.steps) * self.rows)
         return np.matmul(self.flat, other.flat[..., columns].swapaxes(-1, -2))
 

@@ -6,7 +6,6 @@ ties.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -56,10 +55,9 @@ def _l1(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def _cosine(query: Tensor, keys: Tensor) -> Tensor:
-    norms = (
-        root(part.square().sum(-1)).clamp_min(COSINE_EPS) for part in (query.unsqueeze(-2), keys.unsqueeze(-3))
-    )
-    return _products(query, keys) / math.prod(norms)
+    norms = (torch.linalg.vector_norm(part, dim=-1).clamp_min(COSINE_EPS) for part in (query, keys))
+    of_query, of_keys = norms
+    return _products(query, keys) / (of_query.unsqueeze(-1) * of_keys.unsqueeze(-2))
 
 
 def _products(query: Tensor, keys: Tensor) -> Tensor:

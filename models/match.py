@@ -32,7 +32,9 @@ class View:
     @property
     def lag(self) -> np.ndarray:
         """(G, n): entries that were stored later than that of a row: 0 for the newest."""
-        return (self.stored[:, None] - 1 - np.arange(self.n)) % self.limit
+        lag = (self.stored[:, None] - 1) % self.limit - np.arange(self.n)
+        lag[lag < 0] += self.limit
+        return lag
 
     @property
     def wraps(self) -> bool:
@@ -96,10 +98,12 @@ class Retrieval:
     def nearest(self, similar: np.ndarray, view: View) -> np.ndarray:
         """Rows of the most similar entries, the oldest or the newest of equally similar ones: (G, T, n) → (G,
         T)."""
-        if self.ties == "oldest" and not view.wraps:
+        if not view.wraps:  # rows are in the order of ages
             if view.there is not None:
                 similar = np.where(view.there[:, None], similar, -np.inf)
-            return similar.argmax(-1)  # the first of equals
+            if self.ties == "oldest":
+                return similar.argmax(-1)  # the first of equals
+            return view.n - 1 - similar[..., ::-1].argmax(-1)
         gone = None if view.there is None else ~view.there[:, None]
         return nearest_rows(similar, view.lag[:, None], gone, self.ties)
 

@@ -108,6 +108,7 @@ class Call:
             torch.nn.utils.clip_grad_norm_(learned, session.max_gradient_norm)
         if session.wants_gradients:
             session.before_update(wrapper.gradients())
+        wrapper.__dict__["has_given"] = False
         self._steps.step()
         self._updating = False
         self._done += self._rows
@@ -119,7 +120,8 @@ class Call:
         for bank in self._banks:
             bank.end_update(undo=self._updating)
         wrapper = self._composition.pytorch_form(self._context)
-        wrapper.give_weights(self._context)
+        if not wrapper.has_given:
+            wrapper.give_weights(self._context)
         results = self._composition.parameters.results
         new = results._get(self._context)
         if wrapper.retained_results or len(new) > self._done:

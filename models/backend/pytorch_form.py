@@ -25,23 +25,21 @@ class WithPytorchForm(Nestable):
         """By execution_id: the graph of which the PyTorch form is."""
         super().__init__(*args, **kwargs)
 
-    def is_as_prepared(self, context: Context) -> bool:
-        """Whether the PyTorch form is there and is that of the graph as it stands now."""
-        known = self._signatures.get(context.execution_id)
-        return self.pytorch_form(context) is not None and known == graph_signature(self, context)
+    def prepare(self, context: Context) -> tuple:
+        """See that the PyTorch form is there and is that of the graph as it stands now.
 
-    def prepare(self, context: Context) -> None:
-        """See that it is.
+        Returns:
+            The graph's signature, as it stands now.
 
         Raises:
             NotTrainable: PyTorch mode would not execute the graph as ``run()`` does.
         """
-        self._initialize_from_context(context, Context(execution_id=None), override=False)
         wrapper = self.pytorch_form(context)
         if wrapper is not None and wrapper.is_nested:  # the outer composition's
             self.parameters.pytorch_representation._set(None, context)
-        if self.is_as_prepared(context):
-            return
+        known = self._signatures.get(context.execution_id)
+        if self.pytorch_form(context) is not None and known == graph_signature(self, context):
+            return known
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
         self.drop_pytorch_form(context)
@@ -56,7 +54,8 @@ class WithPytorchForm(Nestable):
             with _refused(f"The PyTorch form of '{self.name}' cannot be executed"):
                 check_same_in_both_modes(self, context)
         # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
-        self._signatures[context.execution_id] = graph_signature(self, context)
+        signature = self._signatures[context.execution_id] = graph_signature(self, context)
+        return signature
 
     def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
         before = self.pytorch_form(context)

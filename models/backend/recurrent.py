@@ -175,8 +175,8 @@ class RecurrentComposition(WithPytorchForm):
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
         return input_dict
 
-    def _choose_path(self, context: Context) -> None:
-        """Before ``_begin``; subclasses may have several ways to execute the graph."""
+    def _choose_path(self, context: Context, signature: tuple) -> None:
+        """Before ``_begin``, given the graph's signature; subclasses may have several ways to execute the graph."""
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
         """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
@@ -278,13 +278,13 @@ class RecurrentComposition(WithPytorchForm):
                 raise ValueError(f"learn(): the inputs of '{node.name}' must be finite.")
         context = as_context(self, context)
         self.check_optimizer(context)
-        self.prepare(context)
+        signature = self.prepare(context)
         log = self._wanted_log(self.pytorch_form(context), switch_on=bool(kwargs.pop("log", False)))
         reports = kwargs.get("report_output") not in (None, pnl.ReportOutput.OFF)
         supply_defaults(self)
         self.call = Call(self, session, tensors, log, reports, context)
         try:
-            self._choose_path(context)
+            self._choose_path(context, signature)
             self._begin(self.call.wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
             with warnings.catch_warnings():
                 # PsyNeuLink's own, of matters that are settled here

@@ -44,6 +44,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         self.all_output_values = None
         self.trace: Any = None
         """What happened in the last minibatch."""
+        self.has_given = False
+        """Whether PsyNeuLink has the matrices as they are after the last update."""
         self.loggables: Any = None
         """All that can be logged, once it has been sought."""
         self._output_sources = self._plan_outputs()
@@ -180,6 +182,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         """Give PsyNeuLink all matrices, copies of its own."""
         for wrapper in self.projections_map.values():
             set_matrix(wrapper.projection, wrapper.matrix.detach().numpy().copy(), context)
+        self.__dict__["has_given"] = True
 
     def _torch_params_to_projections(self, param_groups: list) -> dict:
         """As the stock method, which searches all parameters by name for each parameter of each projection."""
