@@ -265,10 +265,10 @@ class RingMemory:
         self._shared, self._shows_keys = shared, shows_keys
         self._keeps_values = keeps_values
         self._asked: tuple[int, np.ndarray, Read] | None = None  # keys answered last, and when
+        self._value_size = bank.fields[1].shape[2]
         self._events = np.full((len(bank), 0), -1)
-        self.slopes = np.zeros((0, bank.fields[1].shape[2]))
-        """(storings, H): the loss's derivatives by what the run has stored, as far as they have been gone
-        through."""
+        self._n_events = 0
+        self._slopes: np.ndarray | None = None
 
     def keys(self, source: Source, steps: slice) -> np.ndarray:
         """key(x_t): (P, B, steps, K)."""
@@ -290,7 +290,7 @@ class RingMemory:
         switch = source.switch(steps)
         if source.answers and not switch.any() and not (self._shows_keys and steps.stop == source.length):  # type: ignore[union-attr]
             agents, rows, length = switch.shape  # type: ignore[union-attr]
-            return Read(np.zeros((length, agents, self.slopes.shape[1], rows)))
+            return Read(np.zeros((length, agents, self._value_size, rows)))
         keys = self.keys(source, steps)
         agents, rows, length, _ = keys.shape
         asked = self._asked
@@ -319,10 +319,10 @@ class RingMemory:
         )
         if self._keeps_values and match.keys is not None:
             match.keys = match.keys.copy()  # other entries may lie there when they are needed
-        if self.follows or self._keeps_values:
+        if self._keeps_values:
             read.field = self.bank.fields[1][rings, : match.view.n].copy()
         if self.follows:
-            self._follow()
+            self._grow()
             read.events = self._events[rings, : match.view.n].copy()
         self._asked = (self.bank.changes, keys, read)
         return read
@@ -342,20 +342,33 @@ class RingMemory:
                 rings, (keys[agents, rows, t], cells[t][agents, :, rows]), self._repeated
             )
             if self.follows:
-                events = np.where(kept, len(self.slopes) + np.arange(len(rings)), -1)
-                self.slopes = np.concatenate([self.slopes, np.zeros((len(rings), self.slopes.shape[1]))])
-                self._follow()
+                events = np.where(kept, self._n_events + np.arange(len(rings)), -1)
+                self._n_events += len(rings)
+                self._grow()
                 self._events[rings[kept], where[kept]] = events[kept]
                 stored.append(Stored(steps.start + t, agents, rows, events))
         return stored
 
-    def _follow(self) -> None:
-        """See that there is an event for each row of the bank."""
-        further = self.bank.fields[1].shape[1] - self._events.shape[1]
-        if further:
-            self._events = np.concatenate([self._events, np.full((len(self._events), further), -1)], axis=1)
+    def _grow(self) -> None:
+        """See that there is an event for each row of each ring of the bank."""
+        have, need = self._events.shape, self.bank.fields[1].shape[:2]
+        if have != need:
+            self._events = np.pad(self._events, [(0, n - h) for n, h in zip(need, have, strict=True)], constant_values=-1)
 
     # ---- gradients
+
+    def begin_update(self) -> None:
+        """What has been stored so far is from now on a constant: gradients do not flow into earlier updates."""
+        self._events[...] = -1
+        self._n_events, self._slopes, self._asked = 0, None, None
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """(storings, H): the loss's derivatives by what has been stored since the update began, as far as they
+        have been gone through."""
+        if self._slopes is None:
+            self._slopes = np.zeros((self._n_events, self._value_size))
+        return self._slopes
 
     def add_stored(self, stored: list[Stored], d_cells: np.ndarray) -> None:
         """Add to δc_t (T, P, H, B) what comes from later reads of what was stored."""
@@ -364,7 +377,7 @@ class RingMemory:
             d_cells[each.step, each.agents, :, each.rows] += slopes
 
     def back(self, read: Read, d_values: np.ndarray) -> None:
-        """Go back from what was read to what the run has stored: δ of ``read.values`` (steps, P, H, B)."""
+        """Go back from what was read to what has been stored: δ of ``read.values`` (steps, P, H, B)."""
         if read.match is None or read.events is None or not (read.events >= 0).any():
             return
         d_found = d_values.transpose(1, 3, 0, 2)
@@ -372,8 +385,8 @@ class RingMemory:
             d_found = d_found * read.switch[..., None]
         length = d_found.shape[2] if not self._shared else d_found.shape[1] * d_found.shape[2]
         d_field = read.match.by_field(d_found.reshape(len(read.events), length, -1), length)
-        stored = read.events >= 0
-        np.add.at(self.slopes, read.events[stored], d_field[stored])
+        followed = read.events >= 0
+        self.slopes[read.events[followed]] += d_field[followed]  # an event stands in one row of one ring
 
     def by_inputs(
         self, reads: Sequence[tuple[slice, Read]], d_read: np.ndarray, wants_keys: bool
