@@ -9,7 +9,7 @@ chooses and by worlds that answer: from the same numbers in [0, 1), each model d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..models import (
 )
 from ..models.losses import Loss
 from ..tasks import Trials
+from ..tasks.trials import concatenate
 from .echo import Echo
 
 TOLERANCE = 1e-10
@@ -104,16 +105,19 @@ def compare_arrays(
 
 
 def compare_records(a: TrialRecord, b: TrialRecord, path: str = PYTORCH_MODE) -> list[Rung]:
-    """Rungs from what happened on the same trials: retrieval, one step, one trial, and from training the rest."""
+    """Rungs from what happened on the same trials: retrieval, one step, one trial, and from training the rest.
+
+    Steps beyond the end of a trial, at which there is nothing, are not compared, but where they are.
+    """
 
     def pairs(names: Iterable[str], steps: slice = slice(None)):
-        return [(name, getattr(a, name)[:, steps], getattr(b, name)[:, steps]) for name in names]
+        return [(name, *(_there(record, name)[:, steps] for record in (a, b))) for name in names]
 
     axes = ("trial", "step")
     rungs = [
         compare_arrays("retrieval (m)", path, pairs(["memory"]), axes),
         compare_arrays("one step", path, pairs(STEP_FIELDS, slice(0, 1)), axes),
-        compare_arrays("one trial", path, pairs((*STEP_FIELDS, "reward", "action")), axes),
+        compare_arrays("one trial", path, pairs((*STEP_FIELDS, "reward", "action", "exists")), axes),
     ]
     if a.policy_loss is not None and b.policy_loss is not None:
         losses = [(name, getattr(a, name), getattr(b, name)) for name in ("policy_loss", "value_loss")]
@@ -122,6 +126,12 @@ def compare_records(a: TrialRecord, b: TrialRecord, path: str = PYTORCH_MODE) ->
         gradients = [(name, a.gradients[name], b.gradients[name]) for name in a.gradients]
         rungs.append(compare_arrays("gradients", path, gradients, ("trial",)))
     return rungs
+
+
+def _there(record: TrialRecord, name: str) -> np.ndarray:
+    """A field of a record, with zeros where there is no step."""
+    array = getattr(record, name)
+    return np.where(record.exists.reshape(*record.exists.shape, *[1] * (array.ndim - 2)), array, 0)
 
 
 def compare_weights(a: Any, b: Any, name: str, path: str = PYTORCH_MODE) -> Rung:
@@ -315,12 +325,10 @@ def some_person(config: ModelConfig) -> Person:
 def _person(composition: Any, reference: Any, trials: Trials) -> Iterator[Rung]:
     """Somebody else, whose choices are drawn, and who has encoded only some episodes."""
     person, seed = some_person(composition.config), 7
-    block = Trials(trials.inputs, trials.targets, np.zeros_like(trials.encode), trials.retrieve)
+    block = replace(trials.lesioned(encode=False), context=None)
     if composition.config.memory_capacity:  # contexts that are stored once, and come again
-        once = Trials(trials.inputs, trials.targets, trials.encode)
-        inputs, targets = (np.concatenate([a, a]) for a in (once.inputs, once.targets))
-        encode = np.concatenate([once.encode, np.zeros_like(once.encode)])
-        block = Trials(inputs, targets, encode, context=np.tile(np.arange(len(trials)), 2))
+        once = replace(trials, retrieve=None, context=np.arange(len(trials)))
+        block = concatenate([once, once.lesioned(encode=False)])
     encoded = None if block.context is None else np.arange(len(block)) % 2 == 0
     try:
         composition.person = reference.person = person

@@ -31,10 +31,14 @@ def one_hot(choices: np.ndarray, n_actions: int) -> np.ndarray:
     return (np.asarray(choices)[..., None] == np.arange(n_actions)).astype(float)
 
 
-def draw(policy: np.ndarray, luck: np.ndarray) -> np.ndarray:
-    """Actions (...) drawn from policies (..., A) by numbers in [0, 1) (...): inverse distribution function."""
+def draw(policy: np.ndarray, luck: np.ndarray, asks: np.ndarray | None = None) -> np.ndarray:
+    """Actions (...) drawn from policies (..., A) by numbers in [0, 1) (...): inverse distribution function.
+
+    ``asks`` (...) bool: where an answer is asked for; elsewhere, -1. None: everywhere.
+    """
     edges = np.cumsum(policy, axis=-1)[..., :-1]
-    return (luck[..., None] >= edges).sum(-1)
+    action = (luck[..., None] >= edges).sum(-1)
+    return action if asks is None else np.where(asks, action, NO_CHOICE)
 
 
 def softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -78,7 +82,7 @@ def probabilities(person: Person, logits: np.ndarray, last: np.ndarray) -> np.nd
 
 
 def probabilities_of_block(
-    person: Person, logits: np.ndarray, actions: np.ndarray | None, luck: np.ndarray
+    person: Person, logits: np.ndarray, actions: np.ndarray | None, luck: np.ndarray, asks: np.ndarray
 ) -> np.ndarray:
     """p_t of a block of trials one after the other, given the person's own earlier choices: (n, T, A).
 
@@ -87,6 +91,7 @@ def probabilities_of_block(
         logits: W_π h_t + b_π, (n, T, A).
         actions: (n, T) forced choices, -1 where none was made; None: they are drawn.
         luck: (n, T) in [0, 1), from which they are drawn.
+        asks: (n, T) bool: where an answer is asked for.
     """
     if actions is not None or person.perseveration == 0:
         last = np.full(luck.shape, NO_CHOICE) if actions is None else last_choices(actions)
@@ -94,5 +99,6 @@ def probabilities_of_block(
     policy, choice = np.empty(logits.shape), np.array(NO_CHOICE)
     for place in np.ndindex(luck.shape):
         policy[place] = probabilities(person, logits[place], choice)
-        choice = draw(policy[place], luck[place])
+        if asks[place]:
+            choice = draw(policy[place], luck[place])
     return policy

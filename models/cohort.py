@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..tasks.trials import Trials
+from ..tasks.trials import Trials, earned
 from .bank import Bank, RingMemory
 from .choices import draw
 from .config import ModelConfig
 from .engine import Gradients, Trace, Weights, backward, run
-from .losses import Loss, LossSettings, losses_and_slopes, not_finite
+from .losses import Loss, LossSettings, Outcome, losses_and_slopes, not_finite
 from .match import Retrieval
 from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
 from .plans import Plan, plan_environments, plan_trials
@@ -263,7 +263,7 @@ class Cohort:
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record, number * CHUNK)
-            for trials_at_once in _side_by_side(own):
+            for trials_at_once in _side_by_side(own, self.config):
                 with chunk.whole_or_nothing():
                     chunk.trial(trials_at_once, outcome, settings)
                 done += 1
@@ -315,23 +315,40 @@ class _Plans:
     """(P, M, H)"""
     c0: np.ndarray
     """(P, M, H)"""
+    exists: np.ndarray
+    asks: np.ndarray
+    rewards: np.ndarray | None = None
+    """(P, M, T, A); None: 1 for the target."""
+
+    def outcome(self, policy: np.ndarray) -> Outcome:
+        """What is done, given the policies (P, M, T, A), and what it earns."""
+        action = np.where(self.actions < 0, draw(policy, self.luck, self.asks), self.actions)
+        reward = earned(action, self.targets, self.rewards)
+        return Outcome(action, self.targets, reward, self.exists)
 
 
-def _side_by_side(plans: list[Plan]) -> Iterator[_Plans]:
+def _side_by_side(plans: list[Plan], config: ModelConfig) -> Iterator[_Plans]:
     """The trials of one update after the other."""
-    together = plans[0].environments
+    together, n_actions = plans[0].environments, config.n_actions
+    of_trials = ["inputs", "encode", "retrieve", "targets", "exists", "asks"]
+    pays, ragged = (any(getattr(p.trials, name) is not None for p in plans) for name in ("rewards", "lengths"))
     for start in range(0, len(plans[0].trials), STACKED * together):
         rows = slice(start, start + STACKED * together)
-        stacked = {
-            name: np.stack([getattr(plan.trials, name)[rows] for plan in plans])
-            for name in ("inputs", "encode", "retrieve", "targets")
-        } | {name: np.stack([getattr(plan, name)[rows] for plan in plans]) for name in ("luck", "h0", "c0")}
+        stacked = {name: np.stack([getattr(plan.trials, name)[rows] for plan in plans]) for name in of_trials} | {
+            name: np.stack([getattr(plan, name)[rows] for plan in plans]) for name in ("luck", "h0", "c0")
+        }
         stacked["actions"] = np.full(stacked["targets"].shape, -1)
         for p, plan in enumerate(plans):
             if plan.actions is not None:
                 stacked["actions"][p] = plan.actions[rows]
+        if pays:
+            stacked["rewards"] = np.stack([plan.trials.payoffs(n_actions)[rows] for plan in plans])
         for first in range(0, stacked["h0"].shape[1], together):
-            yield _Plans(**{name: array[:, first : first + together] for name, array in stacked.items()})
+            here = {name: array[:, first : first + together] for name, array in stacked.items()}
+            if ragged:  # only as far as the longest
+                steps = int(here["exists"].any((0, 1)).sum())
+                here |= {name: a[:, :, :steps] for name, a in here.items() if name not in ("h0", "c0")}
+            yield _Plans(**here)
 
 
 class _Chunk:
@@ -400,20 +417,19 @@ class _Chunk:
         stretches = None if encode is None or memory is None else stretches_between(encode, plans.retrieve)
         source = GivenTrials(plans.inputs, plans.retrieve, encode, stretches or [slice(0, plans.inputs.shape[2])])
         trace = run(weights, source, memory, plans.h0, plans.c0)
-        action = np.where(plans.actions < 0, draw(trace.policy, plans.luck), plans.actions)
+        done = plans.outcome(trace.policy)
         if settings is not None:
-            reward = (action == plans.targets).astype(float)
             actor, critic, slopes = losses_and_slopes(
-                trace.policy, trace.value, action, plans.targets, reward, settings, trace.hidden, trace.cell
+                trace.policy, trace.value, done, settings, trace.hidden, trace.cell
             )
-            if action.shape[1] > 1:  # the mean over environments
-                slopes = slopes / action.shape[1]
+            if done.action.shape[1] > 1:  # the mean over environments
+                slopes = slopes / done.action.shape[1]
             found = backward(trace, *vars(slopes).values(), unroll=settings.unroll_steps)
             both = np.stack([actor, critic], -1)
             self._check(found, both, outcome, settings)
             outcome.losses.append(both)
             self._update(found)
-        outcome.keep(trace, action)
+        outcome.keep(trace, done)
 
     def _check(self, found: Gradients, losses: np.ndarray, outcome: _Outcome, settings: LossSettings) -> None:
         """See that the updates of all agents are finite."""
@@ -474,9 +490,9 @@ class _Outcome:
         self.losses: list[np.ndarray] = []
         """One an update, (P, M, 2)."""
 
-    def keep(self, trace: Trace, action: np.ndarray) -> None:
+    def keep(self, trace: Trace, done: Outcome) -> None:
         """Keep one trial."""
-        part = {"policy": trace.policy, "value": trace.value, "action": action}
+        part = {"policy": trace.policy, "value": trace.value, "action": done.action, "reward": done.reward}
         if self.record == "all":
             gates = trace.gates[..., :4, :]
             part |= {"hidden": trace.hidden, "cell": trace.cell, "memory": trace.memory, "gates": gates}

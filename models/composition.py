@@ -279,23 +279,24 @@ class EpisodicLSTMComposition(RecurrentComposition):
         context = as_context(self, context)
         person = self.person_in_graph.of(context)
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
-        n, length = trials.targets.shape
         steps: list[dict[str, np.ndarray]] = []
-        if n * length:
+        if trials.targets.size:
             arrays = self._inputs(plan.seen, plan.actions)
-            inputs = {node: values.reshape(n * length, -1) for node, values in arrays.items()}
+            inputs = {node: values[trials.exists] for node, values in arrays.items()}
+            luck, asks = plan.luck[trials.exists], trials.asks[trials.exists]
+            choice = np.array(NO_CHOICE)
 
             def input_of_step(step: int) -> dict[Any, np.ndarray]:
+                nonlocal choice
                 here = {node: values[step : step + 1] for node, values in inputs.items()}
-                if step:
-                    choice = draw(steps[-1]["policy"], plan.luck.ravel()[step - 1])
-                    here |= self.person_in_graph.inputs(choice[None])
-                return here
+                if step and asks[step - 1]:
+                    choice = draw(steps[-1]["policy"], luck[step - 1])
+                return here | self.person_in_graph.inputs(choice[None])
 
             free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
             with self._lesioned(plan.trials):
                 self._run_steps(plan, input_of_step if free else inputs, steps, context)
-        return self._record(plan, _in_trials(steps, length))
+        return self._record(plan, _in_trials(steps, trials.exists))
 
     def _run_steps(
         self,
@@ -306,10 +307,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
         after_step: Callable[[], None] | None = None,
     ) -> None:
         """Run all steps of a plan in Python mode, in one ``run()``; ``steps`` gets the values of each."""
-        n, length = plan.trials.targets.shape
+        places = np.argwhere(plan.trials.exists)
 
         def begin() -> None:
-            trial, step = divmod(len(steps), length)
+            trial, step = places[len(steps)]
             if step == 0:
                 start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
 
@@ -324,7 +325,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
         self.run(
             inputs=by_port if callable(inputs) and self.is_nested else inputs,
-            num_trials=n * length,
+            num_trials=len(places),
             call_before_trial=begin,
             call_after_trial=keep,
             context=context.execution_id,
@@ -404,7 +405,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             interaction.act(steps[-1]["policy"][None])
 
         self._run_steps(plan, input_of_step, steps, context, after_step=act)
-        return self._record(plan, _in_trials(steps, length))
+        return self._record(plan, _in_trials(steps, plan.trials.exists))
 
     def simulate_episodes(
         self,
@@ -467,23 +468,25 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> list[dict[str, np.ndarray]]:
         """Trials that store nothing run side by side, the others one by one."""
         path = FastPath(self.parts, self.person_in_graph, wrapper, context, shared_memory=True)
-        parts, logits = [], []
+        parts, places = [], []
+        logits = np.zeros((*plan.luck.shape, self.config.n_actions))
         stores = np.asarray(plan.trials.encode.any(1)) & self.parts.has_memory
         start = 0
         while start < len(stores):
             following = np.flatnonzero(stores[start : start + SIDE_BY_SIDE])
             stop = start + (max(int(following[0]), 1) if len(following) else SIDE_BY_SIDE)
             rows = slice(start, min(stop, len(stores)))
-            some = {node: values[rows] for node, values in inputs.items()}
+            here = rows, slice(0, plan.trials.longest(rows))
+            some = {node: values[here] for node, values in inputs.items()}
             engine = path.run(some, self._first_states(plan, rows))
             parts.append(engine.record())
-            logits.append(engine.logits[:, 0].transpose(2, 0, 1))
+            places.append(here)
+            logits[here] = engine.logits[:, 0].transpose(2, 0, 1)
             start = rows.stop
-        if path.person.changed and parts:
-            policy = probabilities_of_block(path.person, np.concatenate(logits), plan.actions, plan.luck)
-            edges = np.cumsum([len(part["value"]) for part in parts])[:-1]
-            for part, own in zip(parts, np.split(policy, edges), strict=True):
-                part["policy"] = own
+        if path.person.changed:
+            policy = probabilities_of_block(path.person, logits, plan.actions, plan.luck, plan.trials.asks)
+            for part, here in zip(parts, places, strict=True):
+                part["policy"] = policy[here]
         return parts
 
     def _simulate_general(
@@ -500,17 +503,19 @@ class EpisodicLSTMComposition(RecurrentComposition):
         parts, choice = [], np.array(NO_CHOICE)
         for n in range(len(plan.trials)):
             before = self._first_states(plan, slice(n, n + 1))
-            some = {node: values[n : n + 1] for node, values in inputs.items()}
+            steps_here = plan.trials.longest(slice(n, n + 1))
+            some = {node: values[n : n + 1, :steps_here] for node, values in inputs.items()}
             if not free:
                 parts.append(self._part(self._execute_general(wrapper, range(n, n + 1), some, before).trajectory))
                 continue
             steps, trace = wrapper.steps(some, before), NodeTrace(wrapper)
-            for t in range(plan.trials.length):
+            for t in range(steps_here):
                 for node, value in self.person_in_graph.inputs(choice).items():
                     some[node][0, t] = torch.from_numpy(value)  # the step about to be taken reads it there
                 trace.steps.append(next(steps))
                 policy = trace.steps[-1][wrapper.nodes_map[self._policy_node]][0][0, 0]
-                choice = draw(policy.numpy(), plan.luck[n, t])
+                if plan.trials.asks[n, t]:
+                    choice = draw(policy.numpy(), plan.luck[n, t])
             parts.append(self._part(trace.trajectory))
         return parts
 
@@ -540,12 +545,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         for part in parts:
             rows = slice(start, start + len(part["value"]))
             start = rows.stop
-            if plan.interaction is not None:
-                part["action"] = plan.interaction.action[rows]
-            else:
-                part["action"] = (
-                    draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
-                )
+            outcome = plan.outcome(rows, part["policy"])
+            part["action"], part["reward"] = outcome.action, outcome.reward
         return build_record(self.config, plan, parts)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
@@ -716,7 +717,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """By the path that was chosen."""
-        interaction = self.call.session.plan.interaction
+        plan: Plan = self.call.session.plan
+        interaction = plan.interaction
+        if interaction is None:
+            steps = plan.trials.longest(slice(which.start, which.stop))
+            inputs = {node: values[:, :steps] for node, values in inputs.items()}
         if self.detour is None:
             if interaction is None:
                 return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
@@ -839,9 +844,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
         )
 
 
-def _in_trials(steps: list[dict[str, np.ndarray]], length: int) -> list[dict[str, np.ndarray]]:
-    """The values of steps one after the other → those of trials, (n, T, ...)."""
+def _in_trials(steps: list[dict[str, np.ndarray]], exists: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """The values of steps one after the other → those of trials, (n, T, ...), zeros beyond their ends."""
     if not steps:
         return []
-    whole = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return [{name: array.reshape(-1, length, *array.shape[1:]) for name, array in whole.items()}]
+    whole = {}
+    for name, value in steps[0].items():
+        whole[name] = np.zeros((*exists.shape, *np.shape(value)))
+        whole[name][exists] = [step[name] for step in steps]
+    return [whole]

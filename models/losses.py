@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tasks.trials import NO_ANSWER
+
 
 @dataclass(eq=False)
 class TrialTensors:
     """What a loss is computed from: B trials of T steps, as tensors through which gradients flow.
 
-    A user's own loss is given one trial at a time (B = 1), of each environment.
+    A user's own loss is given one trial at a time (B = 1), of each environment, and no step beyond its end.
     """
 
     policy: Tensor
@@ -27,21 +29,56 @@ class TrialTensors:
     value: Tensor
     """(B, T): v_t."""
     action: Tensor
-    """(B, T) int: the actions taken."""
+    """(B, T) int: the actions taken; -1 where no answer is asked for."""
     reward: Tensor
     """(B, T)"""
     target: Tensor
-    """(B, T) int: the rewarded actions."""
+    """(B, T) int: the right actions; -1 where no answer is asked for."""
     returns: Tensor
     """(B, T): R_t = Σ_k γ^k reward_{t+k}; with ``unroll_steps``, as said there."""
     hidden: Tensor
     """(B, T, H): h_t."""
     cell: Tensor
     """(B, T, H): c_t."""
+    exists: Tensor = None  # type: ignore[assignment]
+    """(B, T) bool: the steps that are not beyond the end of their trial; only these count. All by default, and in
+    a user's own loss."""
+
+    def __post_init__(self) -> None:
+        if self.exists is None:
+            self.exists = torch.ones_like(self.target, dtype=torch.bool)
+
+    @property
+    def asks(self) -> Tensor:
+        """(B, T) bool: the steps at which an answer is asked for; only these count for the actor."""
+        return self.target != NO_ANSWER
 
     def only(self, trial: int) -> TrialTensors:
-        """One of the trials, with B = 1."""
-        return TrialTensors(**{name: tensor[trial : trial + 1] for name, tensor in vars(self).items()})
+        """One of the trials, with B = 1, up to its end."""
+        steps = int(self.exists[trial].sum())
+        return TrialTensors(**{name: tensor[trial : trial + 1, :steps] for name, tensor in vars(self).items()})
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What was done on B trials, what it has earned, and which of their steps count: (..., B, T) each."""
+
+    action: np.ndarray
+    """The actions; -1 where no answer is asked for."""
+    target: np.ndarray
+    """The right ones; -1 where no answer is asked for."""
+    reward: np.ndarray
+    exists: np.ndarray
+    """As in ``TrialTensors``; so is ``asks``."""
+
+    @property
+    def asks(self) -> np.ndarray:
+        """The steps at which an answer is asked for."""
+        return self.target != NO_ANSWER
+
+    def of_agent(self, agent: int) -> Outcome:
+        """Of one of several agents."""
+        return Outcome(*(array[agent] for array in vars(self).values()))
 
 
 Loss = Literal["actor_critic", "cross_entropy"] | Callable[[TrialTensors], Tensor]
@@ -87,31 +124,21 @@ class LossSettings:
 
 
 def returns_of(reward: np.ndarray, value: np.ndarray, settings: LossSettings) -> np.ndarray:
-    """R_t of each step, from rewards and values (..., T): (..., T)."""
+    """R_t of each step, from rewards and values (..., T), both 0 beyond the end: (..., T)."""
     if not settings.gamma:
         return reward
     of_rewards, of_values = discounts(reward.shape[-1], settings.gamma, settings.unroll_steps)
     return reward @ of_rewards if of_values is None else reward @ of_rewards + value @ of_values
 
 
-def trial_tensors(
-    values: Mapping[str, Tensor],
-    action: np.ndarray,
-    target: np.ndarray,
-    reward: np.ndarray,
-    settings: LossSettings,
-) -> TrialTensors:
-    """From policy (B, T, A), value (B, T), hidden and cell (B, T, H), and actions, targets, rewards (B, T)."""
-    value = values["value"]
+def trial_tensors(values: Mapping[str, Tensor], outcome: Outcome, settings: LossSettings) -> TrialTensors:
+    """From policy (B, T, A), value (B, T), hidden and cell (B, T, H), and what was done."""
+    given = {name: torch.from_numpy(array) for name, array in vars(outcome).items()}
+    expected = values["value"].detach().numpy() * outcome.exists
     return TrialTensors(
-        policy=values["policy"],
-        value=value,
-        action=torch.from_numpy(action),
-        reward=torch.from_numpy(reward),
-        target=torch.from_numpy(target),
-        returns=torch.from_numpy(returns_of(reward, value.detach().numpy(), settings)),
-        hidden=values["hidden"],
-        cell=values["cell"],
+        **{name: values[name] for name in ("policy", "value", "hidden", "cell")},
+        **given,
+        returns=torch.from_numpy(returns_of(outcome.reward, expected, settings)),
     )
 
 
@@ -170,7 +197,9 @@ def users_loss(function: Callable[[TrialTensors], Tensor], trials: TrialTensors)
 def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """Actor's and critic's loss of each trial, (B,) and (B,); another loss comes as (loss, 0).
 
-    L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;  L_v = Σ_t smooth-L1(v_t, R_t).
+    L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;  L_v = Σ_t smooth-L1(v_t, R_t). The actor's sum,
+    that of the entropy and that of cross-entropy are over the steps at which an answer is asked for, the critic's
+    over all that exist.
 
     Raises:
         ValueError: a user's loss returns something else than a tensor of one number.
@@ -181,13 +210,18 @@ def losses(trials: TrialTensors, settings: LossSettings) -> tuple[Tensor, Tensor
         return torch.stack(each) if each else none, none
     log_policy = torch.log(trials.policy.clamp_min(torch.finfo(trials.policy.dtype).tiny))
     if settings.kind == "cross_entropy":
-        return -log_policy.gather(-1, trials.target[..., None]).squeeze(-1).sum(1), none
+        return -_of_actions(log_policy, trials.target, trials.asks).sum(1), none
     advantage = (trials.returns - trials.value).detach()
-    actor = -(log_policy.gather(-1, trials.action[..., None]).squeeze(-1) * advantage).sum(1)
-    entropy = -(trials.policy * log_policy).sum((1, 2))
+    actor = -(_of_actions(log_policy, trials.action, trials.asks) * advantage).sum(1)
+    entropy = -((trials.policy * log_policy).sum(-1) * trials.asks).sum(1)
     error = trials.value - trials.returns
-    critic = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).sum(1)
+    critic = (torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5) * trials.exists).sum(1)
     return actor - settings.entropy_weight * entropy, critic
+
+
+def _of_actions(log_policy: Tensor, action: Tensor, asks: Tensor) -> Tensor:
+    """log π_t(a_t), (B, T); 0 where no answer is asked for."""
+    return log_policy.gather(-1, action.clamp_min(0)[..., None]).squeeze(-1) * asks
 
 
 # ---- the same with its derivatives, in NumPy ---------------------------------------------------------------
@@ -217,9 +251,7 @@ class Slopes:
 def losses_and_slopes(
     policy: np.ndarray,
     value: np.ndarray,
-    action: np.ndarray,
-    target: np.ndarray,
-    reward: np.ndarray,
+    outcome: Outcome,
     settings: LossSettings,
     hidden: np.ndarray,
     cell: np.ndarray,
@@ -228,33 +260,36 @@ def losses_and_slopes(
 
     Args:
         policy: (..., B, T, A).
-        value, action, target, reward: (..., B, T).
+        value: (..., B, T).
+        outcome: what was done.
         settings: of the loss.
         hidden, cell: (..., B, T, H), for a user's own loss.
     """
     if callable(settings.kind):
-        return _users_losses_and_slopes(policy, value, action, target, reward, settings, hidden, cell)
+        return _users_losses_and_slopes(policy, value, outcome, settings, hidden, cell)
     none = np.zeros(value.shape[:-1])
     tiny = np.finfo(policy.dtype).tiny
     floored = np.maximum(policy, tiny)
     log_policy = np.log(floored)
-    chosen = (target if settings.kind == "cross_entropy" else action).ravel()
+    chosen = (outcome.target if settings.kind == "cross_entropy" else outcome.action).ravel()
     rows = np.arange(chosen.size)
     flat = floored.reshape(chosen.size, -1)[rows, chosen]
-    slope = ((flat > tiny) / -flat).reshape(value.shape)  # of −log π_t(a_t), where it is not cut off
-    log_chosen = log_policy.reshape(chosen.size, -1)[rows, chosen].reshape(value.shape)
+    asks = outcome.asks  # elsewhere the place of action -1, the last, is taken, and counts for nothing
+    slope = ((flat > tiny) / -flat).reshape(value.shape) * asks  # of −log π_t(a_t), where it is not cut off
+    log_chosen = log_policy.reshape(chosen.size, -1)[rows, chosen].reshape(value.shape) * asks
     d_policy = np.zeros(policy.shape)
     d_chosen = d_policy.reshape(chosen.size, -1)  # the same numbers
     if settings.kind == "cross_entropy":
         d_chosen[rows, chosen] = slope.ravel()
         return -log_chosen.sum(-1), none, Slopes(d_policy)
-    error = value - returns_of(reward, value, settings)  # minus the advantage
+    error = value - returns_of(outcome.reward, value * outcome.exists, settings)  # minus the advantage
     d_chosen[rows, chosen] = -(slope * error).ravel()
     actor = (log_chosen * error).sum(-1)
     if settings.entropy_weight:
-        actor = actor + settings.entropy_weight * (policy * log_policy).sum((-1, -2))
-        d_policy += settings.entropy_weight * (log_policy + (policy > tiny))
-    small = np.maximum(np.minimum(error, 1.0), -1.0)  # the slope of smooth L1
+        weight = settings.entropy_weight * asks[..., None]
+        actor = actor + (weight * policy * log_policy).sum((-1, -2))
+        d_policy += weight * (log_policy + (policy > tiny))
+    small = np.maximum(np.minimum(error, 1.0), -1.0) * outcome.exists  # the slope of smooth L1
     critic = (small * (error - 0.5 * small)).sum(-1)
     return actor, critic, Slopes(d_policy, settings.value_weight * small)
 
@@ -262,9 +297,7 @@ def losses_and_slopes(
 def _users_losses_and_slopes(
     policy: np.ndarray,
     value: np.ndarray,
-    action: np.ndarray,
-    target: np.ndarray,
-    reward: np.ndarray,
+    outcome: Outcome,
     settings: LossSettings,
     hidden: np.ndarray,
     cell: np.ndarray,
@@ -272,14 +305,14 @@ def _users_losses_and_slopes(
     """A user's own loss, differentiated by autograd as far as the network's outputs; agents one by one."""
     if value.ndim > 2:
         each = [
-            _users_losses_and_slopes(*arrays, settings, h, c)  # type: ignore[call-arg]
-            for *arrays, h, c in zip(policy, value, action, target, reward, hidden, cell, strict=True)
+            _users_losses_and_slopes(policy[p], value[p], outcome.of_agent(p), settings, hidden[p], cell[p])
+            for p in range(len(policy))
         ]
         slopes = (_of_agents(name, [getattr(s, name) for _, _, s in each]) for name in vars(each[0][2]))
         return np.stack([a for a, _, _ in each]), np.stack([c for _, c, _ in each]), Slopes(*slopes)
     arrays = {"policy": policy, "value": value, "hidden": hidden, "cell": cell}
     leaves = {name: torch.tensor(array).requires_grad_() for name, array in arrays.items()}
-    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
+    actor, critic = losses(trial_tensors(leaves, outcome, settings), settings)
     found: list[Tensor | None] = [None] * len(leaves)
     if actor.requires_grad:
         found = list(torch.autograd.grad(actor.sum(), list(leaves.values()), allow_unused=True))
@@ -298,7 +331,7 @@ def _of_agents(name: str, slopes: list[np.ndarray | None]) -> np.ndarray | None:
     return np.stack(found) if found else None
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def discounts(steps: int, gamma: float, unroll: int | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The matrices by which rewards and values (..., T) are multiplied to give returns, each (T, T).
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..tasks.environment import Worlds, is_whole
-from ..tasks.trials import Trials, concatenate
-from .choices import NO_CHOICE
+from ..tasks.trials import Trials, concatenate, earned
+from .choices import NO_CHOICE, draw
 from .config import ModelConfig
+from .losses import Outcome
 from .person import Person, with_lost_episodes
 from .source import Interaction
 
@@ -30,7 +31,7 @@ class Plan:
 
     trials: Trials
     actions: np.ndarray | None
-    """(n, T) int: forced actions, or None where the model chooses."""
+    """(n, T) int: forced actions, -1 for none; or None where the model chooses."""
     luck: np.ndarray
     """(n, T) in [0, 1): decides each choice through the inverse of the policy's distribution function."""
     h0: np.ndarray
@@ -49,11 +50,23 @@ class Plan:
         """The trials as a person sees them who has encoded only some of the episodes."""
         return self.trials if self.encoded is None else with_lost_episodes(self.trials, self.encoded)
 
-    def rewards(self, rows: slice, action: np.ndarray) -> np.ndarray:
-        """Of the actions (B, T) of these trials: (B, T)."""
-        if self.interaction is not None:
-            return self.interaction.reward[rows]
-        return (action == self.trials.targets[rows]).astype(float)
+    def outcome(self, rows: slice, policy: np.ndarray) -> Outcome:
+        """What is done on the first steps of these trials, given the policies (B, T, A) there, and what it earns.
+
+        T is at least that of the longest of them.
+        """
+        trials, interaction = self.trials, self.interaction
+        here = rows, slice(0, policy.shape[1])
+        if interaction is not None:  # what the worlds would have had done, they do not say
+            action = interaction.action[here]
+            return Outcome(action, action, interaction.reward[here], trials.exists[here])
+        if self.actions is None:
+            action = draw(policy, self.luck[here], trials.asks[here])
+        else:
+            action = self.actions[here]
+        pay = None if trials.rewards is None else trials.rewards[here]
+        reward = earned(action, trials.targets[here], pay)
+        return Outcome(action, trials.targets[here], reward, trials.exists[here])
 
 
 def plan_environments(
@@ -84,7 +97,7 @@ def plan_environments(
         other = next(e for e, size in enumerate(sizes) if size != sizes[0])
         raise ValueError(
             f"Environments must have equally many trials and steps: environment 0 has {sizes[0]}, environment "
-            f"{other} has {sizes[other]}. Cut them to the shortest."
+            f"{other} has {sizes[other]}. Cut them to the shortest; or fill up shorter trials, and give lengths."
         )
     for name, given in (("actions", actions), ("initial_states", initial_states)):
         if given is not None and len(given) != count:
@@ -133,7 +146,7 @@ def plan_trials(
     Args:
         config: the model's sizes.
         trials: the trials, in the order in which they are to be run.
-        actions: (n, T) forced choices, each 0 ... A-1.
+        actions: (n, T) forced choices, each 0 ... A-1; where no answer is asked for, they are not looked at.
         initial_states: h0 (n, H) and c0 (n, H).
         seed: for what is not forced; None draws afresh.
         may_be_missing: whether forced choices may be -1, no choice; there is no learning from those.
@@ -154,18 +167,23 @@ def plan_trials(
             f"The trials have targets up to {trials.targets.max()}, the model has {config.n_actions} actions "
             f"(0 to {config.n_actions - 1}): make the model with more actions, or correct the targets."
         )
+    if trials.rewards is not None and trials.rewards.shape[2] != config.n_actions:
+        raise ValueError(
+            f"The trials have rewards of {trials.rewards.shape[2]} actions, the model has {config.n_actions}: "
+            f"make the model with n_actions={trials.rewards.shape[2]}, or correct the rewards."
+        )
     if actions is not None:
         actions = np.asarray(actions)
         if actions.shape != (n, steps):
             raise ValueError(f"actions must have the shape (n, T) = {(n, steps)}; got {actions.shape}.")
-        least = NO_CHOICE if may_be_missing else 0
-        if actions.size and not np.isin(actions, np.arange(least, config.n_actions)).all():
+        asked, least = actions[trials.asks], NO_CHOICE if may_be_missing else 0
+        if not np.isin(asked, np.arange(least, config.n_actions)).all():
             none = " (or -1: no choice)" if may_be_missing else ""
             raise ValueError(
                 f"actions must be whole numbers from 0 to {config.n_actions - 1}{none}; "
-                f"got values from {actions.min()} to {actions.max()}."
+                f"got values from {asked.min()} to {asked.max()}."
             )
-        actions = actions.astype(np.int64)
+        actions = np.where(trials.asks, actions, NO_CHOICE).astype(np.int64)
 
     rng = np.random.default_rng(seed)
     size = (n, config.hidden_size)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..tasks.trials import Trials, concatenate
+from .choices import NO_CHOICE
 from .config import ModelConfig
 from .plans import Plan
 from .weights import weight_shapes
@@ -17,6 +18,8 @@ from .weights import weight_shapes
 Record = Literal["all", "behavior"]
 """What a record holds: all; or without the states (hidden, cell, memory, gates), which have no columns then."""
 STATES = ("hidden", "cell", "memory", "gates")
+BEYOND = {"action": NO_CHOICE, "reward": 0}
+"""What stands beyond the end of a trial; NaN elsewhere."""
 
 
 def check_record(record: str) -> None:
@@ -34,10 +37,11 @@ class TrialRecord:
     value: np.ndarray
     """(n, T): the critic's estimate, v_t."""
     action: np.ndarray
-    """(n, T) int: the action taken; -1 where the forced actions say that no choice was made."""
+    """(n, T) int: the action taken; -1 where no answer is asked for, or the forced actions say that no choice was
+    made."""
     reward: np.ndarray
-    """(n, T): 1 where the action is the target, else 0 (where no choice was made, too); in the loop, the
-    worlds'."""
+    """(n, T): what the action earns: 1 where it is the target, else 0, or what the trials' ``rewards`` say; 0
+    where no choice was made. In the loop, the worlds'."""
     hidden: np.ndarray
     """(n, T, H): h_t."""
     cell: np.ndarray
@@ -52,6 +56,14 @@ class TrialRecord:
     """(n,): the critic's loss; zeros under another loss than actor-critic; only from training."""
     gradients: dict[str, np.ndarray] | None = None
     """The keys of ``weights()``, each (n, ...): gradients of each trial's loss; only if asked for."""
+    lengths: np.ndarray | None = None
+    """(n,) int: steps of each trial; None: T. Beyond them there is nothing: NaN, action -1, reward 0."""
+
+    @property
+    def exists(self) -> np.ndarray:
+        """(n, T) bool: the steps that are not beyond the end of their trial."""
+        n, steps = self.action.shape
+        return np.ones((n, steps), bool) if self.lengths is None else np.arange(steps) < self.lengths[:, None]
 
     def __len__(self) -> int:
         return len(self.action)
@@ -71,6 +83,8 @@ class TrialRecord:
         joined = {}
         for f in fields(TrialRecord):
             parts = [getattr(record, f.name) for record in records]
+            if f.name == "lengths" and any(part is not None for part in parts):
+                parts = [record.exists.sum(1) for record in records]
             if any(part is None for part in parts):
                 joined[f.name] = None
             elif isinstance(parts[0], dict):
@@ -141,26 +155,28 @@ def build_record(
     Args:
         config: the model's sizes.
         plan: what was to happen.
-        parts: what did, in order: ``policy`` (B, T, A), ``value`` and ``action`` (B, T), and with the states
-            ``hidden``, ``cell``, ``memory`` (B, T, H) and ``gates`` (B, T, 4, H). Of the states all or none.
+        parts: what did, in order: ``policy`` (B, T, A), ``value``, ``action`` and ``reward`` (B, T), and with the
+            states ``hidden``, ``cell``, ``memory`` (B, T, H) and ``gates`` (B, T, 4, H). Of the states all or
+            none. T need only be that of the longest trial in a part.
         losses: from training, the actor's and the critic's of each part, (B, 2).
         gradients: of each update, by the names of the weights.
 
     Returns:
         A ``TrialRecord``; an ``EpisodeRecord`` where the environment was in the loop.
     """
-    length, size = plan.trials.length, config.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"policy": (config.n_actions,), "value": (), "action": ()}
+    size = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"policy": (config.n_actions,), "value": (), "action": (), "reward": ()}
     shapes |= {"hidden": (size,), "cell": (size,), "memory": (size,), "gates": (4, size)}
     if parts and "hidden" not in parts[0]:
         shapes |= {"hidden": (0,), "cell": (0,), "memory": (0,), "gates": (4, 0)}
     arrays: dict[str, Any] = {}
     n = sum(len(part["action"]) for part in parts)
+    exists = plan.trials.exists[:n]
     for name, shape in shapes.items():
-        found = [np.reshape(part[name], (-1, length, *shape)) for part in parts if name in part]
-        arrays[name] = np.concatenate(found) if found else np.zeros((n, length, *shape))
+        found = [part[name] for part in parts if name in part]
+        arrays[name] = _joined(found, exists, shape, BEYOND.get(name, np.nan))
     arrays["action"] = arrays["action"].astype(np.int64, copy=False)
-    arrays["reward"] = plan.rewards(slice(0, n), arrays["action"])
+    arrays["lengths"] = None if plan.trials.lengths is None else plan.trials.lengths[:n]
     if losses is not None:
         arrays["policy_loss"], arrays["value_loss"] = np.concatenate([*losses, np.empty((0, 2))]).T
     if gradients is not None:
@@ -173,3 +189,17 @@ def build_record(
     interaction = plan.interaction
     facts = {name: values[:n] for name, values in interaction.facts.items()}
     return EpisodeRecord(**arrays, trials=interaction.trials()[:n], facts=facts, worlds=interaction.worlds.n)
+
+
+def _joined(parts: Sequence[np.ndarray], exists: np.ndarray, shape: tuple[int, ...], beyond: float) -> np.ndarray:
+    """Parts (B, T, ...), whose T need only be that of the longest trial → (n, T, ...), with a filling beyond the
+    end of each trial."""
+    n, steps = exists.shape
+    if exists.all() and parts:
+        return np.concatenate([np.reshape(part, (-1, steps, *shape)) for part in parts])
+    whole, start = np.full((n, steps, *shape), beyond), 0
+    for part in parts:
+        whole[start : start + len(part), : part.shape[1]] = np.reshape(part, (*part.shape[:2], *shape))
+        start += len(part)
+    whole[~exists] = beyond
+    return whole

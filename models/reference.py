@@ -303,19 +303,22 @@ class ReferenceEpisodicLSTM(nn.Module):
         inputs = torch.from_numpy(trials.inputs[n]).to(like)
         h, c = torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)
         steps: list[tuple[Tensor, ...]] = []
-        actions = np.empty(trials.length, np.int64)
-        for t in range(trials.length):
+        length = trials.length if trials.lengths is None else int(trials.lengths[n])
+        targets = trials.targets[n, :length]
+        actions, rewards = np.full(length, NO_CHOICE), np.zeros(length)
+        for t in range(length):
             retrieve, encode = bool(trials.retrieve[n, t]) and recalled, bool(trials.encode[n, t])
             out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=last_choice)
             steps.append(out)
             policy = out[0]
             h, c = self._state_after(t, out, unroll)
-            if plan.actions is None:
-                actions[t] = self._draw(policy, plan.luck[n, t])
-            else:
-                actions[t] = plan.actions[n, t]
-            last_choice = int(actions[t]) if actions[t] != NO_CHOICE else last_choice
-        return self._trial(steps, actions, trials.targets[n], (actions == trials.targets[n]).astype(float))
+            if targets[t] == NO_CHOICE:  # no answer is asked for
+                continue
+            action = self._draw(policy, plan.luck[n, t]) if plan.actions is None else int(plan.actions[n, t])
+            if action != NO_CHOICE:
+                actions[t] = last_choice = action
+                rewards[t] = action == targets[t] if trials.rewards is None else trials.rewards[n, t, action]
+        return self._trial(steps, actions, targets, rewards)
 
     @staticmethod
     def _draw(policy: Tensor, luck: float) -> int:
@@ -516,11 +519,13 @@ class ReferenceEpisodicLSTM(nn.Module):
         """Actor's and critic's loss of one trial (Mnih et al., 2016, summed over steps as in dnd-lstm).
 
         R_t = reward_t + γ R_{t+1};  L_π = Σ_t −log π_t(a_t) (R_t − v_t, detached) − entropy bonus;
-        L_v = Σ_t smooth-L1(v_t, R_t). Where a stretch of ``unroll_steps`` ends, v_{t+1} takes the place of
-        R_{t+1}. Another loss than actor-critic comes as (loss, 0).
+        L_v = Σ_t smooth-L1(v_t, R_t). The actor's sum, the entropy's and that of cross-entropy are over the steps
+        at which an answer is asked for, returns and the critic's over all steps of the trial. Where a stretch of
+        ``unroll_steps`` ends, v_{t+1} takes the place of R_{t+1}. Another loss than actor-critic comes as
+        (loss, 0).
         """
         policy, value = trial["policy"], trial["value"]
-        steps = torch.arange(len(value))
+        asked = torch.nonzero(trial["target"] != NO_CHOICE)[:, 0]
         returns, following = [], torch.zeros_like(trial["reward"][0])
         for t in reversed(range(len(value))):
             if settings.unroll_steps and t + 1 < len(value) and (t + 1) % settings.unroll_steps == 0:
@@ -531,14 +536,14 @@ class ReferenceEpisodicLSTM(nn.Module):
 
         log_policy = torch.log(policy.clamp_min(torch.finfo(policy.dtype).tiny))
         if settings.kind == "cross_entropy":
-            return -log_policy[steps, trial["target"]].sum(), torch.zeros_like(value[0])
+            return -log_policy[asked, trial["target"][asked]].sum(), torch.zeros_like(value[0])
         if callable(settings.kind):
             names = ("policy", "value", "action", "reward", "target", "hidden", "cell")
             tensors = TrialTensors(**{k: trial[k][None] for k in names}, returns=returns[None])
             return users_loss(settings.kind, tensors), torch.zeros_like(value[0])
         advantage = (returns - value).detach()
-        policy_loss = -(log_policy[steps, trial["action"]] * advantage).sum()
-        entropy = -(policy * log_policy).sum()
+        policy_loss = -(log_policy[asked, trial["action"][asked]] * advantage[asked]).sum()
+        entropy = -(policy * log_policy)[asked].sum()
         value_loss = nn.functional.smooth_l1_loss(value, returns, reduction="sum")
         return policy_loss - settings.entropy_weight * entropy, value_loss
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .backend import Session
-from .choices import draw
 from .config import ModelConfig
 from .graph import AgentGraph
-from .losses import LossSettings, NotFinite, Slopes, losses, losses_and_slopes, not_finite, trial_tensors
+from .losses import LossSettings, NotFinite, Outcome, Slopes, losses, losses_and_slopes, not_finite, trial_tensors
 from .plans import Plan
 from .records import STATES, Record, TrialRecord, build_record
 from .weights import GATE_ORDER
@@ -71,7 +70,7 @@ class TrialSession(Session):
         found = values_of_nodes(self.graph, values.__getitem__)
         part = {name: value.detach().numpy() for name, value in found.items()}
         outcome = self._outcome(which, part)
-        actor, critic = losses(trial_tensors(found, *outcome, self.settings), self.settings)
+        actor, critic = losses(trial_tensors(found, outcome, self.settings), self.settings)
         self._now = part, np.stack([actor.detach().numpy(), critic.detach().numpy()], axis=1)
         return (actor + self.settings.value_weight * critic).mean()
 
@@ -79,22 +78,17 @@ class TrialSession(Session):
         """Fast path: the loss as a number, from what a record has; its derivatives are in ``slopes``."""
         outcome = self._outcome(which, part)
         actor, critic, slopes = losses_and_slopes(
-            part["policy"], part["value"], *outcome, self.settings, part["hidden"], part["cell"]
+            part["policy"], part["value"], outcome, self.settings, part["hidden"], part["cell"]
         )
         self.slopes = slopes / len(which) if len(which) > 1 else slopes  # the mean over environments
         self._now = part, np.stack([actor, critic], axis=1)
         return float((actor + self.settings.value_weight * critic).mean())
 
-    def _outcome(self, which: range, part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions, targets and rewards, each (B, T)."""
-        rows, plan = slice(which.start, which.stop), self.plan
-        if plan.interaction is not None:
-            action = target = plan.interaction.action[rows]
-        else:
-            action = draw(part["policy"], plan.luck[rows]) if plan.actions is None else plan.actions[rows]
-            target = plan.trials.targets[rows]
-        part["action"] = action
-        return action, target, plan.rewards(rows, action)
+    def _outcome(self, which: range, part: dict[str, np.ndarray]) -> Outcome:
+        """What is done on these trials, and what it earns; a record has both."""
+        outcome = self.plan.outcome(slice(which.start, which.stop), part["policy"])
+        part["action"], part["reward"] = outcome.action, outcome.reward
+        return outcome
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
         """Take the gradients of the update that is about to be made."""

@@ -9,9 +9,10 @@ import torch
 from common import rarely
 from eplstm.comparisons.equivalence import STEP_FIELDS
 from eplstm.models import EpisodicLSTMComposition, GeneralPathWarning, ModelConfig, ReferenceEpisodicLSTM, train
-from eplstm.models.losses import LossSettings, losses, losses_and_slopes, trial_tensors
+from eplstm.models.losses import LossSettings, Outcome, losses, losses_and_slopes, trial_tensors
 from eplstm.models.source import stretches_between
 from eplstm.tasks import Trials
+from eplstm.tasks.trials import earned
 
 D, H, A = 5, 3, 4
 ATOL = 1e-10
@@ -299,12 +300,15 @@ def test_slopes_are_those_of_autograd(settings, rng):
     value, states = 2 * rng.standard_normal((3, 5)), rng.standard_normal((2, 3, 5, H))
     action, target = rng.integers(A, size=(2, 3, 5))
     action[0, 0] = target[0, 0] = 1
-    reward = (action == target).astype(float)
+    target[1, 2:4], action[1, 2:4] = -1, -1  # no answer is asked for
+    exists = np.arange(5) < np.array([[5], [5], [3]])
+    target[~exists] = action[~exists] = -1
+    outcome = Outcome(action, target, earned(action, target), exists)
     leaves = {"policy": policy, "value": value, "hidden": states[0], "cell": states[1]}
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in leaves.items()}
-    actor, critic = losses(trial_tensors(leaves, action, target, reward, settings), settings)
+    actor, critic = losses(trial_tensors(leaves, outcome, settings), settings)
     (actor + settings.value_weight * critic).sum().backward()
-    ours = losses_and_slopes(policy, value, action, target, reward, settings, *states)
+    ours = losses_and_slopes(policy, value, outcome, settings, *states)
     np.testing.assert_allclose(ours[0], actor.detach(), rtol=0, atol=ATOL)
     np.testing.assert_allclose(ours[1], critic.detach(), rtol=0, atol=ATOL)
     for name, leaf in leaves.items():
