@@ -40,6 +40,8 @@ class Bank:
         """(G,): entries stored ever since the ring was cleared."""
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
+        self.updates = 0
+        """Which update is being made: what was stored in earlier ones is a constant in it."""
         self._journal: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]] | None = None
         self._stored_before = self.n_stored
 
@@ -84,6 +86,7 @@ class Bank:
     def begin_update(self) -> None:
         """From now on, keep what entries take the place of."""
         self._journal, self._stored_before = [], self.n_stored.copy()
+        self.updates += 1
 
     def end_update(self, undo: bool = False) -> None:
         """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is
@@ -264,10 +267,10 @@ class RingMemory:
         self._repeated: Repeated = repeated
         self._shared, self._shows_keys = shared, shows_keys
         self._keeps_values = keeps_values
-        self._asked: tuple[int, np.ndarray, Read] | None = None  # keys answered last, and when
+        self._asked: tuple[tuple[int, int], np.ndarray, Read] | None = None  # keys answered last, and when
         self._value_size = bank.fields[1].shape[2]
         self._events = np.full((len(bank), 0), -1)
-        self._n_events = 0
+        self._n_events, self._update = 0, bank.updates
         self._slopes: np.ndarray | None = None
 
     def keys(self, source: Source, steps: slice) -> np.ndarray:
@@ -294,7 +297,8 @@ class RingMemory:
         keys = self.keys(source, steps)
         agents, rows, length, _ = keys.shape
         asked = self._asked
-        if asked is not None and asked[0] == self.bank.changes and np.array_equal(asked[1], keys):
+        now = self.bank.updates, self.bank.changes
+        if asked is not None and asked[0] == now and np.array_equal(asked[1], keys):
             before = asked[2]  # such as a barcode that stays the same for an episode
             return replace(before, values=_switched(before.found, switch, length), switch=switch)  # type: ignore
         rings = self._rings(1 if self._shared else rows)
@@ -322,9 +326,9 @@ class RingMemory:
         if self._keeps_values:
             read.field = self.bank.fields[1][rings, : match.view.n].copy()
         if self.follows:
-            self._grow()
+            self._follow()
             read.events = self._events[rings, : match.view.n].copy()
-        self._asked = (self.bank.changes, keys, read)
+        self._asked = (now, keys, read)
         return read
 
     def write(self, source: Source, steps: slice, cells: np.ndarray) -> list[Stored]:
@@ -342,25 +346,26 @@ class RingMemory:
                 rings, (keys[agents, rows, t], cells[t][agents, :, rows]), self._repeated
             )
             if self.follows:
+                self._follow()
                 events = np.where(kept, self._n_events + np.arange(len(rings)), -1)
                 self._n_events += len(rings)
-                self._grow()
                 self._events[rings[kept], where[kept]] = events[kept]
                 stored.append(Stored(steps.start + t, agents, rows, events))
         return stored
 
-    def _grow(self) -> None:
-        """See that there is an event for each row of each ring of the bank."""
+    def _follow(self) -> None:
+        """See that there is an event for each row of each ring of the bank; what earlier updates have stored are
+        constants."""
+        if self._update != self.bank.updates:
+            self._update, self._n_events, self._slopes = self.bank.updates, 0, None
+            self._events[...] = -1
         have, need = self._events.shape, self.bank.fields[1].shape[:2]
         if have != need:
-            self._events = np.pad(self._events, [(0, n - h) for n, h in zip(need, have, strict=True)], constant_values=-1)
+            self._events = np.pad(
+                self._events, [(0, n - h) for n, h in zip(need, have, strict=True)], constant_values=-1
+            )
 
     # ---- gradients
-
-    def begin_update(self) -> None:
-        """What has been stored so far is from now on a constant: gradients do not flow into earlier updates."""
-        self._events[...] = -1
-        self._n_events, self._slopes, self._asked = 0, None, None
 
     @property
     def slopes(self) -> np.ndarray:

@@ -8,6 +8,7 @@ are paid once for many agents. ``Cohort.from_models`` takes the agents of compos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from ..tasks.trials import Trials, earned
 from .bank import Bank, RingMemory
 from .choices import draw
 from .config import ModelConfig
-from .engine import Gradients, Trace, Weights, backward, run
+from .engine import Gradients, Trace, Weights, backward_of_update, run
 from .losses import Loss, LossSettings, Outcome, losses_and_slopes, not_finite
 from .match import Retrieval
 from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
-from .plans import Plan, plan_environments, plan_trials
+from .plans import Plan, Update, check_update, plan_environments, plan_trials
 from .records import Record, TrialRecord, build_record, check_record
 from .source import GivenTrials, stretches_between
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
@@ -191,6 +192,8 @@ class Cohort:
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
         unroll_steps: int | None = None,
+        update: Update = "trial",
+        through_memory: bool = False,
         record: Record = "behavior",
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
@@ -200,7 +203,7 @@ class Cohort:
             trials: for all agents the same ``Trials``; or a list with each agent's own, which are ``Trials`` or,
                 for several environments, a list of them. Equally many for each.
             learning_rate: Adam's.
-            gamma, loss, entropy_weight, value_weight, unroll_steps: as in ``train``.
+            gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
             actions, initial_states: a list with each agent's own, in the form of ``train``.
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
@@ -216,8 +219,12 @@ class Cohort:
             ValueError: sizes or values do not fit.
         """
         check_rate(learning_rate)
-        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
-        return self._pass(trials, actions, initial_states, seed, record, settings, learning_rate, after_trial)
+        check_update(update)
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
+        block = update == "block"
+        return self._pass(
+            trials, actions, initial_states, seed, record, settings, block, learning_rate, after_trial
+        )
 
     def run_trials(
         self,
@@ -239,6 +246,7 @@ class Cohort:
         seed: Any,
         record: Record,
         settings: LossSettings | None = None,
+        block: bool = False,
         learning_rate: float = 0.0,
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
@@ -256,6 +264,8 @@ class Cohort:
         sizes = {(plan.trials.inputs.shape[:2], plan.environments) for plan in plans}
         if len(sizes) > 1:
             raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")
+        if block:
+            plans = [plan.in_one_update() for plan in plans]
         if settings is not None:
             for chunk in self._chunks:
                 chunk.begin_training(learning_rate)
@@ -263,9 +273,10 @@ class Cohort:
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
             outcome = _Outcome(own, self.config, record, number * CHUNK)
-            for trials_at_once in _side_by_side(own, self.config):
+            rounds = _side_by_side(own, self.config)
+            while of_update := list(itertools.islice(rounds, own[0].block)):
                 with chunk.whole_or_nothing():
-                    chunk.trial(trials_at_once, outcome, settings)
+                    chunk.update(of_update, outcome, settings)
                 done += 1
                 if after_trial is not None:
                     after_trial(done)
@@ -300,7 +311,7 @@ def _seeds(seed: Any, agents: int) -> list[Any]:
 
 @dataclass(eq=False)
 class _Plans:
-    """What the plans of some agents hold for one update: P agents, M trials of T steps."""
+    """What the plans of some agents hold for trials side by side: P agents, M trials of T steps."""
 
     inputs: np.ndarray
     """(P, M, T, D)"""
@@ -328,7 +339,7 @@ class _Plans:
 
 
 def _side_by_side(plans: list[Plan], config: ModelConfig) -> Iterator[_Plans]:
-    """The trials of one update after the other."""
+    """Trial after trial, of all environments."""
     together, n_actions = plans[0].environments, config.n_actions
     of_trials = ["inputs", "encode", "retrieve", "targets", "exists", "asks"]
     pays, ragged = (any(getattr(p.trials, name) is not None for p in plans) for name in ("rewards", "lengths"))
@@ -387,13 +398,18 @@ class _Chunk:
             for ring, entries in enumerate(kept):
                 self.bank.set_entries(entries, self.ring(*divmod(ring, old)))
 
-    def _memory(self) -> RingMemory | None:
+    def _memory(self, follows: bool) -> RingMemory | None:
         config = self.config
         if not config.memory_capacity:
             return None
         retrieval = Retrieval(config.kernel, config.retrieval, config.sharpness, config.ties)
         return RingMemory(
-            self.bank, retrieval, config.key_columns, agents=self.agents, repeated=config.repeated_key
+            self.bank,
+            retrieval,
+            config.key_columns,
+            agents=self.agents,
+            repeated=config.repeated_key,
+            follows=follows,
         )
 
     @contextmanager
@@ -409,27 +425,34 @@ class _Chunk:
 
     # ---- trials
 
-    def trial(self, plans: _Plans, outcome: _Outcome, settings: LossSettings | None) -> None:
-        """One trial of every agent, in each of its environments, and one update."""
+    def update(self, rounds: list[_Plans], outcome: _Outcome, settings: LossSettings | None) -> None:
+        """Rounds of one trial of every agent in each of its environments, and one update from all of them."""
         weights = Weights.of(self.arrays)
-        self.open(plans.h0.shape[1])
-        encode, memory = (plans.encode, self._memory()) if plans.encode.any() else (None, self._memory())
+        self.open(rounds[0].h0.shape[1])
+        memory = self._memory(follows=settings is not None and settings.through_memory)
+        traces = [self._run(weights, plans, memory) for plans in rounds]
+        done = [plans.outcome(trace.policy) for plans, trace in zip(rounds, traces, strict=True)]
+        if settings is not None:
+            trials, losses, slopes = sum(own.action.shape[1] for own in done), [], []
+            for trace, own in zip(traces, done, strict=True):
+                actor, critic, of_trace = losses_and_slopes(
+                    trace.policy, trace.value, own, settings, trace.hidden, trace.cell
+                )
+                losses.append(np.stack([actor, critic], -1))
+                slopes.append(list(vars(of_trace / trials if trials > 1 else of_trace).values()))
+            found = backward_of_update(traces, slopes, memory, settings.unroll_steps)
+            self._check(found, np.concatenate(losses, 1), outcome, settings)
+            self._update(found)
+            outcome.losses += losses
+        for trace, own in zip(traces, done, strict=True):
+            outcome.keep(trace, own)
+
+    @staticmethod
+    def _run(weights: Weights, plans: _Plans, memory: RingMemory | None) -> Trace:
+        encode = plans.encode if plans.encode.any() else None
         stretches = None if encode is None or memory is None else stretches_between(encode, plans.retrieve)
         source = GivenTrials(plans.inputs, plans.retrieve, encode, stretches or [slice(0, plans.inputs.shape[2])])
-        trace = run(weights, source, memory, plans.h0, plans.c0)
-        done = plans.outcome(trace.policy)
-        if settings is not None:
-            actor, critic, slopes = losses_and_slopes(
-                trace.policy, trace.value, done, settings, trace.hidden, trace.cell
-            )
-            if done.action.shape[1] > 1:  # the mean over environments
-                slopes = slopes / done.action.shape[1]
-            found = backward(trace, *vars(slopes).values(), unroll=settings.unroll_steps)
-            both = np.stack([actor, critic], -1)
-            self._check(found, both, outcome, settings)
-            outcome.losses.append(both)
-            self._update(found)
-        outcome.keep(trace, done)
+        return run(weights, source, memory, plans.h0, plans.c0)
 
     def _check(self, found: Gradients, losses: np.ndarray, outcome: _Outcome, settings: LossSettings) -> None:
         """See that the updates of all agents are finite."""
@@ -488,7 +511,7 @@ class _Outcome:
         self.parts: list[dict[str, np.ndarray]] = []
         """One a trial, arrays (P, M, T, ...)."""
         self.losses: list[np.ndarray] = []
-        """One an update, (P, M, 2)."""
+        """One a trial, (P, M, 2)."""
 
     def keep(self, trace: Trace, done: Outcome) -> None:
         """Keep one trial."""

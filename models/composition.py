@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ from .optimizers import OptimizerName, optimizer_of
 from .parameters import parameters_of_agent
 from .person import Person
 from .person_in_graph import PersonInGraph
-from .plans import Plan, check_one_world, plan_episodes, plan_run, plan_trials
+from .plans import Plan, Update, check_one_world, check_update, plan_episodes, plan_run, plan_trials
 from .records import EpisodeRecord, Record, TrialRecord, build_record
 from .session import TrialSession, values_of_nodes
 from .source import Interaction
@@ -564,6 +565,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
         unroll_steps: int | None = None,
+        update: Update = "trial",
+        through_memory: bool = False,
         optimizer: OptimizerName | None = None,
         context: Any = None,
         **kwargs: Any,
@@ -582,6 +585,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             entropy_weight: weight of an entropy bonus in the actor-critic loss.
             value_weight: weight of the critic's loss.
             unroll_steps: truncated backpropagation through time, in stretches of so many steps (see ``train``).
+            update, through_memory: one update a trial, or one from all trials of a pass; and whether gradients flow
+                through the memory (see ``train``).
             optimizer: ``adam`` or ``rmsprop`` (see ``train``), from now on; None: as before, which is the
                 constructor's ``optimizer_type``.
             context: execution context, by default the composition's own.
@@ -619,7 +624,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 h0, c0 = initial_states
                 initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
-        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
+        check_update(update)
+        if update == "block":
+            plan = replace(plan, environments=kwargs.get("minibatch_size") or 1).in_one_update(epochs)
+            kwargs["minibatch_size"] = plan.per_update
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
         return self._learn_plan(plan, settings, optimizer=optimizer, context=context, **kwargs)
 
     def learn_trials(
@@ -646,7 +655,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             record=record,
             learning_rate=learning_rate,
             call_after_minibatch=call_back,
-            minibatch_size=plan.environments,
+            minibatch_size=plan.per_update,
         )
         assert self.record is not None
         return self.record
@@ -670,7 +679,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             if not plan.trials.targets.size:
                 return None
             if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
-                session.width = plan.environments
+                session.width = plan.per_update
                 kwargs["minibatch_size"] = 1
             once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1) : session.width]
             with self._lesioned(plan.trials):
@@ -780,7 +789,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """The session's loss of the minibatch; on the fast path with its derivatives."""
         if self.detour is not None:
             return super().compute_loss(targets, pytorch_rep, context)
-        part = pytorch_rep.trace.engine.record()
+        parts = [each.engine.record() for each in pytorch_rep.trace.rounds]
+        part = parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
         loss = self.call.session.loss_and_slopes(pytorch_rep.sequences, part)
         return torch.tensor([loss], dtype=torch.float64)
 
@@ -793,7 +803,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.detour is not None:
             super()._backward(wrapper, loss)
         else:
-            self._fast.backward(wrapper.trace.engine, self.call.session.slopes, self._unroll_steps)
+            rounds = [each.engine for each in wrapper.trace.rounds]
+            self._fast.backward(rounds, self.call.session.slopes, self._unroll_steps)
 
     def _as_trials(self, inputs: Any, targets: Any) -> Trials:
         """``Trials`` from inputs and targets in PsyNeuLink's forms."""

@@ -11,7 +11,7 @@ the axes (P, B, T, ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -231,7 +231,14 @@ class Gradients:
     critic_bias: np.ndarray | None = None
     memory_weight: np.ndarray | None = None
     back: Backward | None = None
-    """Derivatives by the drives, the cell states, and the states before the first step."""
+    """Derivatives by the drives, the cell states, and the states before the first step; of one trace."""
+
+    def add(self, other: Gradients) -> None:
+        """Add those of another part of the loss."""
+        for name, array in vars(other).items():
+            if isinstance(array, np.ndarray):
+                mine = getattr(self, name)
+                setattr(self, name, array if mine is None else mine + array)
 
 
 def backward(
@@ -246,9 +253,6 @@ def backward(
     unroll: int | None = None,
 ) -> Gradients:
     """Gradients of a loss by the weights.
-
-    Of several traces with a memory that follows, the last comes first: what it has read was stored by those
-    before.
 
     Args:
         trace: what ``run`` gave.
@@ -291,6 +295,25 @@ def backward(
     found.hidden_weight = d_drive.outer(hidden)
     if weights.memory_weight is not None and states.memory is not None:
         found.memory_weight = d_drive.outer(_Columns(states.memory))
+    return found
+
+
+def backward_of_update(
+    traces: Sequence[Trace],
+    slopes: Sequence[Sequence[np.ndarray | None]],
+    memory: Memory | None = None,
+    unroll: int | None = None,
+) -> Gradients:
+    """Gradients of the loss of one update by the weights.
+
+    Args:
+        traces: what was run for it, one after the other.
+        slopes: of each, the loss's derivatives by π_t, v_t, h_t and c_t.
+        memory, unroll: as of ``backward``, as are the derivatives.
+    """
+    found = Gradients()
+    for trace, own in zip(reversed(traces), reversed(slopes), strict=True):  # the last has read what others stored
+        found.add(backward(trace, *own, memory=memory, unroll=unroll))
     return found
 
 

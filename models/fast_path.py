@@ -11,7 +11,7 @@ the outer composition's nodes project to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from .backend import Trace as NodeValues
 from .bank import RingMemory
 from .choices import probabilities
-from .engine import Trace, backward, by_inputs, by_read, run
+from .engine import Trace, backward, backward_of_update, by_inputs, by_read, run
 from .graph import AgentGraph, LearnedMatrices
 from .losses import Slopes
 from .person import PARAMETERS, Drive, Person
@@ -164,6 +164,7 @@ class FastPath:
                 key_scale=self.person.key_scale(graph.config) if self.person.scales_key else None,
                 repeated=function.repeated(context),
                 shared=shared_memory,
+                follows=function.follows,
                 shows_keys=True,
                 keeps_values=nested,
             )
@@ -214,10 +215,13 @@ class FastPath:
 
     # ---- backwards
 
-    def backward(self, engine: Trace, slopes: Slopes, unroll: int | None = None) -> None:
-        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss."""
-        own = (None if s is None else s[None] for s in vars(slopes).values())
-        found = backward(engine, *own, unroll=unroll)
+    def backward(self, engines: Sequence[Trace], slopes: Slopes, unroll: int | None = None) -> None:
+        """Give PsyNeuLink's parameters their gradients, from the derivatives of the loss of what was run."""
+        edges = np.cumsum([engine.x.shape[1] for engine in engines])[:-1]
+        split = [
+            [None] * len(engines) if s is None else np.split(s[None], edges, 1) for s in vars(slopes).values()
+        ]
+        found = backward_of_update(engines, list(zip(*split, strict=True)), self.memory, unroll)
         self.is_finite = all(np.isfinite(np.vdot(g, g)) for g in vars(found).values() if isinstance(g, np.ndarray))
         for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]

@@ -106,6 +106,9 @@ class LossSettings:
     from one stretch back into the one before, and the return of a step sums the rewards of its own stretch and,
     discounted, what the critic expects at the first step of the next (Mnih et al., 2016; no gradient flows through
     that expectation). The recurrent state goes on, and the update is of the whole trial. None: not cut."""
+    through_memory: bool = False
+    """Whether gradients flow from m_t to the c_s that was stored for the same update. Without, what is stored is
+    detached (dnd-lstm), and nothing that happens later rewards keeping in c_s what will be needed."""
 
     def __post_init__(self) -> None:
         if not callable(self.kind) and self.kind not in ("actor_critic", "cross_entropy"):
@@ -160,7 +163,8 @@ def not_finite(
         of: whose update it is, where there are several agents.
     """
     losses = np.asarray(losses)
-    where = f"trial {which.start // environments}"
+    first, last = which.start // environments, (which.stop - 1) // environments
+    where = f"trial {first}" if first == last else f"trials {first} to {last}"
     wrong = np.flatnonzero(~np.isfinite(losses).all(-1))
     if len(wrong):
         what = (
@@ -169,7 +173,8 @@ def not_finite(
             else f"the {settings.kind} loss is"
         )
         cause = f"{what} {losses[wrong[0]].sum():g}"
-        where += f", environment {(which.start + int(wrong[0])) % environments}" if environments > 1 else ""
+        trial, environment = divmod(which.start + int(wrong[0]), environments)
+        where = f"trial {trial}" + (f", environment {environment}" if environments > 1 else "")
     else:
         cause = of_gradients(gradients)
     return NotFinite(

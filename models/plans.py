@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from .source import Interaction
 
 INITIAL_STATE_SCALE = 0.1
 """Standard deviation of h0 and c0 (dnd-lstm)."""
+
+
+Update = Literal["trial", "block"]
+"""What makes one update: trial k of all environments, or all trials of the block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,17 @@ class Plan:
     """Where the environment is in the loop: what it shows takes the place of the trials', which are blank."""
     encoded: np.ndarray | None = None
     """(n,) bool: whether the episode of each trial is encoded; None: all are."""
+    block: int = 1
+    """Trials of each environment that make one update together."""
+
+    @property
+    def per_update(self) -> int:
+        """Rows of one update."""
+        return self.environments * self.block
+
+    def in_one_update(self, epochs: int = 1) -> Plan:
+        """The same with one update from all trials, or from all of an epoch."""
+        return replace(self, block=max(1, len(self.trials) // (self.environments * epochs)))
 
     @property
     def seen(self) -> Trials:
@@ -67,6 +82,12 @@ class Plan:
         pay = None if trials.rewards is None else trials.rewards[here]
         reward = earned(action, trials.targets[here], pay)
         return Outcome(action, trials.targets[here], reward, trials.exists[here])
+
+
+def check_update(update: str) -> None:
+    """Raise ValueError for a name that is not known."""
+    if update not in ("trial", "block"):
+        raise ValueError(f"update must be 'trial' or 'block'; got {update!r}.")
 
 
 def plan_environments(

@@ -93,19 +93,25 @@ class ReferenceMemory:
             slots = self.slots_by_age()
             equal = slots[(self.keys[slots] == key).all(-1)]
             if len(equal):
-                self._note(int(equal[-1]))
-                self.values[equal[-1]] = value
+                self._put(int(equal[-1]), key, value)
                 return
-        slot = self.n_stored % self.config.memory_capacity
-        self._note(slot)
-        self.keys[slot], self.values[slot] = key, value
+        self._put(self.n_stored % self.config.memory_capacity, key, value)
         self.n_stored += 1
 
-    def _note(self, slot: int) -> None:
-        self.undo.append((slot, self.keys[slot].clone(), self.values[slot].clone(), self.n_stored))
+    def _put(self, slot: int, key: Tensor, value: Tensor) -> None:
+        self.undo.append((slot, self.keys[slot].clone(), self.values[slot].detach().clone(), self.n_stored))
+        if value.requires_grad:  # what was read before has gradients, too
+            self.values = self.values.clone()
+        self.keys[slot], self.values[slot] = key, value
+
+    def end_update(self) -> None:
+        """What has been stored belongs to an update that was made, and is a constant from now on."""
+        self.values = self.values.detach()
+        self.undo.clear()
 
     def go_back(self) -> None:
         """Hold what was there at the last update."""
+        self.values = self.values.detach()
         for slot, key, value, n_stored in reversed(self.undo):
             self.keys[slot], self.values[slot], self.n_stored = key, value, n_stored
         self.undo.clear()
@@ -174,6 +180,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.optimizer: torch.optim.Adam | torch.optim.RMSprop | None = None
         self.record: TrialRecord | None = None
         """What happened in the last training, also where it was interrupted."""
+        self._through_memory = False  # whether what is stored is not detached
         self._person = Person()
 
     # ---- the person
@@ -262,7 +269,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         c_t = f_t * c + i_t * candidate + r_t * m_t
         h_t = o_t * torch.tanh(c_t)
         if encode:
-            self.episodic_memory.encode(key.detach(), c_t.detach())
+            self.episodic_memory.encode(key.detach(), c_t if self._through_memory else c_t.detach())
 
         policy = self._choice_probabilities(self.actor_weight @ h_t + self.actor_bias, last_choice)
         value = (self.critic_weight @ h_t + self.critic_bias)[0]
@@ -465,19 +472,19 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.person.check_training("The reference")
         steps = self._optimizer(optimizer, learning_rate)
         parts, losses, gradients = [], [], [] if record_gradients else None
-        self.record = None
+        self.record, self._through_memory = None, loss.through_memory
         try:
-            for update in range(-(-len(plan.trials) // plan.environments)):
+            for update in range(-(-len(plan.trials) // plan.per_update)):
                 steps.zero_grad()
                 self._updated()
-                together = range(len(plan.trials))[update * plan.environments :][: plan.environments]
-                here, of_here = [], []
+                together = range(len(plan.trials))[update * plan.per_update :][: plan.per_update]
+                here, of_here, total = [], [], torch.zeros((), dtype=self.input_weight.dtype)
                 for trial in self._trials_of_update(plan, together, loss.unroll_steps):
                     policy_loss, value_loss = self.loss(trial, loss)
-                    total = (policy_loss + loss.value_weight * value_loss) / len(together)
-                    total.backward()
+                    total = total + (policy_loss + loss.value_weight * value_loss) / len(together)
                     here.append(self._part(trial, record))
                     of_here.append((policy_loss.item(), value_loss.item()))
+                total.backward()
                 self.episodic_memory = self.memories[0]
                 wrong = [
                     k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
@@ -495,6 +502,7 @@ class ReferenceEpisodicLSTM(nn.Module):
                 if after_trial is not None:
                     after_trial(update)
         finally:  # also after an interruption
+            self._through_memory = False
             for memory in self.memories:
                 memory.go_back()
             self.episodic_memory = self.memories[0]
@@ -504,12 +512,13 @@ class ReferenceEpisodicLSTM(nn.Module):
     def _updated(self) -> None:
         """What has been stored so far belongs to updates that were made."""
         for memory in self.memories:
-            memory.undo.clear()
+            memory.end_update()
 
     def _trials_of_update(self, plan: Plan, together: range, unroll: int | None) -> Iterator[dict[str, Tensor]]:
-        """The trials of one update: one of each environment."""
+        """The trials of one update: of each environment one, or those of a block."""
         if plan.interaction is not None:
-            yield from self.run_episode(plan, together.start, unroll)
+            for first in together[:: plan.environments]:
+                yield from self.run_episode(plan, first, unroll)
             return
         for n in together:
             self.episodic_memory = self._memory_of(n % plan.environments)

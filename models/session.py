@@ -41,7 +41,7 @@ class TrialSession(Session):
     ) -> None:
         self.graph, self.plan, self.settings = graph, plan, settings
         self.wants_gradients, self.max_gradient_norm = gradients, max_gradient_norm
-        self.unroll_steps = settings.unroll_steps
+        self.unroll_steps, self.through_memory = settings.unroll_steps, settings.through_memory
         self.slopes: Slopes | None = None
         """Derivatives of the loss of the last minibatch, on the fast path."""
         self._left_out = STATES if record == "behavior" else ()
@@ -64,6 +64,13 @@ class TrialSession(Session):
             self.graph.hidden: torch.from_numpy(self.plan.h0[rows]),
             self.graph.cell: torch.from_numpy(self.plan.c0[rows]),
         }
+
+    def rounds(self, which: range) -> list[range]:
+        """Trial k of all environments side by side, one k after the other."""
+        together = self.plan.environments
+        if self.plan.block == 1:
+            return [which]
+        return [range(first, first + together) for first in range(which.start, which.stop, together)]
 
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
         """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""

@@ -10,7 +10,7 @@ import numpy as np
 from ..tasks.trials import Trials
 from .losses import Loss, LossSettings
 from .optimizers import OptimizerName, check_optimizer, check_rate
-from .plans import plan_environments, plan_episodes, plan_trials
+from .plans import Update, check_update, plan_environments, plan_episodes, plan_trials
 from .records import Record, check_record
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def train(
     entropy_weight: float = 0.0,
     value_weight: float = 1.0,
     unroll_steps: int | None = None,
+    update: Update = "trial",
+    through_memory: bool = False,
     optimizer: OptimizerName = "adam",
     record: Record = "all",
     after_trial: Callable[[int], None] | None = None,
@@ -61,6 +63,10 @@ def train(
         value_weight: weight of the critic's loss.
         unroll_steps: truncated backpropagation through time, in stretches of so many steps, with the critic's
             expectation for what follows (see ``LossSettings``); None: back through the whole trial.
+        update: ``trial``; or ``block``: one update from all these trials, from the mean of their losses.
+        through_memory: whether gradients flow from what is retrieved to what was stored for the same update. They
+            teach an agent to keep in c_t what later trials will need; with ``update="trial"`` they stay within a
+            trial.
         optimizer: ``adam`` (dnd-lstm), or ``rmsprop``, that of A2C (α = .99, ε = 1e-5; see ``optimizers``).
         record: ``all``; or ``behavior``, without the states (hidden, cell, memory, gates), as arrays without
             columns: with many trials they are large.
@@ -77,11 +83,14 @@ def train(
     check_rate(learning_rate)
     check_optimizer(optimizer)
     check_record(record)
-    settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps)
+    check_update(update)
+    settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
     if isinstance(trials, (list, tuple)):
         plan = plan_environments(model.config, trials, actions, initial_states, seed)
     else:
         plan = plan_trials(model.config, cast(Trials, trials), actions, initial_states, seed)
+    if update == "block":
+        plan = plan.in_one_update()
     found = model.learn_trials(
         plan,
         learning_rate=learning_rate,
@@ -107,6 +116,8 @@ def train_episodes(
     entropy_weight: float = 0.05,
     value_weight: float = 0.5,
     unroll_steps: int | None = None,
+    update: Update = "trial",
+    through_memory: bool = False,
     max_gradient_norm: float | None = None,
     actions: Any = None,
     seed: int | Sequence[int] | None = None,
@@ -133,6 +144,8 @@ def train_episodes(
         value_weight: weight of the critic's loss.
         unroll_steps: truncated backpropagation through time, in stretches of so many steps, with the critic's
             expectation for what follows (see ``LossSettings``); None: back through the whole episode.
+        update: ``trial``: one an episode; or ``block``: one an epoch, from the mean of all its losses.
+        through_memory: as in ``train``.
         max_gradient_norm: gradients of all weights together are scaled down to this norm; None: as they are.
         actions: (epochs · episodes · M, T) forced choices, row k · M + e that of episode k of world e.
         seed: for what is drawn: initial states and choices.
@@ -160,10 +173,12 @@ def train_episodes(
         )
     if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
         raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
+    check_update(update)
+    plan = plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory)
     return model.learn_trials(
-        plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory),
+        plan.in_one_update(epochs) if update == "block" else plan,
         learning_rate=learning_rate,
-        loss=LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps),
+        loss=LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory),
         optimizer=optimizer,
         max_gradient_norm=max_gradient_norm,
         record_gradients=record_gradients,

@@ -77,7 +77,10 @@ class Call:
         """The projections that are trained, once they have been sought."""
         self._composition, self._context = composition, context
         self._steps = Steps(self.wrapper.optimizer)
-        self._banks = [function.bank(context) for function in memories(composition)]
+        self._memories = memories(composition)
+        self._banks = [function.bank(context) for function in self._memories]
+        for function in self._memories:
+            function.follows = session.through_memory
         self._next = self._rows = self._done = 0
         self._updating = False
         self.wrapper.load_weights(context)
@@ -119,6 +122,8 @@ class Call:
         updates that were made, and no memory has more than these have stored."""
         for bank in self._banks:
             bank.end_update(undo=self._updating)
+        for function in self._memories:
+            function.follows = False
         wrapper = self._composition.pytorch_form(self._context)
         if not wrapper.has_given:
             wrapper.give_weights(self._context)

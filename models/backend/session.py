@@ -22,6 +22,11 @@ class Session:
         """Values of nodes before the first step of these trials: {mechanism: (B, size)}; others start at 0."""
         return {}
 
+    def rounds(self, which: range) -> list[range]:
+        """These trials, which make one update, as they are executed: those of a range side by side, one range
+        after the other."""
+        return [which]
+
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
         """Loss (one number) of these trials, from each node's values {mechanism: (B, T, size)}."""
         raise NotImplementedError
@@ -53,6 +58,8 @@ class Session:
     each input has one of the results, these are of the first world."""
     max_gradient_norm: float | None = None
     """Gradients of all parameters together are scaled down to this norm, if theirs is larger."""
+    through_memory = False
+    """Whether gradients flow from what is retrieved to what was stored for the same update."""
     unroll_steps: int | None = None
     """Steps of a stretch, from one of which no gradient flows into the one before; None: whole sequences."""
 

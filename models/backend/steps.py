@@ -11,7 +11,7 @@ traces (``nesting``, and that of an agent's fast path) have it from elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,11 @@ class Trace:
     def __init__(self, wrapper: Any) -> None:
         self.wrapper = wrapper
 
+    @property
+    def rounds(self) -> Sequence[Trace]:
+        """What was executed one after the other, of which this is made."""
+        return [self]
+
     def items(self, node: Any) -> list[Tensor]:
         """A node's value at all steps, item by item: [(B, T, size), ...]."""
         raise NotImplementedError
@@ -108,6 +113,23 @@ class Trace:
     def output(self, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""
         return self.items(mechanism)[item][:, -1]
+
+
+class Rounds(Trace):
+    """What happened in several rounds of sequences one after the other, as one: their rows in this order."""
+
+    def __init__(self, wrapper: Any, rounds: Sequence[Trace]) -> None:
+        super().__init__(wrapper)
+        self._rounds = rounds
+
+    @property
+    def rounds(self) -> Sequence[Trace]:
+        """As they were executed."""
+        return self._rounds
+
+    def items(self, node: Any) -> list[Tensor]:
+        """A node's value at all steps, item by item: [(B, T, size), ...]."""
+        return [torch.cat(parts) for parts in zip(*(r.items(node) for r in self._rounds), strict=True)]
 
 
 class _Trajectory(Mapping):

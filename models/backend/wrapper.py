@@ -24,7 +24,7 @@ from ..optimizers import check_same_optimizer, kind_in_torch
 from .access import NotTrainable, get_matrix, self_projections, set_matrix, set_value
 from .around import execute_around, has_state
 from .nesting import NestedMechanismWrapper, NestedNode
-from .steps import Node, mark_identity, plan_node
+from .steps import Node, Rounds, mark_identity, plan_node
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -119,7 +119,11 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         call = self.composition.call
         which, by_node = call.next_sequences(inputs)
-        trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
+        rounds = call.session.rounds(which)
+        if len(rounds) == 1:
+            trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
+        else:
+            trace = Rounds(self, [self._execute_round(each, which, by_node) for each in rounds])
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(sequences=which, _batch_size=len(which), trace=trace)
         if call.log is not None:
@@ -128,6 +132,12 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         if call.reports:
             self.copy_node_variables_and_values_to_psyneulink({}, context)
         return outputs
+
+    def _execute_round(self, some: range, which: range, by_node: Mapping[Any, Tensor]) -> Any:
+        """Execute some of the sequences of a minibatch."""
+        rows = slice(some.start - which.start, some.stop - which.start)
+        own, call = {node: values[rows] for node, values in by_node.items()}, self.composition.call
+        return self.composition.execute_sequences(self, some, own, call.session.begin(some))
 
     def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
