@@ -239,7 +239,7 @@ class Bench:
             given |= {"selection_function": pnl.OneHot(mode=MIN_INDICATOR), "equidistant_entries_select": OLDEST}
             memory: Any = pnl.ContentAddressableMemory(**given, duplicate_entries_allowed=True)  # pyright: ignore
         else:
-            memory = models.EpisodicMemory(**given)
+            memory = models.EpisodicMemory(**given, kernel="l2")
         cues = cycle([[key, nothing] for key in keys[:64]])
         if not np.array_equal(memory.execute(next(cues))[1], values[0]):
             raise RuntimeError("The memory does not give the value that it holds under a key.")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .backend.logs import LogWarning
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition, GeneralPathWarning
-    from .memory import EncodingMechanism, EpisodicMemory
+    from .encoding import EncodingMechanism
+    from .memory import EpisodicMemory
 
 _IN_PSYNEULINK = {
     "NotTrainable": "backend",
@@ -29,7 +30,7 @@ _IN_PSYNEULINK = {
     "EpisodicLSTMComposition": "composition",
     "GeneralPathWarning": "composition",
     "LogWarning": "backend.logs",
-    "EncodingMechanism": "memory",
+    "EncodingMechanism": "encoding",
     "EpisodicMemory": "memory",
 }
 

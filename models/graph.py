@@ -32,8 +32,9 @@ from torch import Tensor
 
 from .backend import get_matrix, set_matrix
 from .config import ModelConfig
+from .encoding import EncodingMechanism
 from .engine import Gradients, Weights
-from .memory import EncodingMechanism, EpisodicMemory
+from .memory import EpisodicMemory
 from .weights import GATE_ORDER, weight_shapes
 
 GATE_NAMES = {

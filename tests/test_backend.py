@@ -653,7 +653,7 @@ def test_storing_and_retrieving_at_one_stage_is_refused():
         name="memory",
         input_ports=[pnl.InputPort(name=name, variable=np.zeros(2)) for name in ("key", "value")],
         default_variable=form,
-        function=EpisodicMemory(default_variable=form, storage_prob=0.0),
+        function=EpisodicMemory(default_variable=form, kernel="l2", storage_prob=0.0),
     )
     encoding = EncodingMechanism(memory=memory, name="encoding")
     composition = RecurrentComposition(name="hasty")

@@ -183,7 +183,7 @@ def second_memory(model):
     memory = pnl.EpisodicMemoryMechanism(
         name="second memory",
         default_variable=form,
-        function=EpisodicMemory(default_variable=form, max_entries=2, storage_prob=0.0),
+        function=EpisodicMemory(default_variable=form, kernel="l2", max_entries=2, storage_prob=0.0),
     )
     encoding = EncodingMechanism(memory=memory, name="second encoding")
     for node in (memory, encoding):

@@ -177,7 +177,7 @@ def two_memories():
             pnl.InputPort(name="value", variable=form[1], default_input=pnl.DEFAULT_VARIABLE),
         ],
         default_variable=form,
-        function=EpisodicMemory(default_variable=form, max_entries=30, storage_prob=0.0),
+        function=EpisodicMemory(default_variable=form, kernel="l2", max_entries=30, storage_prob=0.0),
     )
     encoding = EncodingMechanism(memory=second, name="second encoding")
     model.add_nodes([second, encoding])

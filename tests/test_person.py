@@ -405,7 +405,12 @@ def test_a_change_by_hand_is_seen(pair):
 def test_memory_forgets_in_any_composition():
     """Python mode, a PyTorch form with gradients, and a full ring whose oldest entry is not its first row."""
     memory = EpisodicMemory(
-        default_variable=[[0.0] * 2, [0.0]], retrieval="average", sharpness=1.5, forgetting=0.4, max_entries=3
+        default_variable=[[0.0] * 2, [0.0]],
+        kernel="l2",
+        retrieval="average",
+        sharpness=1.5,
+        forgetting=0.4,
+        max_entries=3,
     )
     rng = np.random.default_rng(3)
     keys, values, query = rng.standard_normal((4, 2)), rng.standard_normal((4, 1)), rng.standard_normal(2)
@@ -428,7 +433,7 @@ def test_memory_forgets_in_any_composition():
 
 
 def test_memory_that_takes_the_nearest_does_not_forget():
-    memory = EpisodicMemory(default_variable=[[0.0], [0.0]], forgetting=0.4)
+    memory = EpisodicMemory(default_variable=[[0.0], [0.0]], kernel="l2", forgetting=0.4)
     memory.store_entry([np.ones(1), np.ones(1)])
     with pytest.raises(FunctionError, match=r"forgetting=0.4 needs retrieval='average'"):
         memory.get_memory([[1.0], [0.0]])

@@ -98,8 +98,9 @@ def input_mechanisms(composition: Composition) -> list[Any]:
 
 
 def memories(composition: Composition) -> list[EpisodicMemory]:
-    """The episodic memories of a composition, and of those nested in it."""
-    return [node.function for node in mechanisms(composition) if isinstance(node.function, EpisodicMemory)]
+    """The episodic memories with a kernel of a composition, and of those nested in it."""
+    functions = [node.function for node in mechanisms(composition)]
+    return [each for each in functions if isinstance(each, EpisodicMemory) and each.has_kernel]
 
 
 def recurrent_projections(composition: Composition) -> list[Any]:

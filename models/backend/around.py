@@ -15,7 +15,7 @@ from psyneulink.core.components.functions.stateful.statefulfunction import State
 from psyneulink.core.compositions.composition import Composition
 from torch import Tensor
 
-from ..memory import StoreEntry
+from ..encoding import StoreEntry
 from .access import recurrent_projections
 from .nesting import NestedNode
 from .steps import Trace

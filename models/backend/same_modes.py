@@ -24,7 +24,8 @@ from psyneulink.core.compositions.composition import Composition
 from psyneulink.core.globals.context import Context
 from psyneulink.core.globals.parameters import ParameterNoValueError
 
-from ..memory import EpisodicMemory, StoreEntry
+from ..encoding import StoreEntry
+from ..memory import EpisodicMemory
 from .access import (
     NotTrainable,
     default_of,
