@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Bank:
         """How often entries have changed: what was found before holds as long as this is the same."""
         self.updates = 0
         """Which update is being made: what was stored in earlier ones is a constant in it."""
+        self.tensors: dict[tuple[int, int], Sequence[Any]] = {}
+        """By ring and row: the fields of entries stored in this update, where gradients flow back to them by
+        PsyNeuLink's execution."""
         self._journal: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]] | None = None
         self._stored_before = self.n_stored
 
@@ -68,6 +71,7 @@ class Bank:
     def set_entries(self, fields: Sequence[np.ndarray], ring: int = 0) -> None:
         """Hold these entries instead, oldest first; of more than ``limit`` the newest."""
         self._journal = None
+        self.tensors = {place: parts for place, parts in self.tensors.items() if place[0] != ring}
         fields = [np.asarray(field, dtype=float)[-self.limit :] for field in fields]
         n = len(fields[0])
         self._grow(n)
@@ -87,10 +91,12 @@ class Bank:
         """From now on, keep what entries take the place of."""
         self._journal, self._stored_before = [], self.n_stored.copy()
         self.updates += 1
+        self.tensors.clear()
 
     def end_update(self, undo: bool = False) -> None:
         """Keep it no longer; ``undo``: what was stored since ``begin_update`` is gone, and what was there is
         back."""
+        self.tensors.clear()
         if undo and self._journal is not None:
             for rings, rows, before in reversed(self._journal):
                 for field, old in zip(self.fields, before, strict=True):

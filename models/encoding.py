@@ -62,7 +62,7 @@ class StoreEntry(Function_Base):
 
 
 class PytorchStore(FieldwiseCall):
-    """``StoreEntry`` in PyTorch mode; what is stored is detached."""
+    """``StoreEntry`` in PyTorch mode; what is stored is detached, unless the memory ``follows``."""
 
     def __init__(self, function: StoreEntry, execution_id: Any) -> None:
         super().__init__(len(function.defaults.variable))
@@ -73,7 +73,7 @@ class PytorchStore(FieldwiseCall):
         *entry, switch = fields
         context = pnl.Context(execution_id=self.execution_id)
         for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
-            self.store.memory.store_entry([f[b, s].detach().numpy() for f in entry], context, environment=b)
+            self.store.memory.store_tensors([f[b, s] for f in entry], context, environment=b)
         return [switch]
 
     def on_part(self, fields: list[Tensor]) -> Tensor:

@@ -129,6 +129,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
         self._last_id: Any = None  # the context of the last call, which ``memory`` shows
         self.reads = True
         """False lesions a memory with a kernel: it retrieves nothing."""
+        self.follows = False
+        """Whether gradients flow from what is retrieved to what was stored for the same update, with a kernel."""
         own = {"retrieval": retrieval, "sharpness": sharpness, "forgetting": forgetting}
         given = {name for name, value in (own | kwargs).items() if value is not None}
         self.has_kernel = kernel is not None
@@ -207,8 +209,22 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
 
     # ---- storing ---------------------------------------------------------------------------------------
 
-    def store_entry(self, entry: Sequence[np.ndarray], context: Any = None, environment: int = 0) -> bool:
-        """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate."""
+    def store_tensors(self, entry: Sequence[Tensor], context: Any, environment: int) -> None:
+        """Store one entry as ``store_entry`` does; if it ``follows``, gradients flow back to its fields from what
+        is retrieved later in the same update."""
+        self.store_entry([part.detach().numpy() for part in entry], context, environment, entry)
+
+    def store_entry(
+        self,
+        entry: Sequence[np.ndarray],
+        context: Any = None,
+        environment: int = 0,
+        tensors: Sequence[Tensor] | None = None,
+    ) -> bool:
+        """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate.
+
+        ``tensors``: the same, for ``store_tensors``.
+        """
         if not self.has_kernel:
             entry = convert_all_elements_to_np_array(list(entry))
             return self._store_memory(entry, pnl.Context(execution_id=execution_id_of(context)))
@@ -219,9 +235,12 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
         if callable(noise) or np.any(noise):
             entry = self._with_noise(entry, noise, context)
         compared = [i for i, weight in enumerate(self._field_weights(len(entry), context)) if weight]
-        rows = [part[None] for part in entry]
-        _, stored = bank.write(np.array([environment]), rows, self.repeated(context), compared)
-        return bool(stored[0])
+        parts = [part[None] for part in entry]
+        (row,), (stored,) = bank.write(np.array([environment]), parts, self.repeated(context), compared)
+        if stored and self.follows and tensors is not None:
+            noise = (torch.from_numpy(p - t.detach().numpy()) for p, t in zip(entry, tensors, strict=True))
+            bank.tensors[environment, int(row)] = [t + added for t, added in zip(tensors, noise, strict=True)]
+        return bool(stored)
 
     def _with_noise(self, entry: list[np.ndarray], noise: Any, context: Any) -> list[np.ndarray]:
         whole = convert_all_elements_to_np_array(entry)
@@ -288,10 +307,9 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
         view = bank.view(slice(environment, environment + 1))
         if view.n == 0:
             return [torch.zeros(field.shape[2], dtype=torch.float64) for field in bank.fields]
-        entries = [field[environment, : view.n] for field in bank.fields]
+        stored = self._stored(bank, environment, view.n)
         if any(part is not None and part.requires_grad for part in cue):  # later, other entries may lie there
-            entries = [field.copy() for field in entries]
-        stored = [torch.from_numpy(field) for field in entries]
+            stored = [field.clone() for field in stored]
         similar = self._similarity(cue, stored, self._field_weights(len(stored), context, field_weights))
         settings = self.retrieval_settings(context)
         if settings.retrieval == "average":
@@ -300,6 +318,16 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
             return [weights @ field for field in stored]
         row = self._nearest(settings, similar.detach().numpy(), view, context)
         return [field[row].clone() for field in stored]  # another entry may lie there soon
+
+    @staticmethod
+    def _stored(bank: Bank, environment: int, n: int) -> list[Tensor]:
+        """The entries, (n, size) a field; those through which gradients flow as the tensors that were stored."""
+        fields = [torch.from_numpy(field[environment, :n]) for field in bank.fields]
+        followed = {row: parts for (ring, row), parts in bank.tensors.items() if ring == environment}
+        if not followed:
+            return fields
+        entries = [followed[row] if row in followed else [f[row] for f in fields] for row in range(n)]
+        return [torch.stack(parts) for parts in zip(*entries, strict=True)]
 
     def retrieval_settings(self, context: Any = None) -> Retrieval:
         """How it retrieves in an execution context. FunctionError for ``forgetting`` without an average."""
@@ -356,7 +384,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
         else:
             retrieved = [torch.zeros_like(part) for part in cue]
         if self._occurs("storage_prob", context):
-            self.store_entry([part.detach().numpy() for part in cue], context, environment)
+            self.store_tensors(cue, context, environment)
         return retrieved
 
     def _occurs(self, probability: str, context: Any) -> bool:
