@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
+from ..tasks.files import write_whole
 from . import plots
 from .benchmark_timing import Case
 from .page import DPI, plain, versions
-from .work.files import write_whole
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
 HEADER = ("what", "per", "ms, median (quartiles)", "ratio, median (quartiles)", "to")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..models import TrialRecord
+from ..tasks.files import write_whole
 from ..tasks.trials import concatenate
 from . import behavior
 from .blocks import counting_from, make_model, train_block, train_blocks, train_many
@@ -39,7 +40,6 @@ from .page import FIGURES, REPORT
 from .report import FIGURE_FILES, RESULTS, DemoResults, write_results
 from .runs import Kind, Model, ModelKind, RunFolder, RunState
 from .settings import FRESH, RunSettings
-from .work.files import write_whole
 
 COMPOSITION, REFERENCE, NO_MEMORY, COHORT = "composition", "reference", "no_memory", "cohort"
 WITHOUT = "trained without memory"
