@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from ..models import GATE_ORDER
 from ..tasks import Trials
@@ -345,48 +345,6 @@ def plot_ladder(
     ax.set_axisbelow(True)
     add_legend(ax, "upper left", ncols=2)
     return dress(ax, "Composition and reference: every rung", "Largest absolute difference (1e-18: none)", "")
-
-
-def plot_growth(
-    lines: Mapping[str, np.ndarray],
-    size: str,
-    time: str,
-    *,
-    names: Sequence[str] | None = None,
-    legend: bool = True,
-    ax: Axes | None = None,
-) -> Axes:
-    """Time against a size, both on logarithmic axes, one line an implementation, with its quartiles as a band.
-
-    Args:
-        lines: by name, (n, 4): the size, and the median, first and third quartile of the time.
-        size: what grows.
-        time: what the time is that of, with its unit.
-        names: of all lines in the order of their colours, where several panels are to agree.
-        legend: whether to name the lines; False where the figure does it for all panels.
-        ax: where to draw.
-    """
-    ax = axes_or_new(ax, (4.2, 3.4))
-    order = list(lines if names is None else names)
-    for name, points in lines.items():
-        place = order.index(name)
-        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-        sizes, median, low, high = points.T
-        # Where a time is a difference that noise has turned, a logarithmic axis has no place for its quartile.
-        ax.fill_between(sizes, np.where(low > 0, low, median), high, color=color, alpha=0.18, linewidth=0)
-        ax.plot(sizes, median, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=name)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.grid(color="#DDDDDD", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ticks = sorted({float(number) for points in lines.values() for number in points[:, 0]})
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
-    ax.minorticks_off()
-    if legend:
-        add_legend(ax)
-    return dress(ax, "", size, time)
 
 
 # ---- shared parts ------------------------------------------------------------------------------------

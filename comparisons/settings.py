@@ -134,6 +134,11 @@ class RunSettings(AgentSettings):
         task = self.task()
         return self.config(task, task.context_columns if self.key == "context" else None)
 
+    @property
+    def n_trials(self) -> int:
+        """Trials of the run, in each environment of each agent."""
+        return self.blocks * self.contexts * 2
+
     def agent(self, agent: int) -> RunSettings:
         """The settings of a run of one agent that is the same as agent number ``agent`` of this run."""
         return replace(self, seed=self.seed + agent, agents=1)

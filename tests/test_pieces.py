@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from eplstm.comparisons.progress import progress_bar
 from eplstm.comparisons.work.identity import code_of, fingerprint
-from eplstm.comparisons.work.pieces import Piece, progress_bar, run_pieces, seed_of
+from eplstm.comparisons.work.pieces import Piece, run_pieces, seed_of
 from eplstm.comparisons.work.places import slurm_cluster
 from eplstm.comparisons.work.plain_data import DamagedData, from_bytes, to_bytes
 from rich.console import Console
