@@ -69,9 +69,8 @@ class DemoResults:
 
     def numbers(self) -> dict[str, Any]:
         """Everything but the stimuli."""
-        names = ("settings", "rungs", "tolerance", "passed", "curves", "accuracy", "agents", "gates", "lesions")
-        more = ("milliseconds", "similarity", "answers", "components", "notes")
-        return {"versions": versions(), **{name: getattr(self, name) for name in (*names, *more)}}
+        shown = {name: value for name, value in vars(self).items() if name != "last_trials"}
+        return {"versions": versions(), "passed": self.passed, **shown}
 
 
 def write_results(folder: Path, results: DemoResults, graph: Path | None) -> None:

@@ -54,6 +54,11 @@ class AgentSettings:
     value_weight: float = 1.0
     """Weight of the critic's loss."""
 
+    def learning(self) -> dict[str, Any]:
+        """Arguments of ``train`` and ``train_episodes``."""
+        names = ("learning_rate", "gamma", "entropy_weight", "value_weight")
+        return {name: getattr(self, name) for name in names}
+
     def config(
         self,
         task: Any,
@@ -124,6 +129,10 @@ class RunSettings(AgentSettings):
             raise ValueError(f"learning_rate must be a finite number ≥ 0; got {self.learning_rate!r}.")
         self.model_config()  # these check the rest
         LossSettings(self.loss, self.gamma, self.entropy_weight, self.value_weight)
+
+    def learning(self) -> dict[str, Any]:
+        """Arguments of ``train``."""
+        return super().learning() | {"loss": self.loss}
 
     def task(self) -> ContextualChoice:
         """The task."""
@@ -199,13 +208,11 @@ class LoopSettings(AgentSettings):
         """What is left of a quantity that falls to the share ``end`` by the last update."""
         return end ** min(update / self.updates, 1.0)
 
-    def learning(self, update: int) -> dict[str, Any]:
+    def learning(self, update: int = 0) -> dict[str, Any]:
         """Arguments of ``train`` and ``train_episodes``, from an update on."""
-        return {
+        return super().learning() | {
             "optimizer": self.optimizer,
             "learning_rate": self.learning_rate * self.share(update, self.learning_rate_end),
-            "gamma": self.gamma,
             "entropy_weight": self.entropy_weight * self.share(update, self.entropy_end),
-            "value_weight": self.value_weight,
             "unroll_steps": self.unroll_steps,
         }

@@ -61,7 +61,7 @@ class Found:
     def compared(self) -> list[tuple[str, str, str]]:
         """What figures set side by side: agents, states, and how they are called.
 
-        The lesion comes last, so that the agents have the colours that they have where they are shown intact alone.
+        The lesion comes last: the agents have the colours that they have where they are shown intact alone.
         """
         each = ((EPLSTM, INTACT), (LSTM, INTACT), (AS_INPUT, INTACT), (EPLSTM, RETRIEVAL_OFF))
         known = self.states
@@ -112,7 +112,7 @@ class Study(ABC):
 
     @abstractmethod
     def measure(self, record: Any, encounter: np.ndarray) -> Measures:
-        """What is measured of what an agent did in fresh worlds, (n, T, ...), on its n-th encounter of a context."""
+        """What is measured of an agent in fresh worlds: of n episodes, and which encounter each is, (n,)."""
 
     @abstractmethod
     def claims(self, found: Found) -> Iterator[Claim]:

@@ -68,10 +68,8 @@ class TwoStepStudy(Study):
             samples = found.of(agent, "effects")[:, :, index]
             for c, condition in enumerate(CONDITIONS):
                 remembers = c != episodic or agent != LSTM
-                what = (
-                    "is model-based: the interaction is above 0" if remembers else "is not: no interaction above 0"
-                )
-                claim = f"{agent}, {condition}: choice {what}, by its interval over seeds"
+                what = "is model-based: the interaction is" if remembers else "is not: no interaction"
+                claim = f"{agent}, {condition}: choice {what} above 0, by its interval over seeds"
                 yield Claim(claim, as_text(samples[:, c]), above_zero(samples[:, c]) == remembers)
         if EPLSTM in found.agents:
             off = found.of(EPLSTM, "effects", RETRIEVAL_OFF)[:, episodic, index]

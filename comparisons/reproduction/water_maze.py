@@ -27,8 +27,8 @@ class MazeStudy(Study):
     task: WaterMaze
 
     def measure(self, record: Any, encounter: np.ndarray) -> Measures:
-        """By exposure: median and mean steps to the first goal (T where it was not reached), goals, and the gate by
-        step (exposures, T)."""
+        """By exposure: median and mean steps to the first goal (T where it was not reached), goals, and the gate
+        by step (exposures, T)."""
         count = self.task.exposures
         steps = steps_to_goal(record.by_world())[0].ravel()
         return {
