@@ -109,12 +109,8 @@ def learning_curve(reward: np.ndarray, encounter: np.ndarray) -> LearningCurve:
     returns = reward.sum(-1)
     mean, error = mean_and_error(returns, axis=1)
     encounters = tuple(int(e) for e in np.unique(encounter))
-    by_encounter = np.array(
-        [
-            [mean_and_error(own[shown == e])[0] for own, shown in zip(returns, encounter, strict=True)]
-            for e in encounters
-        ]
-    )
+    blocks = list(zip(returns, encounter, strict=True))
+    by_encounter = np.array([[mean_and_error(own[shown == e])[0] for own, shown in blocks] for e in encounters])
     return LearningCurve(mean, error, encounters, by_encounter.reshape(len(encounters), len(returns)))
 
 

@@ -228,7 +228,7 @@ def draw(results: Sequence[Result]) -> Canvas:
     for place, ((axis, unit), lines) in enumerate(curves.items()):
         ax = canvas.add_subplot(height, columns, place + 1)
         for name, points in lines.items():
-            look = {"color": COLORS[names.index(name) % len(COLORS)]}
+            look: dict[str, Any] = {"color": COLORS[names.index(name) % len(COLORS)]}
             sizes, median, low, high = np.array(sorted(points)).T
             # Where a time is a difference that noise has turned, a logarithmic axis has no place for its quartile.
             ax.fill_between(sizes, np.where(low > 0, low, median), high, **look, alpha=0.18, linewidth=0)

@@ -86,7 +86,7 @@ def train_many(
         blocks: of each agent (outer list) in each of its environments.
         after_trial: as in ``eplstm.models.train``: called with the index of each trial.
     """
-    model = state.models[name]
+    model, options = state.models[name], settings.learning()
     begin_block(model)
 
     def of_each(part: Callable[[Block], Any]) -> list[Any]:
@@ -96,12 +96,10 @@ def train_many(
     seeds = [own[0].seed for own in blocks]
     if isinstance(model, Cohort):
         counted = None if after_trial is None else _trial_of_all(after_trial, model)
-        records = model.train(
-            trials, initial_states=states, seed=seeds, after_trial=counted, **settings.learning()
-        )
+        records = model.train(trials, initial_states=states, seed=seeds, after_trial=counted, **options)
     else:
         given = {"initial_states": states[0], "seed": seeds[0], "after_trial": after_trial}
-        records = [train(model, trials[0], **given, **settings.learning())]
+        records = [train(model, trials[0], **given, **options)]
     state.remember(name, _summary(trials, records))
     state.last_block.pop(name, None)
 

@@ -42,19 +42,7 @@ USERS_ERRORS = (
 """What a user can put right: these are told in a line; anything else is a defect, and shows its traceback."""
 
 
-@dataclass(frozen=True)
-class Options(RunSettings):
-    """Task, agent and training."""
-
-    def __post_init__(self) -> None:
-        """Left to ``checked``: what is out of range is told in the same way as any other error."""
-
-    def checked(self) -> RunSettings:
-        """The settings; raises ValueError if a value is out of range."""
-        return RunSettings(**asdict(self))
-
-
-Settings = tyro.conf.OmitArgPrefixes[Options]
+Settings = tyro.conf.OmitArgPrefixes[RunSettings]
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,7 @@ class Demo:
     """Agents that are trained beside the compared pair, to show how much agents differ; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
-    settings: Settings = field(default_factory=Options)
+    settings: Settings = field(default_factory=RunSettings)
     """Task, agent and training."""
 
 
@@ -95,7 +83,7 @@ class Train:
     """Blocks that test the trained agents, without learning; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
-    settings: Settings = field(default_factory=Options)
+    settings: Settings = field(default_factory=RunSettings)
     """Task, agent and training."""
 
 
@@ -184,7 +172,7 @@ def demo(command: Demo, console: Console) -> int:
     from .demo import models_of, run_demo  # with matplotlib, slow to import: only where needed
     from .page import REPORT
 
-    settings, fresh_blocks = command.settings.checked(), command.fresh_blocks
+    settings, fresh_blocks = command.settings, command.fresh_blocks
     if settings.agents > 1 or command.cohort < 0 or command.cohort == 1:
         raise ValueError(
             f"The demo compares one agent, and a cohort beside it of at least 2, or 0 for none; got "
@@ -223,7 +211,7 @@ def demo(command: Demo, console: Console) -> int:
 
 def train(command: Train, console: Console) -> int:
     """``eplstm train``."""
-    settings = command.settings.checked()
+    settings = command.settings
     if command.fresh_blocks < 0:
         raise ValueError(f"fresh_blocks must be a whole number ≥ 0; got {command.fresh_blocks}.")
     many = "" if settings.agents == 1 else f"{settings.agents} agents of "

@@ -343,8 +343,7 @@ def _line(
     ax: Axes, mean: np.ndarray, se: np.ndarray, place: int, label: str | None, offset: float = 0.0, **look: Any
 ) -> None:
     """Means by step, with bars for their standard errors where these are known; place: of colour and marker."""
-    look = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5} | look
+    given: dict[str, Any] = {"markersize": 5, "linewidth": 1.6, "capsize": 2} | look
+    given |= {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
     bars = None if np.isnan(se).all() else np.nan_to_num(se)
-    ax.errorbar(
-        np.arange(len(mean)) + offset, mean, yerr=bars, capsize=2, label=label, **{"linewidth": 1.6} | look
-    )
+    ax.errorbar(np.arange(len(mean)) + offset, mean, yerr=bars, label=label, **given)

@@ -270,7 +270,7 @@ def test_some_of_the_cases():
 )
 def test_sizes_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        table(Sizes(**change))
+        Sizes(**change)
 
 
 def test_work_is_the_same_from_round_to_round():

@@ -82,7 +82,7 @@ class Found:
             value: column of the mean.
             prefix: of the columns ``lower`` and ``upper``.
         """
-        by = pd.MultiIndex.from_product(axes.values(), names=axes)
+        by = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
         frames = {}
         for agent, state in self.states:
             mean, half = (each.ravel() for each in mean_and_half(self.of(agent, name, state)))
