@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...models import load_model
+from ...tasks.files import write_whole
 from ..blocks import train_run
 from ..page import REPORT
+from ..progress import progress_bar
 from ..runs import find_checkpoint
 from ..settings import RunSettings
-from ..work.files import write_whole
-from ..work.pieces import Done, Piece, progress_bar, run_pieces
+from ..work.pieces import Done, Piece, run_pieces
 from ..work.places import slurm_cluster
 from . import fit_report
 from .agent import TrainedAgent

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...tasks.files import write_whole
 from ..page import PANEL, Page
-from ..work.files import write_whole
 from . import fit_plots as plots
 from .designs import Design
 from .held_out import compare_scores

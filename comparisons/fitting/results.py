@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from ..work.files import write_whole
+from ...tasks.files import write_whole
 from ..work.plain_data import DamagedData, from_bytes, to_bytes
 from .parameters import FreeParameter, ParameterSpace
 

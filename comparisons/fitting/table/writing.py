@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ....tasks.files import written_whole
 from ....tasks.trials import Trials
-from ...work.files import written_whole
 from .data import ObservedBlock, Participant, check_id
 from .files import check_suffix, write_arrays, write_table
 from .schema import LABELS
