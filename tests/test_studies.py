@@ -22,6 +22,7 @@ from eplstm.comparisons.fitting import (
     variants,
 )
 from eplstm.comparisons.fitting.studies import (
+    Setting,
     best_models,
     fit_people,
     joined,
@@ -218,7 +219,7 @@ def test_predictive_check_of_the_true_model(agent, people):
 def test_pieces_give_what_one_fit_gives(agent, people):
     _, shown = people
     twelve = [Participant(f"{p.id}{n}", p.blocks) for n in range(2) for p in shown]
-    pieces = people_pieces(agent, [FULL], twelve, restarts=1)
+    pieces = people_pieces(Setting(agent, restarts=1), [FULL], twelve)
     assert len(pieces) == 2
     found = joined([FULL], run_pieces(fit_people, pieces).results)["full"]
     whole = fit_map(FULL.objective(agent, twelve), model="full", restarts=1)
@@ -227,7 +228,7 @@ def test_pieces_give_what_one_fit_gives(agent, people):
 
 
 def test_recovery_study(agent, tmp_path):
-    pieces = parameter_pieces(agent, FULL, [DESIGN], people=6, groups=2, restarts=1, seed=3)
+    pieces = parameter_pieces(Setting(agent, restarts=1, seed=3), FULL, [DESIGN], people=6, groups=2)
     done = run_pieces(recover_parameters, pieces, store=tmp_path / "parameters")
     replicates = of_design(DESIGN, done.results)
     assert len(replicates) == 2 and not done.failures
@@ -238,8 +239,10 @@ def test_recovery_study(agent, tmp_path):
     assert len(again.kept) == 2
 
     some = [variants()[name] for name in ("full", "bias only")]
-    pieces = model_pieces(agent, some, DESIGN, people=4, groups=1, restarts=1)
-    simulated, best = best_models(run_pieces(recover_model, pieces).results)
+    pieces = model_pieces(Setting(agent, restarts=1), some, DESIGN, people=4, groups=1)
+    results = run_pieces(recover_model, pieces).results
+    assert best_models(results, by_group=True)[0] == ["full", "bias only"]
+    simulated, best = best_models(results)
     assert simulated == ["full"] * 4 + ["bias only"] * 4
     assert best[4:].count("bias only") >= 3
 

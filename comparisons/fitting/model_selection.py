@@ -1,4 +1,4 @@
-"""Which model explains people's choices: criteria, random-effects selection, and (of ``held_out``) prediction.
+"""Which model explains people's choices: criteria, and random-effects selection (prediction: ``held_out``).
 
 AIC = −2 log p(D|z) + 2 k, BIC = −2 log p(D|z) + k log n (n: a person's scored choices), and Laplace's
 approximation of the log evidence, log ∫ p(D|z) p(z) dz. At some 120 choices a person the BIC of single people is
@@ -23,34 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import digamma, gammainc, gammainccinv, gammaincinv, gammaln, log_softmax, logsumexp
 
-from .held_out import (
-    CrossValidation,
-    Loo,
-    compare_scores,
-    cross_validate,
-    marginal_likelihood,
-    pointwise_draws,
-    psis_loo,
-)
 from .results import Fit
-
-__all__ = [
-    "CRITERIA",
-    "CrossValidation",
-    "Loo",
-    "ModelSelection",
-    "compare_groups",
-    "compare_people",
-    "compare_scores",
-    "criteria",
-    "cross_validate",
-    "evidence_matrix",
-    "exceedance_probabilities",
-    "marginal_likelihood",
-    "pointwise_draws",
-    "psis_loo",
-    "random_effects_selection",
-]
 
 CRITERIA = ("aic", "bic", "log_evidence")
 """What fits are compared by. Smaller is better in the first two, larger in the last."""

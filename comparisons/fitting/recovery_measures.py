@@ -99,15 +99,9 @@ def recovery_across(replicates: Sequence[tuple[Truth, Fit]], level: float = 0.95
     if len(names) > 1:
         raise ValueError(f"recovery_across: replicates must have the same parameters; got {sorted(names)}.")
     pairs = [recovery_pairs(true, fit, level) for true, fit in replicates]
-    table = measures_of_pairs(pd.concat(pairs, ignore_index=True))
-    own = np.stack([measures_of_pairs(part)["r"].to_numpy() for part in pairs])
-    known = np.isfinite(own)
-    table["replicates"] = len(replicates)
-    table["r_mean"] = [r[there].mean() if there.any() else np.nan for r, there in zip(own.T, known.T, strict=True)]
-    table["r_sd"] = [
-        r[there].std(ddof=1) if there.sum() > 1 else np.nan for r, there in zip(own.T, known.T, strict=True)
-    ]
-    return table
+    own = pd.DataFrame([measures_of_pairs(part)["r"] for part in pairs])  # whose mean and sd leave out what is NaN
+    spread = {"replicates": len(replicates), "r_mean": own.mean().to_numpy(), "r_sd": own.std().to_numpy()}
+    return measures_of_pairs(pd.concat(pairs, ignore_index=True)).assign(**spread)
 
 
 def _matched(true: Truth, fit: Fit) -> np.ndarray:
@@ -176,30 +170,10 @@ def _varies(x: np.ndarray) -> bool:
 # ---- models ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """How often data of one model (rows) were best explained by another (columns)."""
-
-    models: tuple[str, ...]
-    counts: np.ndarray
-    """(M, M) int: simulated, best."""
-
-    @property
-    def probabilities(self) -> pd.DataFrame:
-        """p(best | simulated), the confusion matrix: rows sum to 1; NaN rows of models that were not simulated."""
-        counts = self.table(self.counts)
-        return counts.div(counts.sum(axis=1), axis=0)
-
-    def table(self, values: np.ndarray) -> pd.DataFrame:
-        """(M, M) values with the models' names at rows and columns."""
-        rows, columns = pd.Index(self.models, name="simulated"), pd.Index(self.models, name="best")
-        return pd.DataFrame(values, index=rows, columns=columns)
-
-
 def confusion_matrix(
     simulated: Sequence[str], best: Sequence[str], models: Sequence[str] | None = None
-) -> Confusion:
-    """Count which model explained best what each model simulated.
+) -> pd.DataFrame:
+    """How often data of one model (rows) were best explained by another (columns): counts, (M, M).
 
     Args:
         simulated: of each data set (a person or a group), the model that it is from.
@@ -214,19 +188,19 @@ def confusion_matrix(
             "confusion_matrix: needs simulated and best of the same data sets; got "
             f"{len(simulated)} and {len(best)} of them."
         )
-    order = tuple(dict.fromkeys([*simulated, *best] if models is None else models))
+    order = list(dict.fromkeys([*simulated, *best] if models is None else models))
     unknown = sorted({*simulated, *best} - set(order))
     if unknown:
-        raise ValueError(f"confusion_matrix: {unknown} are not among the models {list(order)}.")
-    rows, columns = (pd.Series(pd.Categorical(names, order)) for names in (simulated, best))
-    return Confusion(order, pd.crosstab(rows, columns, dropna=False).to_numpy())
+        raise ValueError(f"confusion_matrix: {unknown} are not among the models {order}.")
+    rows, columns = pd.Series(simulated, name="simulated"), pd.Series(best, name="best")
+    return pd.crosstab(rows, columns).reindex(index=order, columns=order, fill_value=0)
 
 
-def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None) -> pd.DataFrame:
+def inversion_matrix(counts: pd.DataFrame, prior: Sequence[float] | None = None) -> pd.DataFrame:
     """p(simulated | best): how far the winner of a comparison can be trusted (Wilson & Collins, 2019, box 5).
 
     Args:
-        confusion: the counts.
+        counts: (M, M), from ``confusion_matrix``.
         prior: (M,) probability of each model before; equal by default.
 
     Returns:
@@ -235,16 +209,16 @@ def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None)
     Raises:
         ValueError: a model was not simulated, or the prior does not fit.
     """
-    size = len(confusion.models)
+    size = len(counts)
     before = np.full(size, 1 / size) if prior is None else np.asarray(prior, dtype=float)
     if before.shape != (size,) or not (before >= 0).all() or not before.sum() > 0:
         raise ValueError(f"inversion_matrix: the prior must be {size} numbers ≥ 0, not all 0; got {prior!r}.")
-    silent = [name for name, n in zip(confusion.models, confusion.counts.sum(1), strict=True) if not n]
+    silent = list(counts.index[counts.sum(axis=1) == 0])
     if silent:
         raise ValueError(
             f"inversion_matrix: no data were simulated from {silent}; simulate them, or leave them out."
         )
-    joint = confusion.probabilities.mul(before, axis=0)
+    joint = counts.div(counts.sum(axis=1), axis=0).mul(before, axis=0)
     return joint.div(joint.sum(axis=0), axis=1)
 
 
@@ -290,16 +264,21 @@ class Calibration:
         self, parameter: str, level: float = 0.95, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Shares of ranks: points z_i (I,) in (0, 1), share below − z_i (I,), lower and upper edge of its band."""
-        ranks = self.of(parameter)
-        points = _points(self.draws)
-        expected = points / (self.draws + 1)
-        share = np.array([(ranks < point).mean() if len(ranks) else np.nan for point in points])
-        lower, upper = ecdf_band(len(ranks), expected, level=level, seed=seed)
-        return expected, share - expected, lower - expected, upper - expected
+        below, n, z = self._below(parameter)
+        share = below / n if n else np.full(len(z), np.nan)
+        lower, upper = ecdf_band(n, z, level=level, seed=seed)
+        return z, share - z, lower - z, upper - z
+
+    def _below(self, parameter: str) -> tuple[np.ndarray, int, np.ndarray]:
+        """How many ranks are below each point (I,), of how many, and the points as shares (I,)."""
+        ranks, points = self.of(parameter), np.arange(1, self.draws + 1)
+        if self.draws > 100:  # a hundred are enough; without the last, where the share is 1
+            points = np.unique(np.linspace(1, self.draws, 100).round().astype(int))
+        return (ranks[:, None] < points).sum(0), len(ranks), points / (self.draws + 1)
 
     def _row(self, name: str, bins: int | None, level: float, seed: int) -> dict[str, object]:
+        below, n, z = self._below(name)
         ranks = self.of(name)
-        n = len(ranks)
         row: dict[str, object] = {"parameter": name, "n": n, "missing": len(self.ranks) - n}
         row["mean_rank"] = ranks.mean() / self.draws if n else np.nan
         tests = ("bins", "chi2", "chi2_p", "ecdf_difference", "ecdf_p", "ecdf_inside")
@@ -307,15 +286,11 @@ class Calibration:
             return row | dict.fromkeys(tests, np.nan)
         counts, expected = rank_histogram(ranks, self.draws, bins)
         test = chisquare(counts, expected)
-        points = _points(self.draws)
-        z = points / (self.draws + 1)
-        below = np.array([(ranks < point).sum() for point in points])
-        minima = _smallest_tails(n, tuple(z), 10_000, seed)
-        smallest = _tails(n, z)[below, np.arange(len(z))].min()
-        lower, upper = ecdf_band(n, z, level=level, seed=seed)
-        inside = bool(((lower <= below / n) & (below / n <= upper)).all())
+        _, difference, lower, upper = self.ecdf(name, level, seed)
+        inside = bool(((lower <= difference) & (difference <= upper)).all())
+        minima, smallest = _smallest_tails(n, tuple(z), 10_000, seed), _tails(n, z)[below, np.arange(len(z))].min()
         p = (1 + (minima <= smallest).sum()) / (1 + len(minima))
-        found = (len(counts), test.statistic, test.pvalue, np.abs(below / n - z).max(), p, inside)
+        found = (len(counts), test.statistic, test.pvalue, np.abs(difference).max(), p, inside)
         return row | dict(zip(tests, found, strict=True))
 
 
@@ -388,12 +363,6 @@ def ecdf_band(
     gamma = np.quantile(_smallest_tails(n, tuple(points), simulations, seed), 1 - level)
     lower, upper = binom.ppf(gamma / 2, n, points), binom.ppf(1 - gamma / 2, n, points)
     return lower / max(n, 1), upper / max(n, 1)
-
-
-def _points(draws: int) -> np.ndarray:
-    """Ranks at which the distribution is looked at: all of them, or a hundred; without the last, where it is 1."""
-    inner = np.arange(1, draws + 1)
-    return inner if draws <= 100 else np.unique(np.linspace(1, draws, 100).round().astype(int))
 
 
 @lru_cache(maxsize=16)
