@@ -44,15 +44,13 @@ class Problems:
         """z (n, k) → u (n, k)."""
         return (z - self.mean) / self.sd
 
-    def function(self, u: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """−log posterior density of z at u (m, k), (m,), and its gradient by u (m, k), of some of the problems."""
-        return self._function(u, rows, with_gradient=True)
+    def function(
+        self, u: np.ndarray, rows: np.ndarray, with_gradient: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """−log posterior density of z at u (m, k), (m,), and its gradient by u (m, k), of some of the problems.
 
-    def values(self, u: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The same without the gradient."""
-        return self._function(u, rows, with_gradient=False)[0]
-
-    def _function(self, u: np.ndarray, rows: np.ndarray, with_gradient: bool) -> tuple[np.ndarray, np.ndarray]:
+        The gradient is NaN if it is not asked for.
+        """
         z = self.mean[rows] + self.sd[rows] * u
         value, gradient = self.batches(z, self.participants[rows], with_gradient)
         constant = 0.5 * u.shape[1] * np.log(2 * np.pi) + np.log(self.sd[rows]).sum(axis=1)
@@ -103,10 +101,8 @@ def search(
     after_round: Callable[[np.ndarray], object] | None = None,
 ) -> Minima:
     """Search each problem's mode from z = start (n, k); the result is in units of the prior."""
-    u = problems.in_units(start)
-    return minimise(
-        problems.function, u, tolerance=tolerance, max_iterations=max_iterations, after_round=after_round
-    )
+    settings = {"tolerance": tolerance, "max_iterations": max_iterations, "after_round": after_round}
+    return minimise(problems.function, problems.in_units(start), **settings)
 
 
 def laplace(problems: Problems, found: Minima) -> Modes:

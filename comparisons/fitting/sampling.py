@@ -84,7 +84,7 @@ def sample(
         if not len(rows):
             break
         new = [people[n].propose() for n in rows]
-        value = problems.values(np.concatenate(new), np.repeat(rows, AT_ONCE))
+        value = problems.function(np.concatenate(new), np.repeat(rows, AT_ONCE), with_gradient=False)[0]
         for n, x, own in zip(rows, new, value.reshape(len(rows), AT_ONCE), strict=True):
             people[n].take(x, to_units[n] - own)
             under_way[n] = done + 1 < LEAST_ROUNDS or people[n].effective < ENOUGH

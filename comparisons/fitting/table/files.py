@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import compress
@@ -64,14 +63,6 @@ def read_table(source: str | os.PathLike[str] | pd.DataFrame) -> RawTable:
     return _read_csv(path) if path.suffix.lower() in CSV else _read_parquet(path)
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a .csv or .parquet file; floats keep their full precision."""
-    if path.suffix.lower() in CSV:
-        frame.to_csv(path, index=False, encoding="utf-8")
-    else:
-        frame.to_parquet(path, index=False, engine="pyarrow")
-
-
 def check_suffix(path: Path) -> None:
     """Check that a table of this name can be read and written.
 
@@ -118,11 +109,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         problems.stop("file", "all", f"what numpy cannot read ({error})", "an .npz file", remedy)
     problems.stop_if_any()
     return arrays
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _read_csv(path: Path) -> RawTable:
