@@ -8,7 +8,7 @@ from eplstm.comparisons.fitting import fit_plots as plots
 from eplstm.comparisons.fitting.model_selection import random_effects_selection
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.recovery_measures import (
-    calibration,
+    Calibration,
     confusion_matrix,
     inversion_matrix,
     recovery_pairs,
@@ -248,7 +248,8 @@ def test_predictive_check_shows_people_and_bands(ax, tmp_path):
 def test_calibration_shows_counts_and_differences(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.standard_normal((100, 2))
-    result = calibration(true, rng.standard_normal((49, 100, 2)), ["gate_bias", "lapse"])
+    ranks = (rng.standard_normal((49, 100, 2)) < true).sum(0)
+    result = Calibration(("gate_bias", "lapse"), ranks, draws=49)
     panels = plots.plot_calibration(result)
     assert panels.shape == (2, 2)
     for column, name in enumerate(result.names):

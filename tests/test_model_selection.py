@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from eplstm.comparisons.fitting import held_out
 from eplstm.comparisons.fitting.baselines import BiasOnly
 from eplstm.comparisons.fitting.held_out import (
     compare_scores,
@@ -282,9 +283,9 @@ def coins(people):
     return BiasOnly(people, BIAS)
 
 
-def test_marginal_likelihood_is_the_integral(rng):
+def test_marginal_likelihood_is_the_integral(rng, monkeypatch):
     people = [a_person("a", rng, p=0.8), a_person("b", rng, p=0.3)]
-    found, error = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024, at_once=100)
+    found, error = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024)
     for person, total, se in zip(people, found, error, strict=True):
         ones, n = ones_of(person), person.n_choices
 
@@ -293,7 +294,8 @@ def test_marginal_likelihood_is_the_integral(rng):
 
         exact = np.log(quad(joint, -6, 6, epsabs=0)[0])
         assert abs(total - exact) < max(5 * se, 1e-6) and se < 0.01
-    again, _ = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024, at_once=7)
+    monkeypatch.setattr(held_out, "AT_ONCE", 7)
+    again, _ = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024)
     np.testing.assert_allclose(again, found, atol=ATOL)
 
 
@@ -413,7 +415,7 @@ def test_psis_loo_is_leaving_out(rng):
     others = (y.sum() - y) / 39
     exact = norm.logpdf(y, others, np.sqrt(1 + 1 / 39))
     loo = psis_loo([norm.logpdf(y, draws, 1)], ["s"])
-    np.testing.assert_allclose(loo.elpd[0], exact, atol=0.03)  # Monte Carlo error of 4000 draws
+    np.testing.assert_allclose(loo.units[0]["elpd"], exact, atol=0.03)  # Monte Carlo error of 4000 draws
     row = loo.table().iloc[0]
     assert row["p_loo"] == pytest.approx(1, abs=0.5) and row["k_hat_bad"] == 0 and row["k_hat"] < 0.7
     assert row["elpd_se"] == pytest.approx(np.sqrt(40) * exact.std(ddof=1), rel=0.02)
@@ -429,7 +431,7 @@ def test_psis_loo_names_what_is_wrong(rng):
     pytest.importorskip("arviz")
     first, second = rng.normal(-1, 0.1, (200, 3)), rng.normal(-1, 0.1, (200, 2))
     loo = psis_loo([first, second], ["a", "b"])
-    assert [len(own) for own in loo.elpd] == [3, 2] and list(loo.scores.index) == ["a", "b"]
+    assert [len(own) for own in loo.units] == [3, 2] and list(loo.scores.index) == ["a", "b"]
     with pytest.raises(ValueError, match="at least 25 draws"):
         psis_loo([first[:10]], ["a"])
     for people in ([first, second], [first[:, :0]], [first[0]], []):

@@ -96,22 +96,27 @@ def test_one_probe_a_trial():
     assert (probed.sum(1) == 1).all() and probed.any(0).all()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "match"),
-    [
+def test_designs_that_cannot_be():
+    for wrong, match in (
         ({"blocks": 0}, "blocks must be a whole number ≥ 1"),
         ({"new_contexts": -1}, "new_contexts must be a whole number ≥ 0"),
         ({"order": "random"}, "order must be one of"),
         ({"probes": "some"}, "probes must be one of"),
         ({"t_noise_off": 9}, "must not exceed"),
-    ],
-)
-def test_designs_that_cannot_be(wrong, match):
-    with pytest.raises(ValueError, match=match):
-        Design(**(SIZES | wrong))
+    ):
+        with pytest.raises(ValueError, match=match):
+            Design(**(SIZES | wrong))
 
 
 # ---- simulated people --------------------------------------------------------------------------------
+
+
+def assert_same_people(some, others):
+    for a, b in zip(some, others, strict=True):
+        assert a.id == b.id
+        for x, y in zip(a.blocks, b.blocks, strict=True):
+            np.testing.assert_array_equal(x.choices, y.choices)
+            np.testing.assert_array_equal(x.trials.inputs, y.trials.inputs)
 
 
 def test_the_same_people_from_all_models(agent, model, people):
@@ -121,21 +126,13 @@ def test_the_same_people_from_all_models(agent, model, people):
     composition.set_weights(model.weights())
     for source in (model, composition):
         before = source.memory()
-        same = simulate_people(agent, DESIGN, FULL.space, z, 2, policies=policies_of(source))
-        for a, b in zip(shown, same, strict=True):
-            assert a.id == b.id
-            for x, y in zip(a.blocks, b.blocks, strict=True):
-                np.testing.assert_array_equal(x.choices, y.choices)
+        assert_same_people(simulate_people(agent, DESIGN, FULL.space, z, 2, policies=policies_of(source)), shown)
         np.testing.assert_array_equal(before[0], source.memory()[0])
 
 
 def test_more_people_leave_the_first_as_they_are(agent, people):
     z, shown = people
-    fewer = FULL.simulate(agent, DESIGN, z[:2], seed=2)
-    for a, b in zip(fewer, shown, strict=False):
-        for x, y in zip(a.blocks, b.blocks, strict=True):
-            np.testing.assert_array_equal(x.choices, y.choices)
-            np.testing.assert_array_equal(x.trials.inputs, y.trials.inputs)
+    assert_same_people(FULL.simulate(agent, DESIGN, z[:2], seed=2), shown[:2])
 
 
 def test_a_free_response_comes_once_a_trial(agent):
@@ -288,12 +285,13 @@ def test_fit_predict_and_refusals(results, capsys):
     capsys.readouterr()
     assert run(results, *arguments) == 2
     assert "holds a report" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--parameters", "lap") == 2
-    assert "['lap'] are not known" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--fixed", "lapse:0.1") == 2
-    assert "--fixed takes name=value" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--variant", "fool") == 2
-    assert "no variant 'fool'" in capsys.readouterr().err
+    for option, value, message in (
+        ("--parameters", "lap", "['lap'] are not known"),
+        ("--fixed", "lapse:0.1", "--fixed takes name=value"),
+        ("--variant", "fool", "no variant 'fool'"),
+    ):
+        assert run(results, "fit", data, "--out", str(results / "x"), option, value) == 2
+        assert message in capsys.readouterr().err
 
     assert run(results, "predict", str(out), "--data", data, "--out", str(results / "p"), "--draws", "5") == 0
     assert "figures/prediction.png" in (results / "p" / "report.html").read_text()

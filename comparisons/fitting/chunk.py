@@ -25,14 +25,9 @@ def equal_share(count: int, most: int) -> int:
 
 
 def unit_numbers(scored: np.ndarray, episode: np.ndarray) -> np.ndarray:
-    """Which unit each trial of a block belongs to.
+    """Which unit each trial of a block belongs to, (n,) int, numbered by first trials; -1 where it is not scored.
 
-    Args:
-        scored: (n,) bool.
-        episode: (n,) int: the episode that each returns to; trials of one are one unit. -1: none.
-
-    Returns:
-        (n,) int, numbered by their first scored trials; -1 for trials that are not scored.
+    Trials that return to one ``episode`` (n,) are one unit; -1: to none.
     """
     unit, of_episode, count = np.full(len(scored), -1), {}, 0
     for n in np.flatnonzero(scored).tolist():

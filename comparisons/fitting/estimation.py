@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from .batches import Batches
-from .minimise import largest
-from .modes import Modes, Problems, eigenvalues, laplace, search
+from .minimise import largest, minimise
+from .modes import Modes, Problems, eigenvalues, laplace
 from .objective import Objective
 from .parameters import ParameterSpace, log_normal
 from .results import Fit
@@ -87,21 +87,16 @@ def fit_map(
     rows = np.repeat(np.arange(len(ids)), restarts)
     problems = Problems(batches, rows, mean[rows], np.broadcast_to(sd, (len(rows), len(space))))
     whole = len(ids) * (2 if draws else 1)
-    searched = sampled = None
-    if progress is not None:
 
-        def searched(under_way: np.ndarray) -> None:
-            progress(len(ids) - int(under_way.reshape(-1, restarts).any(axis=1).sum()), whole)
+    def told(under_way: np.ndarray, of: int) -> None:
+        """Of searches (n, R) the first half is told, of samplings (n, 1) the second."""
+        if progress is not None:
+            progress(of - int(under_way.any(axis=1).sum()), whole)
 
-        def sampled(under_way: np.ndarray) -> None:
-            progress(whole - int(under_way.sum()), whole)
-
-    minima = search(
-        problems,
-        starts.reshape(len(rows), len(space)),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        after_round=searched,
+    settings = {"tolerance": tolerance, "max_iterations": max_iterations}
+    u = problems.in_units(starts.reshape(len(rows), len(space)))
+    minima = minimise(
+        problems.function, u, after_round=lambda now: told(now.reshape(-1, restarts), len(ids)), **settings
     )
     value = minima.value.reshape(len(ids), restarts)
     best = np.arange(len(ids)) * restarts + value.argmin(axis=1)
@@ -114,8 +109,8 @@ def fit_map(
         u = minima.x.reshape(len(ids), restarts, -1)[usable]
         others = [x[in_view] for x, in_view in zip(u, value <= value.min(1, keepdims=True) + IN_VIEW, strict=True)]
         rngs = [generator(seed, ids[p], "posterior") for p in own.participants]
-        posteriors = sample(own, modes, others, rngs, draws, sampled)
-        modes = _better(own, modes, posteriors, tolerance, max_iterations)
+        posteriors = sample(own, modes, others, rngs, draws, lambda now: told(now[:, None], whole))
+        modes = _better(own, modes, posteriors, settings)
     failures = {
         ids[p]: batches.failures.get(p, "the log-likelihood is not finite at any start")
         for p in range(len(ids))
@@ -127,9 +122,7 @@ def fit_map(
     return fit
 
 
-def _better(
-    problems: Problems, modes: Modes, posteriors: Posteriors, tolerance: float, max_iterations: int
-) -> Modes:
+def _better(problems: Problems, modes: Modes, posteriors: Posteriors, settings: dict[str, Any]) -> Modes:
     """The modes, searched anew from draws that are more probable than they are."""
     u = problems.in_units(posteriors.best)
     value, _ = problems.function(u, np.arange(len(u)), with_gradient=False)
@@ -137,8 +130,7 @@ def _better(
     if not len(rows):
         return modes
     some = problems.only(rows)
-    found = search(some, posteriors.best[rows], tolerance=tolerance, max_iterations=max_iterations)
-    return modes.with_rows(rows, laplace(some, found))
+    return modes.with_rows(rows, laplace(some, minimise(some.function, u[rows], **settings)))
 
 
 def _checked_prior(

@@ -1,7 +1,7 @@
 """Figures of fits: each function takes numbers, and the ``Axes`` to draw into; it returns what it drew into.
 
-Style and colours are those of ``comparisons/plots.py``. Functions with a panel for each parameter take and
-return an array of axes; without, they make a figure.
+Style and colours are those of ``comparisons/axes.py``. Functions with a panel for each of k parameters take and
+return ``axes`` (k,), the others ``ax``; without, they make a figure. ``fit`` is of P participants.
 """
 
 from __future__ import annotations
@@ -51,13 +51,6 @@ def plot_estimates(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None)
 
     Open rings have not converged. Where there is a group, its mean is a line, and the range of 95 % of people a
     band; a mean that depends on covariates is a mark for each participant.
-
-    Args:
-        fit: of P participants and k parameters.
-        axes: k axes.
-
-    Returns:
-        The k axes.
     """
     height = float(np.clip(0.13 * len(fit) + 1.2, 2.6, 8.5))
     panels = _panels(axes, len(fit.space), (2.7, height))
@@ -89,13 +82,6 @@ def plot_group(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None) -> 
     """How estimates are distributed over participants, with the group's distribution (if any) and the prior.
 
     Estimates are drawn towards the group, so that they vary less than people do.
-
-    Args:
-        fit: of P participants and k parameters.
-        axes: k axes.
-
-    Returns:
-        The k axes.
     """
     panels = _panels(axes, len(fit.space), (2.9, 2.7))
     for k, (ax, parameter) in enumerate(zip(panels, fit.space.free, strict=True)):
@@ -122,12 +108,8 @@ def plot_group(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None) -> 
 
 
 def plot_parameter_correlation(fit: Fit, *, ax: Axes | None = None) -> Axes:
-    """How parameters trade off in the posterior of one participant: correlations of z, averaged over
-    participants.
-
-    Args:
-        fit: with covariances; participants without are left out.
-        ax: where to draw.
+    """How parameters trade off in the posterior of one participant: correlations of z, averaged over those
+    participants who have covariances.
     """
     ax = axes_or_new(ax, (3.0 + 0.7 * len(fit.space), 1.2 + 0.6 * len(fit.space)))
     sd = np.sqrt(np.einsum("pkk->pk", fit.covariance))
@@ -179,12 +161,7 @@ def _one_mean(fit: Fit, k: int) -> bool:
 def plot_recovery(pairs: pd.DataFrame, *, axes: Sequence[Axes] | np.ndarray | None = None) -> np.ndarray:
     """Estimates against the truth with 95 % intervals, a panel a parameter; r and coverage with theirs.
 
-    Args:
-        pairs: from ``recovery_pairs``, of one group or of several.
-        axes: k axes.
-
-    Returns:
-        The k axes.
+    ``pairs``: from ``recovery_pairs``, of one group or of several.
     """
     names = list(dict.fromkeys(pairs["parameter"]))
     panels = _panels(axes, len(names), (3.0, 3.8))
@@ -235,7 +212,6 @@ def plot_recovery_by_trials(
         table: rows of ``recovery_table`` or ``recovery_across`` of several designs, with a column ``n_trials``.
         measure: of ``MEASURES``; ``r`` and ``coverage`` with their intervals.
         scale: ``natural`` or ``z``.
-        ax: where to draw.
 
     Raises:
         ValueError: the table has no column of this name.
@@ -246,8 +222,8 @@ def plot_recovery_by_trials(
     ax = axes_or_new(ax, (4.6, 3.4))
     names, has_interval = list(dict.fromkeys(table["parameter"])), f"{measure}_low" in table
     for place, name in enumerate(names):
-        own = table[(table["parameter"] == name) & (table["scale"] == scale)]
-        own = own.sort_values("n_trials", kind="stable").reset_index()
+        own = table.loc[(table["parameter"] == name) & (table["scale"] == scale), :]
+        own = own.sort_values(by="n_trials", kind="stable").reset_index()
         # Side by side, where intervals would lie on each other; in proportion, as the axis is logarithmic.
         x = own["n_trials"] * 1.025 ** (place - (len(names) - 1) / 2)
         errors = None
@@ -288,7 +264,6 @@ def plot_matrix(
         shares: (M, M) rows of ``confusion_matrix`` over their sums, or what ``inversion_matrix`` gives.
         counts: (M, M), written below the shares.
         title: of the panel.
-        ax: where to draw.
     """
     size = len(shares)
     ax = axes_or_new(ax, (2.6 + 0.75 * size, 1.6 + 0.62 * size))
@@ -305,19 +280,14 @@ def plot_matrix(
 
 
 def plot_model_frequencies(selection: ModelSelection, *, ax: Axes | None = None) -> Axes:
-    """Expected shares of models in the population (± posterior s.d.), with exceedance probabilities.
-
-    Args:
-        selection: from ``random_effects_selection``.
-        ax: where to draw.
-    """
+    """Expected shares of models in the population (± posterior s.d.), with exceedance probabilities."""
     size = len(selection.models)
     ax = axes_or_new(ax, (5.6, 1.4 + 0.42 * size))
     rows = np.arange(size)
     ax.barh(rows, selection.frequency, color=BLUE, alpha=0.75, height=0.62)
     ax.errorbar(selection.frequency, rows, xerr=selection.frequency_sd, fmt="none", ecolor=BLACK, capsize=3)
     ax.axvline(1 / size, color=GREY, linestyle=":", linewidth=1.2)
-    for row in rows:
+    for row in range(size):
         _beside(ax, 1.03, row, f"{selection.exceedance[row]:.2f}")
         _beside(ax, 1.19, row, f"{selection.protected_exceedance[row]:.2f}", fontweight="bold")
     for place, head in ((1.03, "xp"), (1.19, "pxp")):
@@ -340,7 +310,6 @@ def plot_evidence_differences(
     Args:
         evidence: (P, M) log evidence, or what stands for it, as from ``evidence_matrix``; nats.
         reference: the model that the others are compared with; by default the best of the group.
-        ax: where to draw.
 
     Raises:
         ValueError: the reference is not among the models, or evidence is not finite.
@@ -394,7 +363,6 @@ def plot_predictive_check(
         chance: where guessing lies.
         noise_off: first step with evidence; marked.
         title: of the panel.
-        ax: where to draw.
 
     Raises:
         ValueError: shapes do not fit.
@@ -466,12 +434,7 @@ def plot_calibration(calibration: Calibration, *, axes: np.ndarray | None = None
     """Ranks of the truth among posterior draws (above), and the difference of their distribution from the uniform
     one (below), a column a parameter; 95 % of bars, and whole lines, lie in the bands if posteriors are right.
 
-    Args:
-        calibration: of k parameters, from ``calibrate``.
-        axes: (2, k) axes.
-
-    Returns:
-        The (2, k) axes.
+    ``axes``, which are returned: (2, k).
     """
     size = len(calibration.names)
     if axes is None:

@@ -36,12 +36,7 @@ from .variant import Variant
 def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame | None, settings: Any) -> None:
     """Estimates with intervals, the group, how searches ended, and (of simulated people) what came back.
 
-    Args:
-        folder: where.
-        fit: the estimates.
-        variant: what was fitted.
-        truth: participant, parameter, value; or None.
-        settings: a dataclass, shown at the end.
+    ``truth``: participant, parameter, value; ``settings``: a dataclass, shown at the end.
     """
     page, k = Page(folder), len(fit.space)
     fit.save(folder)
@@ -296,24 +291,28 @@ def _recovery_of_models(page: Page, found: Recovered) -> None:
     size = len(found.names)
     for what in ("person", "group"):
         counts = confusion_matrix(*best_models(found.models, by_group=what == "group"), list(found.names))
-        confusion = (
-            f"Which model has the largest log evidence, by the model that each {what}'s choices are from.",
-            {"counts": counts.to_numpy(), "title": "Confusion: p(best | simulated)"},
-        )
-        inversion = (
-            f"How far the winner can be trusted, {what} by {what}, if all models are equally likely before.",
-            {"title": "Inversion: p(simulated | best)"},
-        )
-        for name, matrix, (caption, options) in (
-            ("confusion", counts.div(counts.sum(axis=1), axis=0), confusion),
-            ("inversion", inversion_matrix(counts), inversion),
+        for name, matrix, numbers, title, caption in (
+            (
+                "confusion",
+                counts.div(counts.sum(axis=1), axis=0),
+                counts.to_numpy(),
+                "Confusion: p(best | simulated)",
+                f"Which model has the largest log evidence, by the model that each {what}'s choices are from.",
+            ),
+            (
+                "inversion",
+                inversion_matrix(counts),
+                None,
+                "Inversion: p(simulated | best)",
+                f"How far the winner can be trusted, {what} by {what}, if all models are equally likely before.",
+            ),
         ):
             page.figure(
                 f"{name}_{what}",
                 f"{name.capitalize()}, by {what}",
                 caption,
                 1,
-                lambda axes, m=matrix, o=options: plots.plot_matrix(m, **o, ax=axes[0]),
+                lambda axes, m=matrix, n=numbers, t=title: plots.plot_matrix(m, counts=n, title=t, ax=axes[0]),
                 height=0.62 * size + 1.8,
                 width=0.75 * size + 3.0,
             )

@@ -20,6 +20,9 @@ from .objective import Objective
 from .results import Fit
 from .table.data import Participant
 
+AT_ONCE = 64
+"""Draws of z in one call of an objective."""
+
 # ---- leaving out one trial: PSIS-LOO -----------------------------------------------------------------
 
 
@@ -29,12 +32,9 @@ class Loo:
 
     ids: tuple[str, ...]
     """The participants', (P,)."""
-    elpd: tuple[np.ndarray, ...]
-    """Of each participant, (units,): expected log predictive density, nats."""
-    lpd: tuple[np.ndarray, ...]
-    """Of each participant, (units,): log predictive density given all units, nats."""
-    k_hat: tuple[np.ndarray, ...]
-    """Of each participant, (units,): shape of the importance weights' tail; above ``limit`` do not trust elpd."""
+    units: tuple[pd.DataFrame, ...]
+    """Of each participant, a row a unit: elpd and lpd, the log predictive density without and with it (nats), and
+    k_hat, the shape of its importance weights' tail; above ``limit`` do not trust elpd."""
     draws: int
     """S"""
 
@@ -48,14 +48,15 @@ class Loo:
         parameters), k_hat (the largest) and k_hat_bad (units above the limit)."""
         return pd.DataFrame(
             {
-                "participant": list(self.ids),
-                "units": [len(own) for own in self.elpd],
-                "elpd": [own.sum() for own in self.elpd],
-                "elpd_se": [_se_of_sum(own) for own in self.elpd],
-                "p_loo": [(lpd - elpd).sum() for lpd, elpd in zip(self.lpd, self.elpd, strict=True)],
-                "k_hat": [own.max() for own in self.k_hat],
-                "k_hat_bad": [int((own > self.limit).sum()) for own in self.k_hat],
+                "participant": id,
+                "units": len(own),
+                "elpd": own["elpd"].to_numpy().sum(),
+                "elpd_se": _se_of_sum(own["elpd"].to_numpy()),
+                "p_loo": (own["lpd"] - own["elpd"]).sum(),
+                "k_hat": own["k_hat"].max(),
+                "k_hat_bad": int((own["k_hat"] > self.limit).sum()),
             }
+            for id, own in zip(self.ids, self.units, strict=True)
         )
 
     @property
@@ -65,15 +66,7 @@ class Loo:
 
 
 def pointwise_draws(objective: Objective, samples: np.ndarray) -> list[np.ndarray]:
-    """Log-likelihood of each unit at posterior draws.
-
-    Args:
-        objective: of P participants.
-        samples: (S, P, k) draws of z, such as ``Fit.samples``.
-
-    Returns:
-        For each participant (S, units).
-    """
+    """Log-likelihood of units at posterior draws (S, P, k), such as ``Fit.samples``: (S, units) for each of P."""
     each = [objective.pointwise(torch.as_tensor(z, dtype=torch.float64)) for z in samples]
     return [np.stack([draw[p] for draw in each]) for p in range(len(objective.ids))]
 
@@ -102,14 +95,13 @@ def psis_loo(log_likelihood: Sequence[np.ndarray], ids: Sequence[str]) -> Loo:
         raise ImportError("psis_loo needs arviz: pip install 'eplstm[bayes]'.") from error
     people = [np.asarray(own, dtype=float) for own in log_likelihood]
     _check_draws(people, tuple(ids))
-    elpd, lpd, k_hat = [], [], []
+    units = []
     for own in people:
         smoothed = [psislw(-own[:, unit], reff=1.0) for unit in range(own.shape[1])]
         weights = np.stack([np.asarray(weight) for weight, _ in smoothed], axis=1)
-        elpd.append(logsumexp(weights + own, axis=0))
-        lpd.append(logsumexp(own, axis=0) - np.log(len(own)))
-        k_hat.append(np.array([float(k) for _, k in smoothed]))
-    return Loo(tuple(ids), tuple(elpd), tuple(lpd), tuple(k_hat), len(people[0]))
+        elpd, lpd = logsumexp(weights + own, axis=0), logsumexp(own, axis=0) - np.log(len(own))
+        units.append(pd.DataFrame({"elpd": elpd, "lpd": lpd, "k_hat": [float(k) for _, k in smoothed]}))
+    return Loo(tuple(ids), tuple(units), len(people[0]))
 
 
 def _check_draws(people: Sequence[np.ndarray], ids: tuple[str, ...]) -> None:
@@ -140,7 +132,7 @@ def total_scores(folds: pd.DataFrame) -> pd.Series:
     """Log-likelihood of all that was left out of each participant, of ``cross_validate``, for ``compare_scores``;
     NaN where a fold failed."""
     by_person = folds.groupby("participant", sort=False)["log_likelihood"]
-    return by_person.agg(lambda own: own.sum(skipna=False)).rename("elpd")
+    return pd.Series(by_person.agg(lambda own: own.sum(skipna=False)), name="elpd")
 
 
 def cross_validate(
@@ -216,7 +208,6 @@ def marginal_likelihood(
     *,
     draws: int = 1024,
     seed: int | Sequence[int] = 0,
-    at_once: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log ∫ p(D|z) N(z; mean, sd²) dz of each participant, by averaging over quasi-random draws.
 
@@ -226,21 +217,20 @@ def marginal_likelihood(
         sd: (k,).
         draws: so many, or up to twice as many: eight copies, shifted at random, of a power of 2 Sobol points.
         seed: of the shifts.
-        at_once: draws in one call of the objective.
 
     Returns:
         (P,) in nats, and (P,) its standard error, from the copies' differences; NaN where a log-likelihood is.
     """
     mean, sd = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
     if not len(mean):
-        return _at(objective, np.empty((1, 0)), 1)[0], np.zeros(len(objective.ids))
+        return _at(objective, np.empty((1, 0)))[0], np.zeros(len(objective.ids))
     rng, shifts = np.random.default_rng(seed), 8
     grid = qmc.Sobol(len(mean), scramble=False).random_base2(max(0, int(np.ceil(np.log2(draws / shifts)))))
     found = []
     for _ in range(shifts):
         points = (grid + rng.random(len(mean))) % 1
         z = mean + sd * norm.ppf(np.clip(points, 1e-12, 1 - 1e-12))
-        found.append(logsumexp(_at(objective, z, at_once), axis=0) - np.log(len(z)))
+        found.append(logsumexp(_at(objective, z), axis=0) - np.log(len(z)))
     each = np.stack(found)
     total = logsumexp(each, axis=0) - np.log(shifts)
     # The error of a logarithm is the relative error of its argument.
@@ -352,11 +342,11 @@ def _group(estimate: Fit) -> tuple[np.ndarray, np.ndarray]:
     return estimate.group_mean[0], estimate.group_sd
 
 
-def _at(objective: Objective, z: np.ndarray, at_once: int) -> np.ndarray:
+def _at(objective: Objective, z: np.ndarray) -> np.ndarray:
     """Log-likelihood of each participant at each of n points: z (n, k) → (n, P)."""
     found = []
     with torch.no_grad():
-        for start in range(0, len(z), at_once):
-            part = torch.as_tensor(z[start : start + at_once]).unsqueeze(1)
+        for start in range(0, len(z), AT_ONCE):
+            part = torch.as_tensor(z[start : start + AT_ONCE]).unsqueeze(1)
             found.append(objective.log_likelihood(part.repeat(1, len(objective.ids), 1)).numpy())
     return np.concatenate(found)

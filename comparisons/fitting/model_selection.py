@@ -86,9 +86,7 @@ def compare_people(fits: Sequence[Fit], participants: Sequence[str] | None = Non
 def compare_groups(fits: Sequence[Fit], participants: Sequence[str] | None = None) -> pd.DataFrame:
     """The criteria of the group under each model: sums over participants, as if all had the same model.
 
-    Args:
-        fits: as ``compare_people``.
-        participants: as ``compare_people``.
+    Arguments and errors are those of ``compare_people``.
 
     Returns:
         A row a model: participants, n_choices, k (a person), the sums log_likelihood, aic, bic, log_evidence,
@@ -96,9 +94,6 @@ def compare_groups(fits: Sequence[Fit], participants: Sequence[str] | None = Non
         −2 Σ log evidence + (group means and spreads) · log(all choices), of fits that estimate a group. It pays
         for the group's parameters, for which the sum of log evidences does not; NaN without a group, or if its
         means depend on covariates.
-
-    Raises:
-        ValueError: as ``compare_people``.
     """
     people = compare_people(fits, participants)
     each = {name: people[name].to_numpy().reshape(len(fits), -1) for name in ("n_choices", "k", *SUMMED)}
@@ -122,13 +117,8 @@ def evidence_matrix(
     """Log evidence of each participant (rows, P) under each model (columns, M), for
     ``random_effects_selection``.
 
-    Args:
-        fits: as ``compare_people``.
-        criterion: ``log_evidence``; or ``aic`` or ``bic``, which stand for it as −AIC/2 and −BIC/2.
-        participants: as ``compare_people``.
-
-    Raises:
-        ValueError: as ``compare_people``, or an unknown criterion.
+    ``criterion``: ``log_evidence``; or ``aic`` or ``bic``, which stand for it as −AIC/2 and −BIC/2 (ValueError if
+    another). All else is as in ``compare_people``.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"evidence_matrix: criterion must be one of {CRITERIA}; got {criterion!r}.")
@@ -270,17 +260,16 @@ def random_effects_selection(
         raise ValueError(f"random_effects_selection: prior must be above 0; got {prior!r}.")
     before = np.full(len(models), float(prior))
     responsibilities = np.exp(log_softmax(evidence, axis=1))
-    alpha, change = before + responsibilities.sum(0), np.inf
+    alpha, last = before + responsibilities.sum(0), before
     for _ in range(iterations):
         responsibilities = np.exp(log_softmax(evidence + _expected_log(alpha), axis=1))
-        change = np.abs(before + responsibilities.sum(0) - alpha).max()
-        alpha = before + responsibilities.sum(0)
-        if change <= tolerance:
+        last, alpha = alpha, before + responsibilities.sum(0)
+        if np.abs(alpha - last).max() <= tolerance:
             break
     else:
         raise RuntimeError(
-            f"random_effects_selection: alpha still changes by {change:.1e} after {iterations} iterations; give "
-            "more, or a larger tolerance."
+            f"random_effects_selection: alpha still changes by {np.abs(alpha - last).max():.1e} after "
+            f"{iterations} iterations; give more, or a larger tolerance."
         )
     different = _free_energy(evidence, alpha, responsibilities, before)
     equal = (logsumexp(evidence, axis=1) - np.log(len(models))).sum()

@@ -73,9 +73,6 @@ def recovery_table(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
         three people −1 and 1), spearman, bias (estimate − true) with bias_se, rmse, coverage (share of intervals
         that hold the truth) with coverage_low and coverage_high (Wilson), intervals (how many there were),
         converged (share). Correlations are NaN of fewer than three people, or of values that do not vary.
-
-    Raises:
-        ValueError: as ``recovery_pairs``.
     """
     return measures_of_pairs(recovery_pairs(true, fit, level))
 
@@ -245,28 +242,21 @@ class Calibration:
         ranks = self.ranks[:, self.names.index(parameter)]
         return ranks[ranks >= 0]
 
-    def table(self, bins: int | None = None, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Whether ranks are uniform.
-
-        Args:
-            bins: of the chi-square test; by default at most 20, and so that 5 ranks are expected in each.
-            level: of the simultaneous band.
-            seed: of its simulation.
 
         Returns:
             A row a parameter: n, missing, mean_rank (over draws: .5 is expected; above, estimates are too low),
             bins, chi2, chi2_p, ecdf_difference (largest, absolute), ecdf_p, ecdf_inside (whether the
             distribution of ranks lies within the band). NaN of the tests with fewer than 10 ranks.
         """
-        return pd.DataFrame([self._row(name, bins, level, seed) for name in self.names])
+        return pd.DataFrame([self._row(name) for name in self.names])
 
-    def ecdf(
-        self, parameter: str, level: float = 0.95, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def ecdf(self, parameter: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Shares of ranks: points z_i (I,) in (0, 1), share below − z_i (I,), lower and upper edge of its band."""
         below, n, z = self._below(parameter)
         share = below / n if n else np.full(len(z), np.nan)
-        lower, upper = ecdf_band(n, z, level=level, seed=seed)
+        lower, upper = ecdf_band(n, z)
         return z, share - z, lower - z, upper - z
 
     def _below(self, parameter: str) -> tuple[np.ndarray, int, np.ndarray]:
@@ -276,7 +266,7 @@ class Calibration:
             points = np.unique(np.linspace(1, self.draws, 100).round().astype(int))
         return (ranks[:, None] < points).sum(0), len(ranks), points / (self.draws + 1)
 
-    def _row(self, name: str, bins: int | None, level: float, seed: int) -> dict[str, object]:
+    def _row(self, name: str) -> dict[str, object]:
         below, n, z = self._below(name)
         ranks = self.of(name)
         row: dict[str, object] = {"parameter": name, "n": n, "missing": len(self.ranks) - n}
@@ -284,35 +274,14 @@ class Calibration:
         tests = ("bins", "chi2", "chi2_p", "ecdf_difference", "ecdf_p", "ecdf_inside")
         if n < 10:
             return row | dict.fromkeys(tests, np.nan)
-        counts, expected = rank_histogram(ranks, self.draws, bins)
+        counts, expected = rank_histogram(ranks, self.draws)
         test = chisquare(counts, expected)
-        _, difference, lower, upper = self.ecdf(name, level, seed)
+        _, difference, lower, upper = self.ecdf(name)
         inside = bool(((lower <= difference) & (difference <= upper)).all())
-        minima, smallest = _smallest_tails(n, tuple(z), 10_000, seed), _tails(n, z)[below, np.arange(len(z))].min()
+        minima, smallest = _smallest_tails(n, tuple(z)), _tails(n, z)[below, np.arange(len(z))].min()
         p = (1 + (minima <= smallest).sum()) / (1 + len(minima))
         found = (len(counts), test.statistic, test.pvalue, np.abs(difference).max(), p, inside)
         return row | dict(zip(tests, found, strict=True))
-
-
-def calibration(true_z: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> Calibration:
-    """Rank the truth among posterior draws.
-
-    Args:
-        true_z: (N, k), z that were drawn from the prior.
-        samples: (S, N, k), draws from each posterior, nearly independent.
-        names: of the parameters, (k,).
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    true_z, samples = np.asarray(true_z, dtype=float), np.asarray(samples, dtype=float)
-    if true_z.ndim != 2 or samples.shape[1:] != true_z.shape or not len(samples) or true_z.shape[1] != len(names):
-        raise ValueError(
-            f"calibration: needs true values (N, {len(names)}) and samples (S, N, {len(names)}); got "
-            f"{true_z.shape} and {samples.shape}."
-        )
-    known = np.isfinite(samples).all(0) & np.isfinite(true_z)
-    return Calibration(tuple(names), np.where(known, (samples < true_z).sum(0), -1), len(samples))
 
 
 def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: int = 0) -> Calibration:
@@ -330,22 +299,26 @@ def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: in
     if len(names) != 1:
         raise ValueError(f"calibrate: needs fits with the same parameters; got {sorted(names)}.")
     rng = np.random.default_rng(seed)
-    true = [fit.space.unconstrained_array(_matched(values, fit)) for values, fit in replicates]
-    samples = [fit.draws(draws, rng) for _, fit in replicates]
-    return calibration(np.concatenate(true), np.concatenate(samples, axis=1), names.pop())
+    ranks = []
+    for values, fit in replicates:
+        true, samples = fit.space.unconstrained_array(_matched(values, fit)), fit.draws(draws, rng)
+        known = np.isfinite(samples).all(0) & np.isfinite(true)
+        ranks.append(np.where(known, (samples < true).sum(0), -1))
+    return Calibration(names.pop(), np.concatenate(ranks), draws)
 
 
 def rank_histogram(ranks: np.ndarray, draws: int, bins: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of ranks 0 ... draws in bins, and what is expected in each: (B,) and (B,)."""
+    """Counts of ranks 0 ... draws in bins, and what is expected in each: (B,) and (B,).
+
+    By default at most 20 bins, and so that 5 ranks are expected in each.
+    """
     bins = max(2, min(20, len(ranks) // 5)) if bins is None else bins
     edges = np.linspace(0, draws + 1, min(bins, draws + 1) + 1).round().astype(int)
     counts = np.histogram(ranks, edges - 0.5)[0]
     return counts, len(ranks) * np.diff(edges) / (draws + 1)
 
 
-def ecdf_band(
-    n: int, points: np.ndarray, *, level: float = 0.95, simulations: int = 10_000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def ecdf_band(n: int, points: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Edges between which the share of n uniform values up to each point lies, at all points at once.
 
     Binomial intervals at each point, made wider so that all hold together: Säilynoja et al. (2022), algorithm 1.
@@ -354,23 +327,21 @@ def ecdf_band(
         n: how many values.
         points: z_i (I,), ascending, within (0, 1).
         level: probability that the share lies within the edges at all points.
-        simulations: of n uniform values, to find how much wider.
-        seed: of the simulations.
 
     Returns:
         (I,) and (I,), shares.
     """
-    gamma = np.quantile(_smallest_tails(n, tuple(points), simulations, seed), 1 - level)
+    gamma = np.quantile(_smallest_tails(n, tuple(points)), 1 - level)
     lower, upper = binom.ppf(gamma / 2, n, points), binom.ppf(1 - gamma / 2, n, points)
     return lower / max(n, 1), upper / max(n, 1)
 
 
 @lru_cache(maxsize=16)
-def _smallest_tails(n: int, points: tuple[float, ...], simulations: int, seed: int) -> np.ndarray:
-    """Of each simulation of n uniform values, the smallest two-sided tail probability over the points."""
+def _smallest_tails(n: int, points: tuple[float, ...]) -> np.ndarray:
+    """Of 10,000 simulations of n uniform values each, the smallest two-sided tail probability over the points."""
     z = np.array(points)
     cells = np.diff(np.concatenate([[0.0], z, [1.0]]))
-    below = np.random.default_rng(seed).multinomial(n, cells, simulations)[:, :-1].cumsum(1)
+    below = np.random.default_rng(0).multinomial(n, cells, 10_000)[:, :-1].cumsum(1)
     return _tails(n, z)[below, np.arange(len(z))].min(1)
 
 

@@ -197,19 +197,18 @@ class Fit:
         if len(set(everybody)) < len(everybody):
             twice = next(id for id in everybody if everybody.count(id) > 1)
             raise ValueError(f"Fit.join: participant {twice!r} is in several of the fits.")
-        joined = {}
+        joined, kept = {}, [fit for fit in fits if len(fit)] or [first]  # of nobody, there is nothing to join
         for name in BY_PERSON:
-            parts = [getattr(fit, name) for fit in fits]
+            parts = [getattr(fit, name) for fit in kept]
             joined[name] = None if any(part is None for part in parts) else np.concatenate(parts)
-        draws = [fit.samples for fit in fits if fit.samples is not None]
+        draws = [fit.samples for fit in kept if fit.samples is not None]
         if len({len(own) for own in draws}) > 1:
             raise ValueError(f"Fit.join: the fits have different numbers of draws: {[len(own) for own in draws]}.")
-        tables = [fit.diagnostics for fit in fits if len(fit)]
         return replace(
             first,
             ids=ids,
             message=tuple(text for fit in fits for text in fit.message),
-            diagnostics=pd.concat(tables, ignore_index=True) if tables else first.diagnostics,
+            diagnostics=pd.concat([fit.diagnostics for fit in kept], ignore_index=True),
             samples=np.concatenate(draws, axis=1) if draws else None,
             failures={id: why for fit in fits for id, why in fit.failures.items()},
             **joined,
@@ -222,13 +221,9 @@ def group_table(
     means: Mapping[str, np.ndarray],
     spreads: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
-    """A group as ``Fit.group`` has it: a row for each of k parameters and q covariates.
+    """A group as ``Fit.group`` has it: a row for each of k parameters and q covariates, the intercept first.
 
-    Args:
-        names: of the parameters.
-        covariates: the intercept first.
-        means: by column, (q, k) of means and effects.
-        spreads: by column, (k,) of spreads.
+    By column, ``means`` are (q, k), of means and effects, and ``spreads`` (k,).
     """
     q, k = len(covariates), len(names)
     table = {"parameter": [name for name in names for _ in range(q)], "covariate": [*covariates] * k}

@@ -85,15 +85,10 @@ def draw_choices(
     rngs: Sequence[np.random.Generator],
     observation: StepChoices | FreeResponse | None = None,
 ) -> list[list[np.ndarray]]:
-    """What each person chooses on given trials: of each block (n, T) int, -1 where there is no choice.
+    """What each person chooses on the blocks shown to them: of each (n, T) int, -1 where there is no choice.
 
-    Args:
-        policies: where the network's policies are from.
-        shown: the blocks of each person.
-        probed: (n, T) bool of each: where a choice is asked for; not used by free responses.
-        values: natural values of each person.
-        rngs: each person's.
-        observation: a choice at each probed step (default), or one free response a trial.
+    ``probed``: (n, T) bool of each block, where a choice is asked for; not used by free responses. The rest is as
+    in ``simulate_people``.
     """
     seen = [[_as_seen(b, v, rng) for b in blocks] for blocks, v, rng in zip(shown, values, rngs, strict=True)]
     found = policies(seen, values)

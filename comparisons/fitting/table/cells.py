@@ -30,14 +30,7 @@ class Values:
 
 
 def read_column(table: RawTable, column: Column, problems: Problems, below: int | None = None) -> Values:
-    """The values of a column.
-
-    Args:
-        table: the cells.
-        column: what they must hold.
-        problems: where cells that hold something else are noted.
-        below: numbers must be smaller than this.
-    """
+    """The values of a column; cells that hold something else, or numbers not ``below`` this, are noted."""
     cells = table.columns[column.name]
     read, filler, dtype = _READERS[column.kind]
     array = np.full(len(cells), filler, dtype)

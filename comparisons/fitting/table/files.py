@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import compress
@@ -81,17 +82,19 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file.
+def read_arrays(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """A name for errors, and the arrays of an .npz file, or those given themselves.
 
     Raises:
-        DataError: it is damaged, is no .npz file, or holds Python objects.
+        DataError: the file is damaged, is no .npz file, or holds Python objects.
         FileNotFoundError: there is no such file.
     """
+    if isinstance(source, Mapping):
+        return "the stimuli", {name: np.asarray(array) for name, array in source.items()}
+    path, arrays = Path(source), {}
     problems = Problems(path.name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Give the path of the stimuli's .npz file.")
-    arrays: dict[str, np.ndarray] = {}
     try:
         # Opened here: numpy leaves the file open if it is damaged.
         with path.open("rb") as file:
@@ -108,7 +111,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         remedy = "Write it again with numpy.savez_compressed, or with write_trials."
         problems.stop("file", "all", f"what numpy cannot read ({error})", "an .npz file", remedy)
     problems.stop_if_any()
-    return arrays
+    return path.name, arrays
 
 
 def _read_csv(path: Path) -> RawTable:

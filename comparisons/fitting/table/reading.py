@@ -15,11 +15,11 @@ from ....tasks.trials import MAX_ACTIONS, Trials
 from .cells import read_column
 from .checks import Rows, check_choices, check_input_size, check_match, check_order, trial_labels
 from .data import NO_CHOICE, ObservedBlock, Participant
-from .files import RawTable, read_table
+from .files import RawTable, read_arrays, read_table
 from .problems import Problems
 from .report import DataReport, make_report
 from .schema import COLUMNS, KEY, LABELS, STIMULUS, STIMULUS_COLUMNS, Column, plain_contexts, stimulus_number
-from .stimuli import Key, Stimuli, from_arrays, from_columns, load_arrays
+from .stimuli import Key, Stimuli, from_arrays, from_columns
 
 if TYPE_CHECKING:
     from ....models.config import ModelConfig
@@ -101,7 +101,7 @@ def read_trials(
         values = {name: values.array for name, values in rows.values.items()}
         origin, seen = "its columns", from_columns(values, rows.keys, table.row, problems)
     else:
-        origin, arrays = load_arrays(stimuli)
+        origin, arrays = read_arrays(stimuli)
         seen = from_arrays(origin, arrays, actions, dropped, problems)
         if seen is not None:
             check_match(rows, seen, origin, problems)

@@ -71,14 +71,8 @@ class DataReport:
 def make_report(
     rows: Rows, participants: Sequence[Participant], dropped: Mapping[str, int], stimuli: str
 ) -> DataReport:
-    """Count what was used.
-
-    Args:
-        rows: those of the participants that are used.
-        participants: what was made of them.
-        dropped: how many rows each participant had who was left out.
-        stimuli: where the stimuli are from.
-    """
+    """Count what was used of the rows, of which the participants were made; ``dropped``: how many rows each had
+    who was left out; ``stimuli``: where these are from."""
     counts = [(one, "rows", LEFT_OUT, count) for one, count in dropped.items()]
     trials = Counter(key[0] for key in set(rows.keys))
     for participant in participants:
@@ -90,7 +84,7 @@ def make_report(
         stimuli=stimuli,
         used=tuple(participant.id for participant in participants),
         left_out=tuple(dropped),
-        table=table[table["count"] > 0].reset_index(drop=True),
+        table=table.loc[table["count"] > 0, :].reset_index(drop=True),
         notes=tuple(_notes(rows)),
     )
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .cells import LARGEST
-from .files import read_arrays
 from .problems import Problems
 from .schema import ARRAYS, LABELS, OF_ARRAY, OPTIONAL_ARRAYS, is_missing, stimulus_number
 
@@ -46,16 +43,13 @@ class Stimuli:
 def from_columns(
     columns: Mapping[str, np.ndarray], keys: Sequence[Key], place: Callable[[int], str], problems: Problems
 ) -> Stimuli | None:
-    """The stimuli that stand in the table itself, which must have a row for each step of each trial.
+    """The stimuli of the table itself, which must have a row for each step of each trial; None: it has problems.
 
     Args:
         columns: the values, (N,) each, of ``step``, ``target``, ``encode``, ``x0``, ...; ``retrieve`` if there.
         keys: to which trial each of the N rows belongs; the rows of a trial ascend in step.
         place: where row i is, in words.
         problems: where trials of another length, or with steps missing, are noted.
-
-    Returns:
-        The stimuli; None if there is a problem.
     """
     of: dict[Key, list[int]] = {}
     for i, key in enumerate(keys):
@@ -93,32 +87,12 @@ def _check_steps(steps: list[int], length: int, place: str, problems: Problems) 
     problems.add(place, "'step'", f"a trial with the steps {shown}", expected, remedy)
 
 
-def load_arrays(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """A name for errors, and the arrays of an .npz file, or those given themselves.
-
-    Raises:
-        DataError: the file cannot be read.
-        FileNotFoundError: there is no such file.
-    """
-    if isinstance(source, Mapping):
-        return "the stimuli", {name: np.asarray(array) for name, array in source.items()}
-    return Path(source).name, read_arrays(Path(source))
-
-
 def from_arrays(
     name: str, arrays: Mapping[str, np.ndarray], actions: int, left_out: Collection[str], problems: Problems
 ) -> Stimuli | None:
-    """The stimuli from arrays (see ``ARRAYS``).
+    """The stimuli from arrays (see ``ARRAYS``) of a file of this name; None if there is a problem.
 
-    Args:
-        name: of their file.
-        arrays: the arrays.
-        actions: targets must be smaller than this.
-        left_out: participants whose trials are left out, and not checked.
-        problems: where all that does not fit is noted.
-
-    Returns:
-        The stimuli; None if there is a problem.
+    Targets must be smaller than ``actions``; trials of participants who are left out are not checked.
     """
     before = problems.count
     _check_names_and_shapes(name, arrays, problems)
