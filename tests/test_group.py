@@ -162,12 +162,16 @@ def test_the_evidence_rises_with_every_round(monkeypatch):
     assert course[0] < course[-1] - 0.1
 
 
+def little_known():
+    """People of each of whom little is told: rounds are short long before the end."""
+    rng, error = np.random.default_rng(9), np.full((12, 1), 6.0)
+    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
+    return Measured(space, 4.0 + error * rng.standard_normal((12, 1)), error)
+
+
 def test_an_em_that_creeps_is_helped_to_its_end():
     """With little told of each person, a round is short long before the end: rounds alone stop at 2.25."""
-    rng = np.random.default_rng(9)
-    error = np.full((12, 1), 6.0)
-    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
-    objective = Measured(space, 4.0 + error * rng.standard_normal((12, 1)), error)
+    objective = little_known()
     fit = fit_empirical_bayes(objective, tolerance=0.02, max_iterations=300)
     assert fit.converged.all()
     assert fit.group.loc[0, "estimate"] == pytest.approx(objective.y.mean(), abs=1e-3)
@@ -175,10 +179,7 @@ def test_an_em_that_creeps_is_helped_to_its_end():
 
 def test_an_end_far_from_the_maximum_is_said(monkeypatch):
     monkeypatch.setattr(laplace_em, "MOST_STARTS", 1)
-    rng = np.random.default_rng(9)
-    error = np.full((12, 1), 6.0)
-    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
-    objective = Measured(space, 4.0 + error * rng.standard_normal((12, 1)), error)
+    objective = little_known()
     fit = fit_empirical_bayes(objective, tolerance=0.02, max_iterations=300)
     assert not fit.converged.any()
     assert all("standard errors from its maximum: lower the tolerance" in text for text in fit.message)

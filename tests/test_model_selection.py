@@ -371,7 +371,7 @@ def test_people_who_could_not_be_fitted_have_no_score(rng):
     assert (result.loc[lost, "message"] == "no finite start").all()
     scores = total_scores(result)
     assert np.isnan(scores["b"]) and np.isfinite(scores["a"])
-    with pytest.raises(ValueError, match="'coin' for participant 'b' is nan"):
+    with pytest.raises(ValueError, match="participant 'b' under 'coin' is nan"):
         compare_scores({"coin": scores})
 
 

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .estimation import Progress, fit_map
+from .estimation import Progress, check_least, fit_map
 from .group import design_matrix
 from .objective import Objective
 from .parameters import log_normal
@@ -80,9 +80,7 @@ def fit_bayes(
         ValueError: a number or a covariate makes no sense, or nobody can be fitted.
     """
     _tools()
-    for name, value, least in (("chains", chains, 2), ("draws", draws, 4), ("warmup", warmup, 1)):
-        if value < least:
-            raise ValueError(f"fit_bayes: {name} must be at least {least}; got {value}.")
+    check_least("fit_bayes", chains=(chains, 2), draws=(draws, 4), warmup=(warmup, 1))
     if covariates is not None and not hierarchical:
         raise ValueError("fit_bayes: covariates describe the group; they need hierarchical=True.")
     names, design = design_matrix(objective.ids, covariates)

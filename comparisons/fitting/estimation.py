@@ -81,7 +81,9 @@ def fit_map(
     """
     space, ids = objective.space, tuple(objective.ids)
     mean, sd = _checked_prior(space, len(ids), prior)
-    _check_settings(restarts, max_iterations, tolerance, draws)
+    check_least("fit_map", restarts=(restarts, 1), max_iterations=(max_iterations, 1), draws=(draws, 0))
+    if not tolerance > 0:
+        raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
     starts = _starts(ids, seed, restarts, mean, sd, start)
     batches = Batches(objective)
     rows = np.repeat(np.arange(len(ids)), restarts)
@@ -149,16 +151,11 @@ def _checked_prior(
     return np.broadcast_to(mean, (n, len(space))), sd
 
 
-def _check_settings(restarts: int, max_iterations: int, tolerance: float, draws: int) -> None:
-    for name, value, least in (
-        ("restarts", restarts, 1),
-        ("max_iterations", max_iterations, 1),
-        ("draws", draws, 0),
-    ):
+def check_least(what: str, **settings: tuple[int, int]) -> None:
+    """Raise ValueError if a setting is less than its least value, which is given beside it."""
+    for name, (value, least) in settings.items():
         if value < least:
-            raise ValueError(f"fit_map: {name} must be at least {least}; got {value}.")
-    if not tolerance > 0:
-        raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
+            raise ValueError(f"{what}: {name} must be at least {least}; got {value}.")
 
 
 def _starts(

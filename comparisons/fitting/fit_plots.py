@@ -37,7 +37,7 @@ from ..axes import (
 from .model_selection import ModelSelection
 from .parameters import KNOWN, FreeParameter
 from .recovery_measures import Calibration, measures_of_pairs, rank_histogram
-from .results import Fit
+from .results import Fit, check_finite
 
 NAMED = 25
 """With more participants than these, their ids are not written at the axis."""
@@ -316,12 +316,8 @@ def plot_evidence_differences(
     """
     values = evidence.to_numpy(dtype=float)
     totals, names = values.sum(0), [str(name) for name in evidence.columns]
-    if not np.isfinite(values).all():
-        p, m = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(
-            f"plot_evidence_differences: evidence must be finite; that of participant '{evidence.index[p]}' under "
-            f"{names[m]!r} is {values[p, m]}. Leave the participant out."
-        )
+    remedy = "Leave the participant out."
+    check_finite("plot_evidence_differences: evidence", values, [*map(str, evidence.index)], names, remedy)
     if reference is not None and reference not in names:
         raise ValueError(f"plot_evidence_differences: {reference!r} is not among the models {names}.")
     base = names.index(reference) if reference is not None else int(np.argmax(totals))

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm, qmc
 
 from .objective import Objective
-from .results import Fit
+from .results import Fit, check_finite
 from .table.data import Participant
 
 AT_ONCE = 64
@@ -263,12 +263,7 @@ def compare_scores(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
             )
     elpd = np.stack([own.loc[ids].to_numpy(dtype=float) for own in scores.values()])
     names = list(scores)
-    if not np.isfinite(elpd).all():
-        m, p = np.argwhere(~np.isfinite(elpd))[0]
-        raise ValueError(
-            f"compare_scores: scores must be finite; that of {names[m]!r} for participant '{ids[p]}' is "
-            f"{elpd[m, p]}. Leave them out of all models."
-        )
+    check_finite("compare_scores: scores", elpd.T, ids, names, "Leave them out of all models.")
     order = np.argsort(-elpd.sum(1), kind="stable")
     difference = elpd - elpd[order[0]]
     best_in = np.bincount(elpd.argmax(0), minlength=len(names))

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import digamma, gammainc, gammainccinv, gammaincinv, gammaln, log_softmax, logsumexp
 
-from .results import Fit
+from .results import Fit, check_finite
 
 CRITERIA = ("aic", "bic", "log_evidence")
 """What fits are compared by. Smaller is better in the first two, larger in the last."""
@@ -333,10 +333,6 @@ def _named(
     names = tuple(f"model {m + 1}" for m in range(values.shape[1])) if models is None else tuple(models)
     if len(names) != values.shape[1]:
         raise ValueError(f"{what}: needs a name for each of {values.shape[1]} models; got {list(names)}.")
-    if not np.isfinite(values).all():
-        p, m = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(
-            f"{what}: the log evidence must be finite; that of participant '{ids[p]}' under {names[m]!r} is "
-            f"{values[p, m]}. Fit again with more restarts, compare by aic or bic, or leave the participant out."
-        )
+    remedy = "Fit again with more restarts, compare by aic or bic, or leave the participant out."
+    check_finite(f"{what}: the log evidence", values, ids, names, remedy)
     return values, ids, names

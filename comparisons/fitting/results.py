@@ -229,3 +229,10 @@ def group_table(
     table = {"parameter": [name for name in names for _ in range(q)], "covariate": [*covariates] * k}
     table |= {name: values.T.ravel() for name, values in means.items()}
     return pd.DataFrame(table | {name: np.repeat(values, q) for name, values in spreads.items()})
+
+
+def check_finite(what: str, values: np.ndarray, ids: Sequence[str], models: Sequence[str], remedy: str) -> None:
+    """Raise ValueError if one of the values (P, M), of participants under models, is not finite."""
+    for p, m in np.argwhere(~np.isfinite(values))[:1]:
+        whose = f"that of participant '{ids[p]}' under {models[m]!r}"
+        raise ValueError(f"{what} must be finite; {whose} is {values[p, m]}. {remedy}")
