@@ -11,7 +11,7 @@ from torch import Tensor
 from ...models.choices import last_choices, log_probabilities, one_hot
 from ...models.person import PARAMETERS, returning
 from .network import Batch, acts_in_network
-from .observation import FreeResponse, StepChoices, by_trial, log_mixture
+from .observation import Observation, by_trial, log_mixture
 from .rounds import rows_at_once
 from .table.data import ObservedBlock
 
@@ -54,7 +54,7 @@ class Chunk:
         batch: Batch,
         blocks: Sequence[ObservedBlock],
         owners: Sequence[int],
-        observation: StepChoices | FreeResponse,
+        observation: Observation,
         loses_episodes: bool,
     ) -> None:
         self._batch, self.owners = batch, torch.tensor(owners)

@@ -30,7 +30,7 @@ from .agent import TrainedAgent
 from .bayes import fit_bayes
 from .designs import Design
 from .group import fit_empirical_bayes
-from .observation import FreeResponse, StepChoices
+from .observation import FreeResponse, Observation, StepChoices
 from .parameters import ParameterSpace
 from .predictive import PredictiveCheck, predictive_check
 from .results import Fit
@@ -54,7 +54,7 @@ from .studies import (
 from .table.data import Participant
 from .table.reading import read_trials
 from .table.writing import write_trials
-from .variant import RECOMMENDED, Observation, Variant, distinct, variants
+from .variant import RECOMMENDED, Variant, distinct, variants
 
 AGENT = Path("results/agent")
 AGENT_SETTINGS = RunSettings(60, key="context", retrieval="average", environments=32, learning_rate=2e-3)

@@ -37,7 +37,7 @@ from .agent import TrainedAgent
 from .chunk import Chunk, Values, equal_share
 from .network import Batch, acts_in_network
 from .objective import OfPeople
-from .observation import FreeResponse, StepChoices
+from .observation import Observation, StepChoices
 from .parameters import ParameterSpace
 from .planned_memory import context_of_key
 from .rounds import rows_at_once
@@ -69,7 +69,7 @@ class Likelihood(OfPeople):
         agent: TrainedAgent,
         participants: Sequence[Participant],
         space: ParameterSpace,
-        observation: StepChoices | FreeResponse | None = None,
+        observation: Observation | None = None,
         threads: int | None = None,
     ) -> None:
         super().__init__(participants, space)

@@ -157,3 +157,6 @@ class FreeResponse:
             none = log_mixture(silent(steps - whole - 1), silent(steps - whole), fraction)
             found = torch.where(there & ~responds, none, found)
         return found
+
+
+Observation = StepChoices | FreeResponse

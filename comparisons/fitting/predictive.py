@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from .agent import TrainedAgent
+from .observation import Observation
 from .results import Fit
 from .simulation import draw_choices
 from .table.data import NO_CHOICE, Participant
-from .variant import Observation, Variant
+from .variant import Variant
 
 
 @dataclass(frozen=True, eq=False)

@@ -231,7 +231,7 @@ def group_table(
     return pd.DataFrame(table | {name: np.repeat(values, q) for name, values in spreads.items()})
 
 
-def check_finite(what: str, values: np.ndarray, ids: Sequence[str], models: Sequence[str], remedy: str) -> None:
+def check_finite(what: str, values: np.ndarray, ids: Sequence[object], models: Sequence[str], remedy: str) -> None:
     """Raise ValueError if one of the values (P, M), of participants under models, is not finite."""
     for p, m in np.argwhere(~np.isfinite(values))[:1]:
         whose = f"that of participant '{ids[p]}' under {models[m]!r}"

@@ -18,7 +18,7 @@ from .agent import TrainedAgent
 from .designs import Design
 from .likelihood import Likelihood
 from .objective import Objective
-from .observation import FreeResponse, StepChoices
+from .observation import FreeResponse, Observation
 from .parameters import ParameterSpace
 from .table.data import NO_CHOICE, ObservedBlock, Participant
 
@@ -39,7 +39,7 @@ def simulate_people(
     z: np.ndarray,
     seed: int,
     *,
-    observation: StepChoices | FreeResponse | None = None,
+    observation: Observation | None = None,
     policies: Policies | None = None,
     ids: Sequence[str] | None = None,
 ) -> list[Participant]:
@@ -83,7 +83,7 @@ def draw_choices(
     probed: list[list[np.ndarray]],
     values: list[Values],
     rngs: Sequence[np.random.Generator],
-    observation: StepChoices | FreeResponse | None = None,
+    observation: Observation | None = None,
 ) -> list[list[np.ndarray]]:
     """What each person chooses on the blocks shown to them: of each (n, T) int, -1 where there is no choice.
 

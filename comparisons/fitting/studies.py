@@ -20,10 +20,11 @@ from .designs import Design
 from .estimation import fit_map
 from .held_out import cross_validate, pointwise_draws, psis_loo, total_scores
 from .model_selection import CRITERIA, evidence_matrix
+from .observation import Observation
 from .recovery_measures import Truth
 from .results import Fit
 from .table.data import Participant
-from .variant import Observation, Variant
+from .variant import Variant
 
 TOGETHER = 8
 """Participants in a piece: enough to share the cost of calls, few enough to lose little when a run is killed."""

@@ -17,12 +17,10 @@ from .baselines import BiasOnly, EvidenceOnly
 from .designs import Design
 from .likelihood import Likelihood
 from .objective import Objective
-from .observation import FreeResponse, StepChoices
+from .observation import FreeResponse, Observation
 from .parameters import ParameterSpace
 from .simulation import Policies, policies_from, simulate_people
 from .table.data import Participant
-
-Observation = StepChoices | FreeResponse
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Variant:
             kind = BiasOnly if self.baseline == "bias" else EvidenceOnly
             return kind(participants, self.space, agent.config.n_actions, agent.context_columns)
         seen = participants if self.memory else [without_memory(p) for p in participants]
-        return Likelihood(self.agent(agent), seen, self.space, observation or StepChoices())
+        return Likelihood(self.agent(agent), seen, self.space, observation)
 
     def policies(self, agent: TrainedAgent) -> Policies:
         """What people of this variant choose from, for ``simulate_people``."""
