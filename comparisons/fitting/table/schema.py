@@ -50,38 +50,21 @@ class Column:
         return what + (", or nothing" if self.may_be_missing else "")
 
 
-ACTIONS = "Number the actions from 0, as many as the model has"
+ID = "Give every row its participant's id; NA and the like mean that there is none."
+ACTIONS = "Number the actions from 0, as many as the model has."
+CHOICE = f"{ACTIONS[:-1]}; leave missing choices empty, or write NA."
+TIME = "Give seconds; leave missing times empty, or write NA."
 COLUMNS: tuple[Column, ...] = (
-    Column(
-        "participant",
-        "id",
-        "who; always text, so that 007 stays 007",
-        remedy="Give every row its participant's id; NA and the like mean that there is none.",
-    ),
+    Column("participant", "id", "who; always text, so that 007 stays 007", remedy=ID),
     Column("block", "whole", "trials between two clearings of the memory; a participant's blocks ascend"),
     Column("trial", "whole", "ascends within a block, in the order of presentation"),
     Column("step", "whole", "step of the trial, from 0; ascends within a trial", least=0),
-    Column(
-        "choice",
-        "whole",
-        "the action taken, from 0; no value where none was",
-        may_be_missing=True,
-        least=0,
-        remedy=f"{ACTIONS}; leave missing choices empty, or write NA.",
-    ),
-    Column(
-        "rt",
-        "seconds",
-        "response time in seconds",
-        "never",
-        True,
-        0,
-        remedy="Give seconds; leave missing times empty, or write NA.",
-    ),
+    Column("choice", "whole", "the action taken, from 0; no value where none was", "always", True, 0, CHOICE),
+    Column("rt", "seconds", "response time in seconds", "never", True, 0, TIME),
     Column("context", "id", "which context the trial shows; the same in all its rows", "never", True),
     Column("encounter", "whole", "how often the context has been seen, this trial included", "never", True, 1),
     Column("noise_off", "whole", "first step with evidence; the same in a whole block", "never", True, 0),
-    Column("target", "whole", "the action that is rewarded", "with x0", least=0, remedy=f"{ACTIONS}."),
+    Column("target", "whole", "the action that is rewarded", "with x0", least=0, remedy=ACTIONS),
     Column("encode", "switch", "whether the agent stores at this step", "with x0"),
     Column("retrieve", "switch", "whether it reads its memory; 1 if there is no such column", "never"),
 )
