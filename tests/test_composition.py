@@ -68,15 +68,6 @@ def model():
     return model
 
 
-@pytest.fixture
-def pair(model):
-    """The composition and a reference: the same weights and entries, and no training so far."""
-    reference = ReferenceEpisodicLSTM(CONFIG).double()
-    reference.set_weights(make_weights())
-    fill(reference)
-    return model, reference
-
-
 def fill(model):
     config, rng = model.config, seeded(6)
     if config.memory_capacity:
@@ -345,24 +336,6 @@ def test_bad_weights_change_nothing(model, broken, message):
     same_weights(model, before)
 
 
-def test_learn_run_learn_as_the_reference(pair):
-    """Several trials, memory in use; run() in between stores, too; Adam goes on."""
-    model, reference = pair
-    for seed in (20, 21):
-        trials = make_trials(n=3, steps=3, seed=seed, encode=seeded(seed).random((3, 3)) < 0.6)
-        records = [
-            train(m, trials, **forced(trials), learning_rate=LEARNING_RATE, gamma=0.8, record_gradients=True)
-            for m in (model, reference)
-        ]
-        close(*records, (*STEP_FIELDS, "policy_loss", "value_loss"))
-        for name, gradients in records[0].gradients.items():
-            np.testing.assert_allclose(gradients, records[1].gradients[name], rtol=0, atol=ATOL, err_msg=name)
-        more = make_trials(seed=seed + 5)
-        close(*(m.run_trials(more, **forced(more)) for m in (model, reference)))
-        same_weights(model, reference)
-        same_memory(model, reference)
-
-
 def test_inputs_in_psyneulinks_forms(model):
     """Trials, a dict of arrays and a list of dicts, one a trial, are the same."""
     trials, records = make_trials(n=2, seed=30), []
@@ -422,34 +395,6 @@ def test_bad_inputs(model, message):
     same_weights(model, before)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_minibatch_is_a_trial_of_each_environment(pair, fast):
-    """More of it in test_environments.py."""
-    model, reference = pair
-    for each in pair:
-        each.clear_memory()  # of all environments
-    model.fast_path = fast
-    trials = make_trials(n=4, seed=31)
-    choices = forced(trials)
-    try:
-        model.learn(trials, minibatch_size=2, learning_rate=LEARNING_RATE, **choices)
-    finally:
-        model.fast_path = True
-    parts = [slice(0, None, 2), slice(1, None, 2)]
-    train(
-        reference,
-        [trials[part] for part in parts],
-        learning_rate=LEARNING_RATE,
-        actions=[choices["actions"][part] for part in parts],
-        initial_states=[tuple(state[part] for state in choices["initial_states"]) for part in parts],
-    )
-    same_weights(model, reference.weights())
-    for environment in range(2):
-        ours, theirs = (each.memory(environment=environment) for each in (model, reference))
-        for one, two in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
-
-
 def test_two_contexts_run_apart(model):
     trials, weights = make_trials(seed=32), make_weights(seed=33)
     model.set_weights(make_weights())
@@ -468,47 +413,6 @@ def test_two_contexts_run_apart(model):
     model.set_weights(make_weights())
     fill(model)
     close(model.run_trials(trials, **forced(trials)), own)
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", lambda t: (t.hidden**2).sum() - t.policy[..., 0].sum()])
-def test_other_losses(loss, pair):
-    model, reference = pair
-    trials = make_trials(n=2, seed=34)
-    records = [
-        train(m, trials, **forced(trials), learning_rate=LEARNING_RATE, loss=loss) for m in (model, reference)
-    ]
-    close(*records, (*STEP_FIELDS, "policy_loss", "value_loss"))
-    assert np.abs(records[0].policy_loss).min() > 0
-    same_weights(model, reference)
-
-
-def test_optimiser_state_goes_from_model_to_model(pair):
-    """Reference → composition before its first learn() → a fresh reference, each going on as the first would."""
-    model, reference = pair
-    trials = make_trials(n=2, seed=35)
-    settings = {**forced(trials), "learning_rate": LEARNING_RATE}
-    train(reference, trials, **settings)
-    model.set_weights(reference.weights())
-    model.set_optimizer_state(reference.optimizer_state())
-    for m in (model, reference):
-        fill(m)
-        train(m, trials, **settings)
-    same_weights(model, reference)
-    state, expected = model.optimizer_state(), reference.optimizer_state()
-    assert set(state) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_allclose(state[name], array, rtol=0, atol=ATOL, err_msg=name)
-    # And back, into one whose optimiser holds other numbers by now.
-    weights = model.weights()
-    train(model, trials, **settings)
-    model.set_weights(weights)
-    model.set_optimizer_state(state)
-    for name, array in model.optimizer_state().items():
-        np.testing.assert_allclose(array, state[name], rtol=0, atol=ATOL, err_msg=name)
-    for m in (model, reference):
-        fill(m)
-        train(m, trials, **settings)
-    same_weights(model, reference)
 
 
 def test_no_trials(model):

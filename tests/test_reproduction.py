@@ -35,6 +35,8 @@ TASK = BarcodeBandit(arms=2, contexts=3, exposures=2, pulls=3, barcode_bits=4)
 LESSONS = (Lesson(TASK, 0.75), Lesson(replace(TASK, exposures=1), 0.25))
 SETTINGS = LoopSettings(updates=24, worlds=3, hidden_size=5, memory_capacity=10)
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 
 # ---- training ----------------------------------------------------------------------------------------
 
@@ -280,8 +282,8 @@ def test_intervals_over_seeds():
 def small(monkeypatch):
     """Studies of agents that are hardly trained at all."""
     for name, study in list(STUDIES.items()):
-        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=4, hidden_size=6)
-        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=6, fresh_epochs=1))
+        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=2, hidden_size=6)
+        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=3, fresh_epochs=1))
 
 
 @pytest.mark.parametrize(

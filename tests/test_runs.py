@@ -15,6 +15,8 @@ from eplstm.comparisons.settings import FRESH, RunSettings
 from eplstm.comparisons.work import files
 from eplstm.models.checkpoint import CheckpointError, load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 KINDS = ["reference", "composition"]
 """Kinds of model on which runs are tested."""
 SMALL = RunSettings(
