@@ -42,6 +42,7 @@ def pristine(config, seed=0, fast=True, which=0):
         composition.episodic_memory.function.forget_contexts()  # as many environments as a new one has
     composition.set_weights(ReferenceEpisodicLSTM(config, seed).weights())
     composition.set_optimizer_state({})
+    composition.parameters.results.set([], composition)
     composition.optimizer_type = "adam"
     composition.record = composition.detour = composition._noted = None
     composition.fast_path, composition.shortcuts = fast, True

@@ -235,15 +235,13 @@ def test_a_changed_graph_is_refused_or_loaded_into_one_that_is_changed_alike(two
 
 def test_settings_of_the_memory_are_saved_as_they_stand_in_the_graph(tmp_path):
     """Where they are set on the memory's own function, too."""
-    model = pristine(SMALL)
-    settings, own = model.episodic_memory.function.parameters, model.default_execution_id
-    settings.sharpness.set(7.0, own)
+    model = EpisodicLSTMComposition(SMALL)
+    settings = model.episodic_memory.function.parameters
+    settings.sharpness.set(7.0)
     assert load_model(save_model(model, tmp_path / "agent"), "reference").config.sharpness == 7
-    settings.forgetting.set(0.5, own)
+    settings.forgetting.set(0.5)
     with pytest.raises(ValueError, match=r"forgetting of the memory is 0.5, and 0.* of the person"):
         save_model(model, tmp_path / "other")
-    settings.sharpness.set(SMALL.sharpness, own)
-    settings.forgetting.set(0.0, own)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_it_runs_in_the_fast_setting(path, kernel):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # no names of another notebook
     try:
-        NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT).execute()
+        client = NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT)
+        client.execute()
+        client.kc.stop_channels()
     except (CellExecutionError, CellTimeoutError) as error:
         pytest.fail(f"{path.name}: {TERMINAL_COLORS.sub('', str(error))}", pytrace=False)
 

@@ -53,7 +53,7 @@ def stop_after(updates):
     return after
 
 
-def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, pool):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
     config = SETTINGS.config(TASK, TASK.key_columns)
     whole, history = train_agent(LESSONS, config, SETTINGS, 7)
@@ -64,12 +64,14 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     other = replace(SETTINGS, gamma=0.5)
     with pytest.raises(FileExistsError, match=r"another run: gamma 0\.9 instead of 0\.5"):
         train_agent(LESSONS, config, other, 7, tmp_path)
+    pool(1)  # of which only the first goes on being used
     again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["settings.json", "trained"]
     assert trained_so_far(tmp_path)[1] > seconds > 0
+    pool(1)
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
