@@ -37,6 +37,8 @@ TASK = BarcodeBandit(arms=2, contexts=3, exposures=2, pulls=3, barcode_bits=4)
 LESSONS = (Lesson(TASK, 0.75), Lesson(replace(TASK, exposures=1), 0.25))
 SETTINGS = LoopSettings(updates=24, worlds=3, hidden_size=5, memory_capacity=10)
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 
 # ---- training ----------------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ def stop_in_call(number, monkeypatch):
     monkeypatch.setattr(training, "train_episodes", stopping)
 
 
-def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, pool):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
     config = SETTINGS.config(TASK, TASK.key_columns)
     whole, history = train_agent(LESSONS, config, SETTINGS, 7)
@@ -69,12 +71,14 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
     other = replace(SETTINGS, gamma=0.5)
     with pytest.raises(FileExistsError, match=r"another run: gamma 0\.9 instead of 0\.5"):
         train_agent(LESSONS, config, other, 7, tmp_path)
+    pool(1)  # of which only the first goes on being used
     again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["settings.json", "trained"]
     assert trained_so_far(tmp_path)[1] > seconds > 0
+    pool(1)
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
@@ -292,8 +296,8 @@ def test_intervals_over_seeds():
 def small(monkeypatch):
     """Studies of agents that are hardly trained at all."""
     for name, study in list(STUDIES.items()):
-        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=4, hidden_size=6)
-        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=6, fresh_epochs=1))
+        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=2, hidden_size=6)
+        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=3, fresh_epochs=1))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from eplstm.comparisons.runs import RunFolder, find_checkpoint
 from eplstm.comparisons.settings import FRESH, RunSettings
 from eplstm.models.checkpoint import CheckpointError, load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 KINDS = ["reference", "composition"]
 """Kinds of model on which runs are tested."""
 SMALL = RunSettings(
@@ -106,14 +108,16 @@ def test_settings_out_of_range_are_refused(name, value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupted_run_goes_on_exactly(kind, tmp_path):
+def test_an_interrupted_run_goes_on_exactly(kind, tmp_path, pool):
     whole = train_run(tmp_path / "whole", kind, SMALL)
     with pytest.raises(KeyboardInterrupt, match=r"1 of 3 blocks are kept in .*again to go on"):
         train_run(tmp_path / "parts", kind, SMALL, after_trial=stop_at(10))  # in the second of three blocks
     seen = []
+    pool(1)  # of which only the first goes on being used
     resumed = train_run(tmp_path / "parts", kind, SMALL, after_trial=seen.append)
     assert seen == list(range(7, 19))
     assert_same_state(whole, resumed, kind)
+    pool(1)
     assert_same_state(whole, train_run(tmp_path / "parts", kind, SMALL), kind)  # and once more, from disk alone
 
 

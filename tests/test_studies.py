@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import pristine
 from eplstm.comparisons.cli import main
 from eplstm.comparisons.fitting import (
     Design,
@@ -35,7 +36,7 @@ from eplstm.comparisons.fitting.studies import (
 )
 from eplstm.comparisons.fitting.variant import distinct
 from eplstm.comparisons.work.pieces import run_pieces
-from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, save_model
+from eplstm.models import Cohort, ModelConfig, save_model
 from eplstm.tasks import ContextualChoice
 
 SIZES = {"obs_dim": 6, "trial_length": 4, "t_noise_off": 2}
@@ -122,7 +123,7 @@ def assert_same_people(some, others):
 def test_the_same_people_from_all_models(agent, model, people):
     """Likelihood, reference and composition: the same choices, to the last one."""
     z, shown = people
-    composition = EpisodicLSTMComposition(model.config, seed=1)
+    composition = pristine(model.config)
     composition.set_weights(model.weights())
     for source in (model, composition):
         before = source.memory()
