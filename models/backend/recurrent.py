@@ -176,7 +176,7 @@ class RecurrentComposition(WithPytorchForm):
         return input_dict
 
     def _choose_path(self, context: Context, signature: tuple) -> None:
-        """Before ``_begin``, given the graph's signature; subclasses may have several ways to execute the graph."""
+        """Before ``_begin``, given the graph's signature; subclasses may have several ways to execute it."""
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
         """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
