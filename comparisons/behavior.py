@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import torch
 from scipy.stats import sem
 
-from ..models import EpisodicLSTMComposition, ReferenceEpisodicLSTM, TrialRecord
+from ..models import TrialRecord
 from ..models.config import Kernel, ModelConfig
+from ..models.kernels import kernel as similarities
 from ..tasks import Trials
 from ..tasks.trials import concatenate
-
-Model = ReferenceEpisodicLSTM | EpisodicLSTMComposition
+from .runs import Model
 
 INTACT, RETRIEVAL_OFF, ENCODING_OFF = "intact", "retrieval off", "encoding off"
 
@@ -99,12 +99,6 @@ def gate_course(trials: Trials | Sequence[Trials], records: TrialRecord | Sequen
     return _course(pairs, [record.gates.mean(-1) for _, record in pairs])
 
 
-def return_per_trial(record: TrialRecord) -> tuple[float, float]:
-    """Mean and standard error, over trials, of the rewards in a trial."""
-    mean, error = mean_and_error(record.reward.sum(1))
-    return float(mean), float(error)
-
-
 def learning_curve(reward: np.ndarray, encounter: np.ndarray) -> LearningCurve:
     """Rewards a trial by block.
 
@@ -115,15 +109,8 @@ def learning_curve(reward: np.ndarray, encounter: np.ndarray) -> LearningCurve:
     returns = reward.sum(-1)
     mean, error = mean_and_error(returns, axis=1)
     encounters = tuple(int(e) for e in np.unique(encounter))
-    by_encounter = np.array(
-        [
-            [
-                returns[b][encounter[b] == e].mean() if (encounter[b] == e).any() else np.nan
-                for b in range(len(returns))
-            ]
-            for e in encounters
-        ]
-    )
+    blocks = list(zip(returns, encounter, strict=True))
+    by_encounter = np.array([[mean_and_error(own[shown == e])[0] for own, shown in blocks] for e in encounters])
     return LearningCurve(mean, error, encounters, by_encounter.reshape(len(encounters), len(returns)))
 
 
@@ -132,14 +119,8 @@ def similarity_matrix(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
 
     ``l2``, ``l1``: negative distance, 0 for equals; ``cosine``: −1 ... 1, 0 with a row of zeros.
     """
-    if kernel == "cosine":
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit = rows / np.where(norms > 0, norms, 1.0)
-        return unit @ unit.T
-    powers = {"l2": 2, "l1": 1}
-    if kernel not in powers:
-        raise ValueError(f"similarity_matrix: the kernel must be one of l2, l1 and cosine; got {kernel!r}.")
-    return -cdist(rows, rows, "minkowski", p=powers[kernel])
+    given = torch.from_numpy(np.asarray(rows, dtype=float))
+    return similarities(kernel).similarity(given, given).numpy()
 
 
 def principal_components(values: np.ndarray, n_components: int = 2) -> PrincipalComponents:

@@ -7,7 +7,6 @@ ratio is the median of the ratios of such neighbours. Processes of their own mea
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -17,13 +16,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator
 
-from . import plots
+from ..tasks.files import write_whole
+from .axes import COLORS, MARKERS, dress
 from .benchmark_timing import Case
-from .page import DPI, plain, versions
-from .work.files import write_whole
+from .page import DPI, versions, write_json
+from .progress import Tell
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
 HEADER = ("what", "per", "ms, median (quartiles)", "ratio, median (quartiles)", "to")
@@ -90,28 +92,29 @@ class Benchmark:
                 notes.append(f"{result.case.name} failed: {result.failure}")
         return notes + ["Interrupted: what had been measured until then is shown."] * self.interrupted
 
+    def table(self) -> str:
+        """The table, in Markdown; under what is compared to another revision, the ratio of each pair."""
+        rows, group = [HEADER, ("---", "---", "---:", "---:", "---")], None
+        for result in self.results:
+            if result.case.group != group:
+                group = result.case.group
+                rows.append((f"**{group}**", "", "", "", ""))
+            rows.append(result.cells())
+            if result.baseline != (result.case.baseline or ""):
+                rows.append(("", "", "", " ".join(f"{ratio:.2f}" for ratio in result.ratios), ""))
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
     def write(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         """Write numbers (with the settings), table, and the figure (if there is a curve); the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / name for name in FILES]
         numbers = {"machine": self.machine, "settings": settings, "notes": self.notes}
-        numbers["results"] = [result.numbers() for result in self.results]
-        write_whole(written[0], json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")
-        write_whole(written[1], self.markdown())
+        write_json(written[0], numbers | {"results": [result.numbers() for result in self.results]})
+        write_whole(written[1], "\n\n".join([self.table(), measured_on(self.machine), *self.notes]) + "\n")
         if not any(result.case.curve and result.seconds for result in self.results):
             return written[:2]
         draw(self.results).savefig(written[2], dpi=DPI)
         return written
-
-    def markdown(self) -> str:
-        """The table, with what it was measured on."""
-        lines, group = ["| " + " | ".join(HEADER) + " |", "|---|---|---:|---:|---|"], None
-        for result in self.results:
-            if result.case.group != group:
-                group = result.case.group
-                lines.append(f"| **{group}** |" + " |" * (len(HEADER) - 1))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in result.cells()) + " |")
-        return "\n\n".join(["\n".join(lines), measured_on(self.machine), *self.notes]) + "\n"
 
 
 def measure(
@@ -121,7 +124,7 @@ def measure(
     *,
     other: tuple[str, Ask] | None = None,
     threads: int = 1,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Benchmark:
     """Measure all cases, round after round; Ctrl-C ends it with what there is.
 
@@ -131,7 +134,7 @@ def measure(
         ask: measures.
         other: a revision and what measures with its code: each case is compared to itself there.
         threads: with which ``ask`` measures.
-        tell: called with the name of each case before it is measured.
+        tell: called before each measurement, with the number of those done, of all, and the name of the case.
 
     Raises:
         ValueError: repetitions or threads are out of range.
@@ -141,39 +144,31 @@ def measure(
             raise ValueError(f"{name} must be a whole number ≥ 1; got {value!r}.")
     machine, interrupted, ready = describe_machine(threads), False, set()
     results = [Result(case, other[0] if other else case.baseline or "") for case in cases]
+    rounds = range(repetitions)
+    planned = [result for n in rounds for result in results if n < (result.case.most or repetitions)]
     try:
-        for repetition in range(repetitions):
-            for result in results:
-                case = result.case
-                if result.failure is not None or repetition >= (case.most or repetitions):
-                    continue
-                if tell is not None:
-                    tell(case.name)
-                baseline = [(other[1], case.name)] if other else [(ask, case.baseline)] if case.baseline else []
-                pair = [*baseline, (ask, case.name)]
-                try:
-                    for one in pair:  # what is compared is to be neighbours: nothing is set up in between
-                        if one not in ready:
-                            one[0](one[1])
-                            ready.add(one)
-                    *before, seconds = [by(name) for by, name in pair]
-                except CaseFailed as error:
-                    result.failure = str(error)
-                    continue
+        for done, result in enumerate(planned):
+            case = result.case
+            if tell is not None:
+                tell(done, len(planned), what=case.name)
+            if result.failure is not None:
+                continue
+            baseline = [(other[1], case.name)] if other else [(ask, case.baseline)] if case.baseline else []
+            pair = [*baseline, (ask, case.name)]
+            try:
+                for one in pair:  # what is compared is to be neighbours: nothing is set up in between
+                    if one not in ready:
+                        one[0](one[1])
+                        ready.add(one)
+                *before, seconds = [by(name) for by, name in pair]
+            except CaseFailed as error:
+                result.failure = str(error)
+            else:
                 result.seconds.append(seconds)
                 result.ratios += [seconds / number for number in before]
     except KeyboardInterrupt:
         interrupted = True
     return Benchmark([one for one in results if one.seconds or one.failure], machine, interrupted)
-
-
-def check_folder(folder: Path, overwrite: bool = False) -> None:
-    """Raise FileExistsError if a benchmark cannot be written there; to be asked before minutes of measuring."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose a folder for the results.")
-    for name in FILES:
-        if (folder / name).exists() and not overwrite:
-            raise FileExistsError(f"{folder / name} exists: choose another folder, or replace it (--overwrite).")
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -188,7 +183,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": joblib.cpu_count(),
         "threads": threads,
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
@@ -225,18 +220,28 @@ def draw(results: Sequence[Result]) -> Canvas:
             axis, size, line = result.case.curve
             point = (size, *np.quantile(result.seconds, (0.5, 0.25, 0.75)) * 1e3)
             curves.setdefault((axis, result.case.unit), {}).setdefault(line, []).append(point)
-    columns, names = (
-        min(max(len(curves), 1), 3),
-        list(dict.fromkeys(name for own in curves.values() for name in own)),
-    )
-    height, handles = max(math.ceil(len(curves) / columns), 1), {}
+    names = list(dict.fromkeys(name for lines in curves.values() for name in lines))
+    columns = min(max(len(curves), 1), 3)
+    height = max(math.ceil(len(curves) / columns), 1)
     canvas = Canvas(figsize=(4.2 * columns, 3.4 * height), layout="constrained")
+    handles = {}
     for place, ((axis, unit), lines) in enumerate(curves.items()):
         ax = canvas.add_subplot(height, columns, place + 1)
-        points = {name: np.array(sorted(lines[name])) for name in names if name in lines}
-        plots.plot_growth(points, axis, f"ms per {unit}", names=names, legend=False, ax=ax)
-        handles |= {line.get_label(): line for line in ax.get_legend_handles_labels()[0]}
+        for name, points in lines.items():
+            look: dict[str, Any] = {"color": COLORS[names.index(name) % len(COLORS)]}
+            sizes, median, low, high = np.array(sorted(points)).T
+            # Where a time is a difference that noise has turned, a logarithmic axis has no place for its quartile.
+            ax.fill_between(sizes, np.where(low > 0, low, median), high, **look, alpha=0.18, linewidth=0)
+            look |= {"marker": MARKERS[names.index(name) % len(MARKERS)]}
+            (handles[name],) = ax.loglog(sizes, median, **look, markersize=4.5, linewidth=1.6)
+        ax.grid(color="#DDDDDD", linewidth=0.6)
+        ticks = sorted({size for points in lines.values() for size, *_ in points})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
+        ax.minorticks_off()
+        dress(ax, "", axis, f"ms per {unit}")
     if handles:
         below: Any = "outside lower center"
-        canvas.legend(handles.values(), handles.keys(), loc=below, ncols=min(len(handles), 4), frameon=False)
+        canvas.legend(handles.values(), handles, loc=below, ncols=min(len(handles), 4), frameon=False)
     return canvas

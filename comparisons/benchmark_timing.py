@@ -15,7 +15,11 @@ Run = Callable[[], float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the cases; those of the agent are those of dnd-lstm. Of several sizes, none: not measured."""
+    """Sizes of the cases; those of the agent are those of dnd-lstm. Of several sizes, none: not measured.
+
+    Raises:
+        ValueError: one is out of range.
+    """
 
     trials: int = 40
     """Trials in a measurement of training; of longer trials proportionally fewer."""
@@ -53,8 +57,7 @@ class Sizes:
     returns a function step(n), called with 0, 1, ..., len(trials) - 1, and over again: it trains on trial n, with
     an actor-critic loss (discount 0) and one update of Adam (learning rate 5e-4)."""
 
-    def checked(self) -> Sizes:
-        """These sizes; raises ValueError if one is out of range."""
+    def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             for item in [value] if isinstance(value, int) else value:
@@ -62,7 +65,6 @@ class Sizes:
                     raise ValueError(f"{f.name} must be whole numbers ≥ 1; got {item!r}.")
                 if isinstance(item, str) and not all(item.partition(":")):
                     raise ValueError(f"{f.name} must have the form module:function; got {item!r}.")
-        return self
 
     def quick(self) -> Sizes:
         """A look at the whole in a minute or two: no large sizes."""

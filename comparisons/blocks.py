@@ -57,16 +57,12 @@ def train_block(
     record = train(
         model,
         block.trials,
-        learning_rate=settings.learning_rate,
-        gamma=settings.gamma,
         actions=actions,
         initial_states=block.initial_states,
         seed=block.seed,
         record_gradients=record_gradients,
-        loss=settings.loss,
-        entropy_weight=settings.entropy_weight,
-        value_weight=settings.value_weight,
         after_trial=after_trial,
+        **settings.learning(),
     )
     state.remember(name, {what: getattr(record, what) for what in HISTORY})
     state.last_block[name] = replace(record, gradients=None)
@@ -90,7 +86,7 @@ def train_many(
         blocks: of each agent (outer list) in each of its environments.
         after_trial: as in ``eplstm.models.train``: called with the index of each trial.
     """
-    model = state.models[name]
+    model, options = state.models[name], settings.learning()
     begin_block(model)
 
     def of_each(part: Callable[[Block], Any]) -> list[Any]:
@@ -98,20 +94,12 @@ def train_many(
 
     trials, states = of_each(lambda b: b.trials), of_each(lambda b: b.initial_states)
     seeds = [own[0].seed for own in blocks]
-    options: dict[str, Any] = {
-        "learning_rate": settings.learning_rate,
-        "gamma": settings.gamma,
-        "loss": settings.loss,
-        "entropy_weight": settings.entropy_weight,
-        "value_weight": settings.value_weight,
-    }
     if isinstance(model, Cohort):
         counted = None if after_trial is None else _trial_of_all(after_trial, model)
         records = model.train(trials, initial_states=states, seed=seeds, after_trial=counted, **options)
     else:
-        records = [
-            train(model, trials[0], initial_states=states[0], seed=seeds[0], after_trial=after_trial, **options)
-        ]
+        given = {"initial_states": states[0], "seed": seeds[0], "after_trial": after_trial}
+        records = [train(model, trials[0], **given, **options)]
     state.remember(name, _summary(trials, records))
     state.last_block.pop(name, None)
 

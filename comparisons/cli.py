@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
-from rich.box import SIMPLE
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
+from rich.table import Table
 
 from ..models.checkpoint import CheckpointError
 from .behavior import Course, mean_and_error
 from .benchmark_timing import Sizes
 from .blocks import fresh_accuracy, train_run
 from .fitting import commands as fitting
+from .progress import progress_bar
 from .reproduction import commands as reproduction
 from .runs import ModelKind
 from .settings import RunSettings
+from .work.folders import check_free
 
 FAST_BLOCKS = 3
 USERS_ERRORS = (
@@ -49,19 +42,7 @@ USERS_ERRORS = (
 """What a user can put right: these are told in a line; anything else is a defect, and shows its traceback."""
 
 
-@dataclass(frozen=True)
-class Options(RunSettings):
-    """Task, agent and training."""
-
-    def __post_init__(self) -> None:
-        """Left to ``checked``: what is out of range is told in the same way as any other error."""
-
-    def checked(self) -> RunSettings:
-        """The settings; raises ValueError if a value is out of range."""
-        return RunSettings(**asdict(self))
-
-
-Settings = tyro.conf.OmitArgPrefixes[Options]
+Settings = tyro.conf.OmitArgPrefixes[RunSettings]
 
 
 @dataclass(frozen=True)
@@ -81,7 +62,7 @@ class Demo:
     """Agents that are trained beside the compared pair, to show how much agents differ; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
-    settings: Settings = field(default_factory=Options)
+    settings: Settings = field(default_factory=RunSettings)
     """Task, agent and training."""
 
 
@@ -102,7 +83,7 @@ class Train:
     """Blocks that test the trained agents, without learning; 0: none."""
     overwrite: bool = False
     """Start anew in place of another run that the folder holds."""
-    settings: Settings = field(default_factory=Options)
+    settings: Settings = field(default_factory=RunSettings)
     """Task, agent and training."""
 
 
@@ -191,7 +172,7 @@ def demo(command: Demo, console: Console) -> int:
     from .demo import models_of, run_demo  # with matplotlib, slow to import: only where needed
     from .page import REPORT
 
-    settings, fresh_blocks = command.settings.checked(), command.fresh_blocks
+    settings, fresh_blocks = command.settings, command.fresh_blocks
     if settings.agents > 1 or command.cohort < 0 or command.cohort == 1:
         raise ValueError(
             f"The demo compares one agent, and a cohort beside it of at least 2, or 0 for none; got "
@@ -200,9 +181,14 @@ def demo(command: Demo, console: Console) -> int:
     settings = replace(settings, agents=max(command.cohort, 1))
     if command.fast:
         settings, fresh_blocks = replace(settings, blocks=min(settings.blocks, FAST_BLOCKS)), 1
-    with progress(console, "Training", settings, len(models_of(settings))) as after_trial:
+    total = settings.n_trials * len(models_of(settings))
+    with progress_bar(console, "Training") as tell:
         results = run_demo(
-            command.out, settings, fresh_blocks=fresh_blocks, overwrite=command.overwrite, after_trial=after_trial
+            command.out,
+            settings,
+            fresh_blocks=fresh_blocks,
+            overwrite=command.overwrite,
+            after_trial=lambda done: tell(done, total),
         )
     table = Table("rung", "path", "largest difference", "where", "", title="Composition and reference")
     for row in results.rungs:
@@ -225,13 +211,17 @@ def demo(command: Demo, console: Console) -> int:
 
 def train(command: Train, console: Console) -> int:
     """``eplstm train``."""
-    settings = command.settings.checked()
+    settings = command.settings
     if command.fresh_blocks < 0:
         raise ValueError(f"fresh_blocks must be a whole number ≥ 0; got {command.fresh_blocks}.")
     many = "" if settings.agents == 1 else f"{settings.agents} agents of "
-    with progress(console, f"Training {many}the {command.model}", settings, 1) as after_trial:
+    with progress_bar(console, f"Training {many}the {command.model}") as tell:
         state = train_run(
-            command.out, command.model, settings, overwrite=command.overwrite, after_trial=after_trial
+            command.out,
+            command.model,
+            settings,
+            overwrite=command.overwrite,
+            after_trial=lambda done: tell(done, settings.n_trials),
         )
     mean, error = mean_and_error(rewards_of_agents(state.history[command.model][-1]))
     spread = "" if settings.agents == 1 else f" ± {error:.2f} (s.e. over {settings.agents} agents)"
@@ -281,7 +271,7 @@ def compare(command: Compare, console: Console) -> int:
 
 def benchmark(command: Benchmark, console: Console) -> int:
     """``eplstm benchmark``."""
-    from .benchmark import HEADER, check_folder, measure, measured_on
+    from .benchmark import FILES, measure, measured_on
     from .benchmark_cases import table
     from .benchmark_processes import code_of, process
 
@@ -293,34 +283,15 @@ def benchmark(command: Benchmark, console: Console) -> int:
             line = f"{case.group}: {case.name} (a {case.unit}) – {case.about}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         return 0
-    check_folder(command.out, command.overwrite)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    check_free(command.out, FILES, command.overwrite)
     with ExitStack() as stack:
         ask, other = stack.enter_context(process(sizes, command.threads)), None
         if command.against is not None:
             code = stack.enter_context(code_of(command.against))
             other = command.against, stack.enter_context(process(sizes, command.threads, code))
-        bar = stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=console))
-        total = sum(min(case.most or repetitions, repetitions) for case in cases)
-        task, done = bar.add_task("", total=total), count()
-        found = measure(
-            cases,
-            repetitions,
-            ask,
-            other=other,
-            threads=command.threads,
-            tell=lambda name: bar.update(task, description=name, completed=next(done)),
-        )
-    shown, group = Table(*(Column(name, no_wrap=True) for name in HEADER), box=SIMPLE), None
-    for result in found.results:
-        if result.case.group != group:
-            group = result.case.group
-            shown.add_section()
-            shown.add_row(f"[bold]{escape(group)}[/bold]")
-        shown.add_row(*map(escape, result.cells()))
-        if other is not None:
-            shown.add_row("", "", "", " ".join(f"{ratio:.2f}" for ratio in result.ratios))
-    console.print(shown)
+        tell = stack.enter_context(progress_bar(console, ""))
+        found = measure(cases, repetitions, ask, other=other, threads=command.threads, tell=tell)
+    console.print(Markdown(found.table()))
     for note in (measured_on(found.machine), *found.notes):
         console.print(escape(note), highlight=False)
     if found.results:
@@ -342,16 +313,6 @@ FUNCTIONS: dict[type, Callable[..., int]] = {
     fitting.Recover: fitting.recover,
     reproduction.Reproduce: reproduction.reproduce,
 }
-
-
-@contextmanager
-def progress(console: Console, what: str, settings: RunSettings, models: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over all trials; gives the function that is told how many are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        total = settings.blocks * settings.contexts * 2 * models
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..models import TrialRecord
+from ..tasks.files import write_whole
 from ..tasks.trials import concatenate
 from . import behavior
 from .blocks import counting_from, make_model, train_block, train_blocks, train_many
@@ -39,7 +40,6 @@ from .page import FIGURES, REPORT
 from .report import FIGURE_FILES, RESULTS, DemoResults, write_results
 from .runs import Kind, Model, ModelKind, RunFolder, RunState
 from .settings import FRESH, RunSettings
-from .work.files import write_whole
 
 COMPOSITION, REFERENCE, NO_MEMORY, COHORT = "composition", "reference", "no_memory", "cohort"
 WITHOUT = "trained without memory"
@@ -142,34 +142,19 @@ def train_all(
     configs = {name: config if name != NO_MEMORY else replace(config, memory_capacity=0) for name in kinds}
 
     def train_one(state: RunState) -> None:
-        block = settings.block(state.done)
-        n = len(block.trials)
-        records: dict[str, TrialRecord] = {}
+        block, seconds = settings.block(state.done), state.notes.setdefault("seconds", {})
+        n, records = len(block.trials), dict[str, TrialRecord]()
         for place, (name, kind) in enumerate(kinds.items()):
-            before = (state.done * len(kinds) + place) * n
+            count = counting_from((state.done * len(kinds) + place) * n, after_trial)
             if kind == "cohort":
-                with stopwatch(
-                    state.notes.setdefault("seconds", {}), f"{name}, training, each", n * settings.agents
-                ):
-                    train_many(
-                        state,
-                        name,
-                        settings,
-                        settings.blocks_of_all(state.done),
-                        after_trial=counting_from(before, after_trial),
-                    )
-                continue
-            forced = records[COMPOSITION].action if name == REFERENCE else None
-            with stopwatch(state.notes.setdefault("seconds", {}), f"{name}, training", n):
-                records[name] = train_block(
-                    state,
-                    name,
-                    settings,
-                    block,
-                    actions=forced,
-                    record_gradients=name != NO_MEMORY,
-                    after_trial=counting_from(before, after_trial),
-                )
+                with stopwatch(seconds, f"{name}, training, each", n * settings.agents):
+                    train_many(state, name, settings, settings.blocks_of_all(state.done), after_trial=count)
+            else:
+                given = {"record_gradients": name != NO_MEMORY, "after_trial": count}
+                if name == REFERENCE:
+                    given["actions"] = records[COMPOSITION].action
+                with stopwatch(seconds, f"{name}, training", n):
+                    records[name] = train_block(state, name, settings, block, **given)
         ours, theirs = state.models[COMPOSITION], state.models[REFERENCE]
         rungs = compare_records(records[COMPOSITION], records[REFERENCE])
         rungs += [compare_memories(ours, theirs), compare_weights(ours, theirs, "weights after the whole run")]

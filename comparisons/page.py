@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure as Canvas
 
-from .work.files import write_whole
+from ..tasks.files import write_whole
 
 FIGURES, REPORT = "figures", "report.html"
 DPI = 160
@@ -114,6 +115,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as ``plain`` gives it."""
+    write_whole(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:

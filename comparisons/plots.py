@@ -7,12 +7,13 @@ matplotlib's global style is changed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from ..models import GATE_ORDER
 from ..tasks import Trials
@@ -87,22 +88,11 @@ def plot_accuracy(
     ax = axes_or_new(ax, (5.2, 3.6))
     styles = ("-", "none", ":")
     for place, course in enumerate(courses.values()):
-        steps = np.arange(course.mean.shape[1])
         for row, encounter in enumerate(course.encounters):
             label = f"{ordinal(encounter)} encounter" if place == 0 else None
-            ax.errorbar(
-                steps + 0.12 * place,
-                course.mean[row],
-                yerr=_errors(course.se[row]),
-                color=COLORS[row % len(COLORS)],
-                linestyle=styles[place % len(styles)],
-                marker=MARKERS[row % len(MARKERS)],
-                markersize=5 + 2 * (place > 0),
-                markerfacecolor="none" if place else None,
-                capsize=2,
-                linewidth=1.6,
-                label=label,
-            )
+            look = {"linestyle": styles[place % len(styles)], "markerfacecolor": "none" if place else None}
+            size = 5 + 2 * (place > 0)
+            _line(ax, course.mean[row], course.se[row], row, label, 0.12 * place, markersize=size, **look)
     level_line(ax, chance, "chance")
     level_line(ax, 1.0, "optimum")
     _noise_mark(ax, noise_off)
@@ -245,17 +235,9 @@ def plot_gates(
     for gate, ax in enumerate(panels):
         emphasised = GATE_ORDER[gate] == "reinstatement"
         for row, encounter in enumerate(course.encounters):
-            ax.errorbar(
-                np.arange(course.mean.shape[1]),
-                course.mean[row, :, gate],
-                yerr=_errors(course.se[row, :, gate]),
-                color=COLORS[row % len(COLORS)],
-                marker=MARKERS[row % len(MARKERS)],
-                markersize=4.5 if emphasised else 3,
-                linewidth=2.2 if emphasised else 1.2,
-                capsize=2,
-                label=f"{ordinal(encounter)} encounter",
-            )
+            look = {"markersize": 4.5, "linewidth": 2.2} if emphasised else {"markersize": 3, "linewidth": 1.2}
+            mean, se = course.mean[row, :, gate], course.se[row, :, gate]
+            _line(ax, mean, se, row, f"{ordinal(encounter)} encounter", **look)
         _noise_mark(ax, noise_off, text=False)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         dress(ax, f"{GATE_ORDER[gate].capitalize()}, ${symbols[gate]}_t$", "Step", "")
@@ -288,17 +270,7 @@ def plot_lesions(
     offsets = 0.1 * (np.arange(len(conditions)) - (len(conditions) - 1) / 2)
     for place, (name, course) in enumerate(conditions.items()):
         row = course.encounters.index(encounter)
-        ax.errorbar(
-            np.arange(course.mean.shape[1]) + offsets[place],
-            course.mean[row],
-            yerr=_errors(course.se[row]),
-            color=COLORS[place % len(COLORS)],
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=5,
-            linewidth=1.5,
-            capsize=2,
-            label=name,
-        )
+        _line(ax, course.mean[row], course.se[row], place, name, offsets[place])
     level_line(ax, chance, "chance")
     _noise_mark(ax, noise_off)
     _shares(ax)
@@ -347,48 +319,6 @@ def plot_ladder(
     return dress(ax, "Composition and reference: every rung", "Largest absolute difference (1e-18: none)", "")
 
 
-def plot_growth(
-    lines: Mapping[str, np.ndarray],
-    size: str,
-    time: str,
-    *,
-    names: Sequence[str] | None = None,
-    legend: bool = True,
-    ax: Axes | None = None,
-) -> Axes:
-    """Time against a size, both on logarithmic axes, one line an implementation, with its quartiles as a band.
-
-    Args:
-        lines: by name, (n, 4): the size, and the median, first and third quartile of the time.
-        size: what grows.
-        time: what the time is that of, with its unit.
-        names: of all lines in the order of their colours, where several panels are to agree.
-        legend: whether to name the lines; False where the figure does it for all panels.
-        ax: where to draw.
-    """
-    ax = axes_or_new(ax, (4.2, 3.4))
-    order = list(lines if names is None else names)
-    for name, points in lines.items():
-        place = order.index(name)
-        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-        sizes, median, low, high = points.T
-        # Where a time is a difference that noise has turned, a logarithmic axis has no place for its quartile.
-        ax.fill_between(sizes, np.where(low > 0, low, median), high, color=color, alpha=0.18, linewidth=0)
-        ax.plot(sizes, median, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=name)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.grid(color="#DDDDDD", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ticks = sorted({float(number) for points in lines.values() for number in points[:, 0]})
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(lambda number, _: f"{number:g}")
-    ax.minorticks_off()
-    if legend:
-        add_legend(ax)
-    return dress(ax, "", size, time)
-
-
 # ---- shared parts ------------------------------------------------------------------------------------
 
 
@@ -409,6 +339,11 @@ def _noise_mark(ax: Axes, noise_off: int | None, text: bool = True) -> None:
         ax.text(noise_off - 0.4, 0.995, "evidence →", transform=ax.get_xaxis_transform(), **style)
 
 
-def _errors(se: np.ndarray) -> np.ndarray | None:
-    """Standard errors as bars; no bars where they are not known."""
-    return None if np.isnan(se).all() else np.nan_to_num(se)
+def _line(
+    ax: Axes, mean: np.ndarray, se: np.ndarray, place: int, label: str | None, offset: float = 0.0, **look: Any
+) -> None:
+    """Means by step, with bars for their standard errors where these are known; place: of colour and marker."""
+    given: dict[str, Any] = {"markersize": 5, "linewidth": 1.6, "capsize": 2} | look
+    given |= {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+    bars = None if np.isnan(se).all() else np.nan_to_num(se)
+    ax.errorbar(np.arange(len(mean)) + offset, mean, yerr=bars, label=label, **given)

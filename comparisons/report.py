@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 from ..tasks import Trials
 from . import plots
 from .behavior import Course, LearningCurve, PrincipalComponents
-from .page import FIGURES, Page, plain, versions
+from .page import FIGURES, Page, versions, write_json
 from .settings import RunSettings
-from .work.files import write_whole
 
 RESULTS = "results.json"
 FIGURE_FILES = tuple(
@@ -70,10 +68,9 @@ class DemoResults:
         return all(rung["passed"] for rung in self.rungs)
 
     def numbers(self) -> dict[str, Any]:
-        """Everything but the stimuli, as plain values for JSON; what is not finite is null."""
-        names = ("settings", "rungs", "tolerance", "passed", "curves", "accuracy", "agents", "gates", "lesions")
-        more = ("milliseconds", "similarity", "answers", "components", "notes")
-        return {"versions": versions(), **{name: plain(getattr(self, name)) for name in (*names, *more)}}
+        """Everything but the stimuli."""
+        shown = {name: value for name, value in vars(self).items() if name != "last_trials"}
+        return {"versions": versions(), "passed": self.passed, **shown}
 
 
 def write_results(folder: Path, results: DemoResults, graph: Path | None) -> None:
@@ -113,7 +110,7 @@ def write_results(folder: Path, results: DemoResults, graph: Path | None) -> Non
         )
     page.heading("Time")
     page.rows(("path", "ms a trial"), [(path, f"{ms:.1f}") for path, ms in results.milliseconds.items()])
-    write_whole(folder / RESULTS, json.dumps(results.numbers(), indent=1, allow_nan=False) + "\n")
+    write_json(folder / RESULTS, results.numbers())
     page.write("Episodic-memory LSTM: composition and reference", results.settings)
 
 

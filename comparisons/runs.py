@@ -28,15 +28,8 @@ import numpy as np
 
 from ..models import EpisodicLSTMComposition, ReferenceEpisodicLSTM, TrialRecord
 from ..models.checkpoint import CheckpointError, load_model, save_model
-from .work.files import (
-    SETTINGS_FILE,
-    check_folder,
-    describe_folder,
-    folder_written_whole,
-    recover_folder,
-    remove,
-    write_whole,
-)
+from ..tasks.files import folder_written_whole, recover_folder, remove, write_whole
+from .work.folders import SETTINGS_FILE, check_folder, describe_folder
 
 Model = ReferenceEpisodicLSTM | EpisodicLSTMComposition
 ModelKind = Literal["composition", "reference"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure as Canvas
 from ..models.checkpoint import describe_model, load_model
 from ..tasks import ContextualChoice
 from . import behavior, plots
-from .page import DPI, plain, versions
+from .page import DPI, versions, write_json
 from .runs import Model, find_checkpoint
-from .work.files import write_whole
+from .work.folders import check_free
 
 FIELDS = ("policy", "value", "hidden", "cell", "memory", "gates")
 TABLE_FILE, FIGURE_FILE = "comparison.json", "comparison.png"
@@ -87,14 +86,9 @@ def write_comparison(comparison: Comparison, folder: Path, *, overwrite: bool = 
     Raises:
         FileExistsError: one of them is there already and ``overwrite`` is False, or the folder is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose a folder.")
-    for name in (TABLE_FILE, FIGURE_FILE):
-        if (folder / name).exists() and not overwrite:
-            raise FileExistsError(f"{folder / name} exists: choose another folder, or replace it (--overwrite).")
+    check_free(folder, (TABLE_FILE, FIGURE_FILE), overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"versions": versions(), **plain(asdict(comparison))}
-    write_whole(folder / TABLE_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(folder / TABLE_FILE, {"versions": versions(), **asdict(comparison)})
     canvas = Canvas(figsize=(5.6, 3.8), layout="constrained")
     plots.plot_accuracy(
         comparison.accuracy, noise_off=comparison.noise_off, title="Accuracy on fresh trials", ax=canvas.subplots()

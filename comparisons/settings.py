@@ -54,6 +54,11 @@ class AgentSettings:
     value_weight: float = 1.0
     """Weight of the critic's loss."""
 
+    def learning(self) -> dict[str, Any]:
+        """Arguments of ``train`` and ``train_episodes``."""
+        names = ("learning_rate", "gamma", "entropy_weight", "value_weight")
+        return {name: getattr(self, name) for name in names}
+
     def config(
         self,
         task: Any,
@@ -125,6 +130,10 @@ class RunSettings(AgentSettings):
         self.model_config()  # these check the rest
         LossSettings(self.loss, self.gamma, self.entropy_weight, self.value_weight)
 
+    def learning(self) -> dict[str, Any]:
+        """Arguments of ``train``."""
+        return super().learning() | {"loss": self.loss}
+
     def task(self) -> ContextualChoice:
         """The task."""
         return ContextualChoice(self.obs_dim, self.trial_length, self.t_noise_off)
@@ -133,6 +142,11 @@ class RunSettings(AgentSettings):
         """The agent's configuration."""
         task = self.task()
         return self.config(task, task.context_columns if self.key == "context" else None)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of the run, in each environment of each agent."""
+        return self.blocks * self.contexts * 2
 
     def agent(self, agent: int) -> RunSettings:
         """The settings of a run of one agent that is the same as agent number ``agent`` of this run."""
@@ -194,13 +208,11 @@ class LoopSettings(AgentSettings):
         """What is left of a quantity that falls to the share ``end`` by the last update."""
         return end ** min(update / self.updates, 1.0)
 
-    def learning(self, update: int) -> dict[str, Any]:
+    def learning(self, update: int = 0) -> dict[str, Any]:
         """Arguments of ``train`` and ``train_episodes``, from an update on."""
-        return {
+        return super().learning() | {
             "optimizer": self.optimizer,
             "learning_rate": self.learning_rate * self.share(update, self.learning_rate_end),
-            "gamma": self.gamma,
             "entropy_weight": self.entropy_weight * self.share(update, self.entropy_end),
-            "value_weight": self.value_weight,
             "unroll_steps": self.unroll_steps,
         }

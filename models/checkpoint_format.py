@@ -29,8 +29,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..tasks.files import folder_written_whole, write_whole
 from .config import ModelConfig
-from .files import folder_written_whole, write_whole
 from .person import Person
 from .weights import check_memory, check_optimizer_state, check_weights
 

@@ -1,8 +1,12 @@
 """What tests share beside fixtures."""
 
-import pytest
-from eplstm.models import EpisodicLSTMComposition, Person, ReferenceEpisodicLSTM
+from dataclasses import replace
 
+import pytest
+from eplstm.models import EpisodicLSTMComposition, ModelConfig, Person, ReferenceEpisodicLSTM
+from eplstm.models.parameters import OF_MEMORY
+
+DEFAULTS = ModelConfig(1, 1, 1, 1)
 _made = {}
 
 
@@ -14,25 +18,32 @@ def rarely(*values):
 def pristine(config, seed=0, fast=True, which=0):
     """The composition of a config as its constructor makes it, for tests that leave the graph as it is.
 
-    PsyNeuLink takes seconds to make one, so there is one for each config. What tests do to it is undone: in its
-    own execution context, its weights, memories, optimiser's state, person, record and path are those of a new
-    one. A test that changes the graph, its Parameters or its logs, or uses further contexts, makes one of its own.
+    PsyNeuLink takes seconds to make one, so there is one for each graph: for sizes, key and reinstatement, with or
+    without a memory, whose settings are set. What tests do to it is undone: in its own execution context, its
+    settings, weights, memories, optimiser's state, person, record and path are those of a new one. A test that
+    changes the graph or its logs takes that back, or makes one of its own; further contexts need new names.
 
     Args:
         config: a ``ModelConfig``.
         seed: of the initial weights.
         fast: its ``fast_path``.
-        which: a number for each, where a test needs several of one config.
+        which: a number for each, where a test needs several of one graph.
     """
-    if (config, which) not in _made:
-        _made[config, which] = EpisodicLSTMComposition(config)
-    composition = _made[config, which]
-    if config.memory_capacity:
-        composition.episodic_memory.function.forget_contexts()  # as many environments as a new one has
+    has_memory = config.memory_capacity > 0
+    graph = replace(config, **{name: getattr(DEFAULTS, name) for name in OF_MEMORY}) if has_memory else config
+    if (graph, which) not in _made:
+        _made[graph, which] = EpisodicLSTMComposition(config)
+    composition = _made[graph, which]
     composition.person = Person()
+    if has_memory:
+        for name in OF_MEMORY:
+            if getattr(composition.config, name) != getattr(config, name):
+                getattr(composition.parameters, name).set(getattr(config, name))
+        composition.episodic_memory.function.forget_contexts()  # as many environments as a new one has
     composition.set_weights(ReferenceEpisodicLSTM(config, seed).weights())
     composition.set_optimizer_state({})
+    composition.parameters.results.set([], composition)
     composition.optimizer_type = "adam"
     composition.record = composition.detour = composition._noted = None
-    composition.fast_path = fast
+    composition.fast_path, composition.shortcuts = fast, True
     return composition

@@ -1,12 +1,15 @@
 """What the tests share: a generator, and factories of small trials and configs whose sizes all differ."""
 
 import gc
+import itertools
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-from eplstm.models import ModelConfig
+from common import pristine
+from eplstm import models
+from eplstm.models import EpisodicLSTMComposition, ModelConfig
 from eplstm.tasks import Trials
 
 torch.set_num_threads(1)
@@ -48,3 +51,33 @@ def make_trials(rng):
         return Trials(**{**fields, **changes})
 
     return make
+
+
+class Pool(type):
+    """In the place of ``EpisodicLSTMComposition``: those of ``pristine``, each time another one."""
+
+    def __instancecheck__(cls, instance):
+        return isinstance(instance, EpisodicLSTMComposition)
+
+    def __call__(cls, config, seed=0):
+        return pristine(config, seed, which=next(cls.numbers))
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """Runs, studies and checkpoints get compositions that other tests have had: PsyNeuLink takes seconds for one.
+
+    Gives a function: ``pool(number)`` says that all but the first ``number`` are no longer in use.
+    """
+    from eplstm.comparisons import blocks
+    from eplstm.comparisons.reproduction import training
+
+    instead = Pool("Pooled", (), {})
+
+    def free(number):
+        instead.numbers = itertools.count(number)
+
+    free(0)
+    for module in (models, models.composition, blocks, training):
+        monkeypatch.setattr(module, "EpisodicLSTMComposition", instead)
+    return free

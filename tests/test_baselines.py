@@ -137,9 +137,9 @@ def test_extreme_values_stay_finite_where_lapses_are_possible(people):
 def test_what_does_not_fit_is_named(people):
     bias = ParameterSpace.of("response_bias")
     for wrong in (torch.zeros(2, 1), torch.zeros(3, 1, 1), torch.zeros(3, 2, 2)):
-        with pytest.raises(ValueError, match=r"z must be \(R, P, k\) with \(P, k\) = \(2, 1\)"):
+        with pytest.raises(ValueError, match=r"z must be float64 \(R, P, k\) with \(P, k\) = \(2, 1\)"):
             BiasOnly(people, bias).log_likelihood(wrong)
-    with pytest.raises(ValueError, match=r"z must be \(P, k\)"):
+    with pytest.raises(ValueError, match=r"z must be float64 \(P, k\)"):
         BiasOnly(people, bias).policies(np.zeros((1, 1)))
     with pytest.raises(ValueError, match=r"BiasOnly: has the parameters .*; got evidence_weight, gate_bias"):
         BiasOnly(people, ParameterSpace.of("evidence_weight", fixed={"gate_bias": 0.0}))

@@ -10,30 +10,15 @@ from common import rarely
 from eplstm.comparisons.fitting.bayes import _Posterior, fit_bayes
 from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.parameters import ParameterSpace
+from fit_cases import Measured
 
 SPACE = ParameterSpace.of("gate_bias", gate_bias=(0.5, 2.0))
-
-
-class Normal:
-    """People each measured once, with a known error: y_p ~ N(z_p, S_p)."""
-
-    def __init__(self, y, error, ids=None):
-        self.y, self.error, self.space = y, error, SPACE
-        self.ids = tuple(f"p{p}" for p in range(len(y))) if ids is None else ids
-        self.n_choices = np.full(len(y), 10)
-
-    def log_likelihood(self, z):
-        y, error = torch.from_numpy(self.y), torch.from_numpy(self.error)
-        return (-0.5 * ((z - y) / error) ** 2 - torch.log(error) - 0.5 * np.log(2 * np.pi)).sum(-1)
-
-    def only(self, rows):
-        return Normal(self.y[rows], self.error[rows], tuple(self.ids[row] for row in rows))
 
 
 def people(n, seed):
     rng = np.random.default_rng(seed)
     error = rng.uniform(0.5, 1.0, (n, 1))
-    return Normal(1.0 + 0.8 * rng.standard_normal((n, 1)) + error * rng.standard_normal((n, 1)), error)
+    return Measured(SPACE, 1.0 + 0.8 * rng.standard_normal((n, 1)) + error * rng.standard_normal((n, 1)), error)
 
 
 def test_each_alone_has_the_conjugate_posterior():
@@ -81,8 +66,7 @@ def test_what_is_sampled_is_the_posterior_in_other_coordinates(rng):
     """To a constant, log p(data|u) + log N(u; Xβ, σ²) + log priors + log |det ∂(u, β, log σ) / ∂(ξ, ...)|."""
     space = ParameterSpace.of("gate_bias", "perseveration")
     n, k = 5, 2
-    objective = Normal(rng.normal(1.0, 1.0, (n, k)), rng.uniform(0.3, 2.0, (n, k)))
-    objective.space = space
+    objective = Measured(space, rng.normal(1.0, 1.0, (n, k)), rng.uniform(0.3, 2.0, (n, k)))
     design = np.column_stack([np.ones(n), rng.standard_normal(n)])
     posterior = _Posterior.of(objective, fit_map(objective), design, True)
     sizes = {"people": n * k, "group": 3 * k}

@@ -78,12 +78,6 @@ def test_a_record_of_other_trials_is_refused():
         behavior.accuracy_by_step(trials, [])
 
 
-def test_return_per_trial():
-    mean, error = behavior.return_per_trial(four_trials()[1])
-    assert mean == 1.0  # rewards 1, 0, 2, 1
-    assert error == pytest.approx(np.sqrt(2 / 3) / 2)
-
-
 def test_learning_curve_by_block_and_encounter():
     reward = np.array([[[0.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]])
     curve = behavior.learning_curve(reward, np.array([[1, 2], [2, 1]]))

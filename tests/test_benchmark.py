@@ -62,9 +62,9 @@ def test_ratios_are_of_neighbours():
     order, told = [], []
     ask = asking(order, a=[1.0, 1.2, 10.0, 12.0], b=[3.0, 24.0], c=[5.0])
     cases = [case("a"), case("b", "a"), case("c", most=1)]
-    a, b, c = measure(cases, 2, ask, tell=told.append).results
+    a, b, c = measure(cases, 2, ask, tell=lambda done, total, what: told.append((done, total, what))).results
     assert order == ["a", "a", "b", "a", "b", "c", "c", "a", "a", "b"]  # each first in vain, to set it up
-    assert told == ["a", "b", "c", "a", "b"]
+    assert told == [(k, 5, name) for k, name in enumerate("abcab")]
     assert a.seconds == [1.0, 10.0] and a.ratios == [] and c.seconds == [5.0]
     assert b.seconds == [3.0, 24.0] and b.ratios == pytest.approx([3 / 1.2, 24 / 12]) and b.baseline == "a"
     assert b.cells() == ("b", "trial", "13,500 (8,250 … 18,750)", "2.25 (2.12 … 2.38)", "a")
@@ -184,7 +184,7 @@ def test_it_says_what_it_measured_on_and_warns():
 
 
 def test_table_in_markdown():
-    lines = a_benchmark().markdown().splitlines()
+    lines = a_benchmark().table().splitlines()
     cells = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")
     ]
@@ -270,7 +270,7 @@ def test_some_of_the_cases():
 )
 def test_sizes_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        table(Sizes(**change))
+        Sizes(**change)
 
 
 def test_work_is_the_same_from_round_to_round():

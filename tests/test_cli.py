@@ -108,7 +108,9 @@ def test_ctrl_c_tells_what_is_kept(tmp_path, capsys, monkeypatch):
 
 
 def test_users_errors_are_one_line_and_code_2(tmp_path, capsys):
-    assert train(tmp_path / "run", "reference", "--gamma", "2") == 2
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path / "run", "reference", "--gamma", "2")
+    assert stop.value.code == 2 and "gamma" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert train(tmp_path / "run") == 0
     capsys.readouterr()

@@ -107,27 +107,28 @@ def trials_of(make_trials, rng):
 # ---- each agent is the agent alone -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("environments", [None, 1, 3])
 @pytest.mark.parametrize(
-    "changes",
+    ("environments", "changes"),
     [
-        {},
-        {"kernel": "l1"},
-        {"kernel": "cosine", "key": (1, 4)},
-        {"ties": "newest"},
-        {"repeated_key": "overwrite"},
-        {"repeated_key": "overwrite", "ties": "newest", "key": (2, 5)},
-        {"retrieval": "average", "sharpness": 2.5},
-        {"retrieval": "average", "kernel": "cosine"},
-        {"memory_capacity": 0},
-        {"memory_capacity": 1},
-        {"memory_capacity": 2, "repeated_key": "overwrite"},
-        {"memory_capacity": 100},
-        {"hidden_size": 1, "n_actions": 4},
+        (None, {}),
+        (1, {}),
+        (3, {}),
+        (None, {"kernel": "l1"}),
+        (3, {"kernel": "cosine", "key": (1, 4)}),
+        (3, {"ties": "newest"}),
+        (None, {"repeated_key": "overwrite"}),
+        (3, {"repeated_key": "overwrite", "ties": "newest", "key": (2, 5)}),
+        (None, {"retrieval": "average", "sharpness": 2.5}),
+        (3, {"retrieval": "average", "kernel": "cosine"}),
+        (3, {"memory_capacity": 0}),
+        (None, {"memory_capacity": 1}),
+        (3, {"memory_capacity": 2, "repeated_key": "overwrite"}),
+        (3, {"memory_capacity": 100}),
+        (None, {"hidden_size": 1, "n_actions": 4}),
     ],
     ids=str,
 )
-def test_each_agent_is_the_reference_alone(changes, environments, make_config, trials_of):
+def test_each_agent_is_the_reference_alone(environments, changes, make_config, trials_of):
     """Flags of encoding and retrieval are irregular: environments and agents are not equally full."""
     models = alone(make_config(**changes))
     train_both(models, trials_of(environments=environments))
@@ -162,20 +163,18 @@ def test_a_composition_without_memory(make_config, trials_of):
     close({k: together.optimizer_state(0)[k] for k in means}, means, "Adam")
 
 
-@pytest.mark.parametrize("environments", [None, 2])
 @pytest.mark.parametrize(
-    "options",
+    ("environments", "options"),
     [
-        {"gamma": 0.9},
-        {"entropy_weight": 0.3, "value_weight": 0.5, "gamma": 0.5},
-        {"loss": "cross_entropy"},
-        {"loss": a_loss, "gamma": 0.7},
-        {"loss": lambda t: -(t.policy[..., 1] * t.reward).sum() + (t.value**2).sum()},
-        {"learning_rate": 0.0},
+        (2, {"entropy_weight": 0.3, "value_weight": 0.5, "gamma": 0.5}),
+        (2, {"loss": "cross_entropy"}),
+        (2, {"loss": a_loss, "gamma": 0.7}),
+        (None, {"loss": lambda t: -(t.policy[..., 1] * t.reward).sum() + (t.value**2).sum()}),
+        (None, {"learning_rate": 0.0}),
     ],
-    ids=["gamma", "entropy", "cross_entropy", "own", "own, of the outputs", "rate 0"],
+    ids=["entropy", "cross_entropy", "own", "own, of the outputs", "rate 0"],
 )
-def test_losses(options, environments, make_config, trials_of):
+def test_losses(environments, options, make_config, trials_of):
     train_both(alone(make_config()), trials_of(environments=environments), **options)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
-from common import rarely
+from common import pristine
 from eplstm.models import (
     EpisodicLSTMComposition,
     ModelConfig,
@@ -59,28 +59,13 @@ def make_weights(config=CONFIG, seed=5):
     return {name: 0.7 * rng.standard_normal(shape) for name, shape in weight_shapes(config).items()}
 
 
-def make_model(config=CONFIG, **kwargs):
-    model = EpisodicLSTMComposition(config, **kwargs)
-    model.set_weights(make_weights(config))
+@pytest.fixture
+def model():
+    """A composition for the tests that leave its graph as it is."""
+    model = pristine(CONFIG)
+    model.set_weights(make_weights())
     fill(model)
     return model
-
-
-@pytest.fixture(scope="module")
-def model():
-    """One composition for the tests that leave its graph as it is; they set what else they need of it."""
-    return make_model()
-
-
-@pytest.fixture
-def pair(model):
-    """The composition and a reference: the same weights and entries, and no training so far."""
-    reference = ReferenceEpisodicLSTM(CONFIG).double()
-    for each in (model, reference):
-        each.set_weights(make_weights())
-        each.set_optimizer_state({})
-        fill(each)
-    return model, reference
 
 
 def fill(model):
@@ -126,7 +111,7 @@ def other_gain(model):
 
 
 def other_function(model):
-    model.gates["candidate"].function = pnl.ReLU()
+    model.gates["output"].function = pnl.ReLU()
 
 
 def other_fixed_matrix(model):
@@ -174,11 +159,41 @@ TRAINED = [
 
 
 @pytest.fixture(scope="module")
-def growing():
-    """A composition that has learned; the changes pile up in it."""
-    model, trials = make_model(), make_trials()
-    train(model, trials, **forced(trials), learning_rate=0.0)
-    return model
+def made():
+    """The composition in which the changes of this file pile up."""
+    return EpisodicLSTMComposition(CONFIG)
+
+
+@pytest.fixture
+def growing(made):
+    made.set_weights(make_weights())
+    fill(made)
+    return made
+
+
+def steeper(model):
+    model.gates["input"].function.gain = 1.5
+
+
+def test_gradients_of_a_changed_graph(growing):
+    """Changed before the first learn(); the gradient against finite differences of the loss in Python mode."""
+    model, trials = growing, make_trials()
+    steeper(model)
+    record = train(model, trials, **forced(trials), learning_rate=0.0, record_gradients=True, loss="cross_entropy")
+    weights, step = model.weights(), 1e-5
+    for name, index in (("hidden_weight", (3, 0)), ("input_weight", (8, 1)), ("actor_bias", (1,))):
+        losses = []
+        for sign in (1, -1):
+            moved = {k: v.copy() for k, v in weights.items()}
+            moved[name][index] += sign * step
+            model.set_weights(moved)
+            fill(model)
+            policy = model.run_trials(trials, **forced(trials)).policy
+            losses.append(-np.log(np.take_along_axis(policy, trials.targets[..., None], -1)).sum())
+        difference = (losses[0] - losses[1]) / (2 * step)
+        assert abs(difference) > 1e-4
+        # Error of a central difference: step² for the third derivative, 1e-16 / step for rounding.
+        np.testing.assert_allclose(record.gradients[name][(0, *index)], difference, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("change", TRAINED, ids=lambda change: change.__name__)
@@ -205,119 +220,44 @@ def test_a_changed_graph_is_trained_as_it_is_run(change, growing):
     assert np.abs(after.policy - in_python.policy).max() > 1e-4
 
 
-@pytest.mark.parametrize(
-    "change", [other_function, rarely(further_recurrent_mechanism)], ids=lambda change: change.__name__
-)
-def test_gradients_of_a_changed_graph(change):
-    """Changed before the first learn(); the gradient against finite differences of the loss in Python mode."""
-    model, trials = make_model(), make_trials()
-    change(model)
-    record = train(model, trials, **forced(trials), learning_rate=0.0, record_gradients=True, loss="cross_entropy")
-    weights, step = model.weights(), 1e-5
-    for name, index in (("hidden_weight", (9, 0)), ("input_weight", (8, 1)), ("actor_bias", (1,))):
-        losses = []
-        for sign in (1, -1):
-            moved = {k: v.copy() for k, v in weights.items()}
-            moved[name][index] += sign * step
-            model.set_weights(moved)
-            fill(model)
-            policy = model.run_trials(trials, **forced(trials)).policy
-            losses.append(-np.log(np.take_along_axis(policy, trials.targets[..., None], -1)).sum())
-        difference = (losses[0] - losses[1]) / (2 * step)
-        assert abs(difference) > 1e-4
-        # Error of a central difference: step² for the third derivative, 1e-16 / step for rounding.
-        np.testing.assert_allclose(record.gradients[name][(0, *index)], difference, atol=1e-7, err_msg=name)
-
-
-@pytest.mark.parametrize("how", ["learnable", "learning_rate"])
-def test_a_frozen_projection_stays_and_the_rest_learns(how, pair):
-    model, reference = pair
-    trials = make_trials()
-    frozen = model.parts.learned["hidden_weight", "forget"]
-    train(model, trials, **forced(trials), learning_rate=0.0)
-    if how == "learnable":
-        frozen.learnable = False
-        model.learn(trials, **forced(trials), learning_rate=LEARNING_RATE)
-    else:
-        model.learn(
-            trials, **forced(trials), learning_rate={frozen: False, pnl.DEFAULT_LEARNING_RATE: LEARNING_RATE}
-        )
-    train(reference, trials, **forced(trials), learning_rate=0.0)
-    before = reference.weights()
-    train(reference, trials, **forced(trials), learning_rate=LEARNING_RATE)
-    expected = reference.weights()
-    assert np.abs(expected["hidden_weight"][:H] - before["hidden_weight"][:H]).max() > 1e-3
-    expected["hidden_weight"][:H] = before["hidden_weight"][:H]
-    frozen.learnable = True
-    same_weights(model, expected)
-
-
 # ---- changes of the graph that are refused -------------------------------------------------------------------
 
 
-def function_of_an_output_port(model):
-    model.new.output_port.function = pnl.Linear(slope=2.0)
-
-
-def function_of_an_input_port(model):
-    model.gates["input"].input_port.function = pnl.LinearCombination(offset=3.0)
-
-
-def shift_of_tanh(model):
-    model.gates["candidate"].function.x_0 = 0.5
-
-
-def scale_of_tanh(model):
-    model.gates["candidate"].function.scale = 2.0
-
-
-def end_of_trial(model):
-    model.scheduler.termination_conds = {pnl.TimeScale.TRIAL: pnl.AfterNPasses(2)}
-
-
-REFUSED = [
-    (function_of_an_output_port, "cell c|new i"),
-    (function_of_an_input_port, "input gate"),
-    (shift_of_tanh, "candidate"),
-    (scale_of_tanh, "candidate"),
-    (end_of_trial, "conditions"),
-]
+REFUSED = {  # whose, attribute, value, what is named
+    "function of an output port": (lambda m: m.new.output_port, "function", pnl.Linear(slope=2.0), "cell c|new i"),
+    "function of an input port": (
+        lambda m: m.gates["input"].input_port,
+        "function",
+        pnl.LinearCombination(offset=3.0),
+        "input gate",
+    ),
+    "shift of tanh": (lambda m: m.gates["candidate"].function, "x_0", 0.5, "candidate"),
+    "scale of tanh": (lambda m: m.gates["candidate"].function, "scale", 2.0, "candidate"),
+    "end of a trial": (
+        lambda m: m.scheduler,
+        "termination_conds",
+        {pnl.TimeScale.TRIAL: pnl.AfterNPasses(2)},
+        "conditions",
+    ),
+}
 """Further nodes that cannot be trained are in test_backend.py, with a smaller composition."""
 
 
-@pytest.fixture(scope="module")
-def learned_once():
-    """A composition that has learned once; the refused changes that can be taken back share it."""
-    model, trials = make_model(), make_trials()
-    train(model, trials, **forced(trials), learning_rate=LEARNING_RATE)
-    return model
-
-
-REVERSIBLE = {
-    function_of_an_output_port: lambda m: setattr(m.new.output_port, "function", pnl.Linear()),
-    function_of_an_input_port: lambda m: setattr(m.gates["input"].input_port, "function", pnl.LinearCombination()),
-    shift_of_tanh: lambda m: setattr(m.gates["candidate"].function, "x_0", 0.0),
-    scale_of_tanh: lambda m: setattr(m.gates["candidate"].function, "scale", 1.0),
-    end_of_trial: None,  # comes last
-}
-
-
-@pytest.mark.parametrize(("change", "culprit"), REFUSED, ids=lambda v: getattr(v, "__name__", None))
-def test_what_cannot_be_trained_as_it_is_run_is_refused(change, culprit, learned_once):
-    """Nothing is learned then, and what was stored stays."""
-    trials = make_trials()
-    model = learned_once
-    fill(model)
-    weights, memory = model.weights(), model.memory()
-    change(model)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_as_it_is_run_is_refused(name, growing):
+    """Nothing is learned then, and what was stored stays; taken back, it learns again."""
+    whose, attribute, value, culprit = REFUSED[name]
+    trials, owner = make_trials(), whose(growing)
+    weights, memory, before = growing.weights(), growing.memory(), getattr(owner, attribute)
+    before = getattr(before, "base", before)  # of a Parameter, its value
+    setattr(owner, attribute, value)
     with pytest.raises(NotTrainable, match=culprit):
-        train(model, trials, **forced(trials), learning_rate=LEARNING_RATE)
-    same_weights(model, weights)
-    for one, two in zip(model.memory(), memory, strict=True):
+        train(growing, trials, **forced(trials), learning_rate=LEARNING_RATE)
+    same_weights(growing, weights)
+    for one, two in zip(growing.memory(), memory, strict=True):
         np.testing.assert_array_equal(one, two)
-    if REVERSIBLE[change] is not None:  # taken back, it learns again
-        REVERSIBLE[change](model)
-        train(model, trials, **forced(trials), learning_rate=0.0)
+    setattr(owner, attribute, before)
+    train(growing, trials, **forced(trials), learning_rate=0.0)
 
 
 # ---- the graph ----------------------------------------------------------------------------------------------
@@ -352,34 +292,11 @@ def test_feedback_projections(model):
     assert found == {("cell c", "kept f∘c")} | {("hidden h", gate) for gate in gates}
 
 
-def test_memory_is_a_content_addressable_memory(model):
-    assert isinstance(model.episodic_memory, pnl.EpisodicMemoryMechanism)
-    assert isinstance(model.episodic_memory.function, pnl.ContentAddressableMemory)
-    assert isinstance(model, pnl.AutodiffComposition)
-
-
 def test_without_a_memory_there_are_none_of_its_nodes(without_memory):
     assert {plain_name(node) for node in without_memory[0].nodes} == {
         "input", "input bias", "hidden bias", "read-out bias", "forget gate", "input gate", "output gate",
         "candidate", "kept f∘c", "new i∘ĉ", "cell c", "tanh(c)", "hidden h", "actor π", "critic v",
     }  # fmt: skip
-
-
-def test_show_graph(model, learned_once):
-    """The second of its name in this session is drawn without the number that PsyNeuLink gives it."""
-    model = next(m for m in (model, learned_once) if re.search(r"-\d+$", m.cell.name))
-    names = [node.name for node in model.nodes]
-    source = model.show_graph(output_fmt="gv").source
-    for node in model.nodes:
-        assert f'"{plain_name(node)}"' in source or f"{plain_name(node)} [" in source
-    assert not re.search(r"(gate|cell c|memory|critic v|actor π)-\d", source)
-    assert len(re.findall(r"style=dashed", source)) == 6
-    assert [node.name for node in model.nodes] == names
-
-
-@pytest.mark.parametrize("view", [{"show_learning": True}, {"show_cim": True}, {"show_controller": True}], ids=str)
-def test_other_views(model, view):
-    assert "forget gate" in model.show_graph(output_fmt="gv", **view).source
 
 
 # ---- weights, memory, learning ---------------------------------------------------------------------------------
@@ -417,24 +334,6 @@ def test_bad_weights_change_nothing(model, broken, message):
     with pytest.raises(ValueError, match=message):
         model.set_weights({**make_weights(seed=13), **broken})
     same_weights(model, before)
-
-
-def test_learn_run_learn_as_the_reference(pair):
-    """Several trials, memory in use; run() in between stores, too; Adam goes on."""
-    model, reference = pair
-    for seed in (20, 21):
-        trials = make_trials(n=3, steps=3, seed=seed, encode=seeded(seed).random((3, 3)) < 0.6)
-        records = [
-            train(m, trials, **forced(trials), learning_rate=LEARNING_RATE, gamma=0.8, record_gradients=True)
-            for m in (model, reference)
-        ]
-        close(*records, (*STEP_FIELDS, "policy_loss", "value_loss"))
-        for name, gradients in records[0].gradients.items():
-            np.testing.assert_allclose(gradients, records[1].gradients[name], rtol=0, atol=ATOL, err_msg=name)
-        more = make_trials(seed=seed + 5)
-        close(*(m.run_trials(more, **forced(more)) for m in (model, reference)))
-        same_weights(model, reference)
-        same_memory(model, reference)
 
 
 def test_inputs_in_psyneulinks_forms(model):
@@ -496,34 +395,6 @@ def test_bad_inputs(model, message):
     same_weights(model, before)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_minibatch_is_a_trial_of_each_environment(pair, fast):
-    """More of it in test_environments.py."""
-    model, reference = pair
-    for each in pair:
-        each.clear_memory()  # of all environments
-    model.fast_path = fast
-    trials = make_trials(n=4, seed=31)
-    choices = forced(trials)
-    try:
-        model.learn(trials, minibatch_size=2, learning_rate=LEARNING_RATE, **choices)
-    finally:
-        model.fast_path = True
-    parts = [slice(0, None, 2), slice(1, None, 2)]
-    train(
-        reference,
-        [trials[part] for part in parts],
-        learning_rate=LEARNING_RATE,
-        actions=[choices["actions"][part] for part in parts],
-        initial_states=[tuple(state[part] for state in choices["initial_states"]) for part in parts],
-    )
-    same_weights(model, reference.weights())
-    for environment in range(2):
-        ours, theirs = (each.memory(environment=environment) for each in (model, reference))
-        for one, two in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=ATOL)
-
-
 def test_two_contexts_run_apart(model):
     trials, weights = make_trials(seed=32), make_weights(seed=33)
     model.set_weights(make_weights())
@@ -544,47 +415,6 @@ def test_two_contexts_run_apart(model):
     close(model.run_trials(trials, **forced(trials)), own)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", lambda t: (t.hidden**2).sum() - t.policy[..., 0].sum()])
-def test_other_losses(loss, pair):
-    model, reference = pair
-    trials = make_trials(n=2, seed=34)
-    records = [
-        train(m, trials, **forced(trials), learning_rate=LEARNING_RATE, loss=loss) for m in (model, reference)
-    ]
-    close(*records, (*STEP_FIELDS, "policy_loss", "value_loss"))
-    assert np.abs(records[0].policy_loss).min() > 0
-    same_weights(model, reference)
-
-
-def test_optimiser_state_goes_from_model_to_model(pair):
-    """Reference → composition before its first learn() → a fresh reference, each going on as the first would."""
-    model, reference = pair
-    trials = make_trials(n=2, seed=35)
-    settings = {**forced(trials), "learning_rate": LEARNING_RATE}
-    train(reference, trials, **settings)
-    model.set_weights(reference.weights())
-    model.set_optimizer_state(reference.optimizer_state())
-    for m in (model, reference):
-        fill(m)
-        train(m, trials, **settings)
-    same_weights(model, reference)
-    state, expected = model.optimizer_state(), reference.optimizer_state()
-    assert set(state) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_allclose(state[name], array, rtol=0, atol=ATOL, err_msg=name)
-    # And back, into one whose optimiser holds other numbers by now.
-    weights = model.weights()
-    train(model, trials, **settings)
-    model.set_weights(weights)
-    model.set_optimizer_state(state)
-    for name, array in model.optimizer_state().items():
-        np.testing.assert_allclose(array, state[name], rtol=0, atol=ATOL, err_msg=name)
-    for m in (model, reference):
-        fill(m)
-        train(m, trials, **settings)
-    same_weights(model, reference)
-
-
 def test_no_trials(model):
     before = model.weights()
     trials = make_trials()[:0]
@@ -596,7 +426,10 @@ def test_no_trials(model):
 @pytest.mark.slow
 def test_sizes_of_one():
     config = ModelConfig(1, 1, 1, memory_capacity=1)
-    model, reference = make_pair_of_one(config)
+    model, reference = pristine(config), ReferenceEpisodicLSTM(config).double()
+    for m in (model, reference):
+        m.set_weights(make_weights(config))
+        m.set_memory(np.array([[0.3]]), np.array([[0.7]]))
     trials = make_trials(n=2, steps=1, size=1, n_actions=1)
     settings = forced(trials, 1, 1)
     close(*(train(m, trials, **settings, learning_rate=LEARNING_RATE) for m in (model, reference)))
@@ -605,18 +438,10 @@ def test_sizes_of_one():
     same_memory(model, reference)
 
 
-def make_pair_of_one(config):
-    pair = EpisodicLSTMComposition(config), ReferenceEpisodicLSTM(config).double()
-    for m in pair:
-        m.set_weights(make_weights(config))
-        m.set_memory(np.array([[0.3]]), np.array([[0.7]]))
-    return pair
-
-
 # ---- without a memory: torch's LSTM -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def without_memory():
     """The composition, and torch.nn.LSTM with read-outs and the same weights (its gate order: i, f, ĉ, o)."""
     config = ModelConfig(D, H, A, memory_capacity=0)
@@ -635,7 +460,8 @@ def without_memory():
         for layer, name in ((actor, "actor"), (critic, "critic")):
             layer.weight.copy_(torch.from_numpy(weights[f"{name}_weight"]))
             layer.bias.copy_(torch.from_numpy(weights[f"{name}_bias"]))
-    composition = make_model(config)
+    composition = pristine(config)
+    composition.set_weights(weights)
     return composition, lstm, actor, critic, order
 
 
@@ -672,46 +498,3 @@ def test_without_memory_it_is_torchs_lstm(without_memory):
         np.testing.assert_allclose(weights[name][order], parameter.detach(), rtol=0, atol=ATOL, err_msg=name)
     np.testing.assert_allclose(weights["critic_weight"], critic.weight.detach(), rtol=0, atol=ATOL)
     np.testing.assert_allclose(weights["actor_bias"], actor.bias.detach(), rtol=0, atol=ATOL)
-
-
-# ---- with the rest of PsyNeuLink -------------------------------------------------------------------------------
-
-
-def test_nested_in_a_composition_that_runs():
-    """Two steps, inputs doubled on the way in: as the composition alone on doubled inputs, from zeros."""
-    model, rng = make_model(), seeded(40)
-    model.clear_memory()  # what it has stored goes with it
-    before = pnl.ProcessingMechanism(name="before", default_variable=np.zeros(D), function=pnl.Linear(slope=2.0))
-    switch = pnl.ProcessingMechanism(name="switch", default_variable=[0.0])
-    outer = pnl.Composition(name="outer")
-    for node in (before, switch, model):
-        outer.add_node(node)
-    for sender, receiver, size in (
-        (before, model.input_node, D),
-        (switch, model.retrieve_node, 1),
-        (switch, model.encode_node, 1),
-    ):
-        outer.add_projection(pnl.MappingProjection(sender=sender, receiver=receiver, matrix=np.eye(size)))
-    inputs = rng.standard_normal((2, D))
-    reference = ReferenceEpisodicLSTM(CONFIG).double()
-    reference.set_weights(make_weights())
-    trials = Trials(inputs=2 * inputs[None], targets=np.zeros((1, 2), int), encode=np.ones((1, 2), bool))
-    expected = reference.run_trials(trials, np.zeros((1, 2), int), (np.zeros((1, H)), np.zeros((1, H))))
-    course = []
-    outer.run(
-        inputs={before: inputs, switch: [[1.0], [1.0]]},
-        call_after_trial=lambda: course.append(model.actor.parameters.value.get(outer)[0].copy()),
-    )
-    np.testing.assert_allclose(course, expected.policy[0], rtol=0, atol=ATOL)
-    keys, values = model.episodic_memory.function.entries(outer.default_execution_id)
-    np.testing.assert_allclose(keys, 2 * inputs, rtol=0, atol=ATOL)
-    np.testing.assert_allclose(values, expected.cell[0], rtol=0, atol=ATOL)
-
-
-def test_psyneulinks_log():
-    """Values of a node at each step of run(), by PsyNeuLink's own log."""
-    model, trials = make_model(), make_trials()
-    model.cell.set_log_conditions("value")
-    record = model.run_trials(trials, **forced(trials))
-    entries = model.cell.log.nparray_dictionary()[model.default_execution_id]["value"]
-    np.testing.assert_allclose(np.reshape(entries, (-1, H))[-T:], record.cell[0], rtol=0, atol=ATOL)

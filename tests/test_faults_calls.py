@@ -11,7 +11,6 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 from eplstm.models import (
-    EpisodicLSTMComposition,
     GeneralPathWarning,
     LogWarning,
     RecurrentComposition,
@@ -52,49 +51,39 @@ def trained_state():
     return model.weights(), model.optimizer_state()
 
 
-def test_an_optimizers_state_stays_in_the_context_that_it_was_given_to():
-    """Training in a context of its own neither takes it away nor starts from it."""
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_optimizers_state_stays_in_the_context_that_it_was_given_to(trained):
+    """Training in a new context neither takes it away nor starts from it; also of an agent that was trained
+    before it is given the state."""
     weights, before = trained_state()
-    model, plain = EpisodicLSTMComposition(CONFIG), make("reference")
+    model, plain, another = make("fast"), make("reference"), f"another, {trained}"
+    if trained:
+        train(model, TRIALS, learning_rate=RATE, seed=3)
     for each in (model, plain):
         each.set_weights(weights)
     model.set_optimizer_state(before)
-    model.learn(TRIALS, learning_rate=RATE, context="another", seed=2)
+    model.learn(TRIALS, learning_rate=RATE, context=another, seed=2)
     same(model.optimizer_state(), before)
     train(plain, TRIALS, learning_rate=RATE, seed=2)
-    same(model.weights(context="another"), plain.weights())
-
-
-def test_an_optimizers_state_is_not_shared_with_the_next_new_context():
-    """Also of an agent that has been trained before it is given the state."""
-    weights, before = trained_state()
-    model, plain = EpisodicLSTMComposition(CONFIG), make("reference")
-    train(model, TRIALS, learning_rate=RATE, seed=3)
-    for each in (model, plain):
-        each.set_weights(weights)
-    model.set_optimizer_state(before)
-    model.learn(TRIALS, learning_rate=RATE, context="another", seed=2)
-    same(model.optimizer_state(), before)
-    train(plain, TRIALS, learning_rate=RATE, seed=2)
-    same(model.weights(context="another"), plain.weights())
+    same(model.weights(context=another), plain.weights())
 
 
 @pytest.mark.parametrize("form", ["dict", "projection"])
 def test_weights_that_are_set_in_a_context_are_those_of_that_context_alone(form):
     """Later contexts begin from what the agent has."""
-    model = EpisodicLSTMComposition(CONFIG)
+    model, one, two = make("fast"), f"one, {form}", f"two, {form}"
     own = model.weights()
     other = ReferenceEpisodicLSTM(CONFIG, 9).weights()
     if form == "dict":
-        model.set_weights(other, context="one")
+        model.set_weights(other, context=one)
     else:
         (projection,) = [p for p in model.hidden.efferents if p.receiver.owner is model.actor]
         other = {**own, "actor_weight": other["actor_weight"]}
-        model.set_weights(projection, other["actor_weight"].T, context="one")
-    model.simulate(TRIALS, seed=1, context="two")
-    same(model.weights(context="one"), other)
+        model.set_weights(projection, other["actor_weight"].T, context=one)
+    model.simulate(TRIALS, seed=1, context=two)
+    same(model.weights(context=one), other)
     same(model.weights(), own)
-    same(model.weights(context="two"), own)
+    same(model.weights(context=two), own)
 
 
 def test_a_memory_takes_a_composition_for_its_context_or_refuses_it():
@@ -162,10 +151,13 @@ def test_a_learning_rate_that_a_call_back_changes_counts(kind):
     same(model.weights(), expected)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def changed():
-    """A composition whose graph the tests of warnings change."""
-    return EpisodicLSTMComposition(CONFIG)
+    """A composition whose graph the tests of warnings change, and which is given back as it was."""
+    model = make("fast")
+    yield model
+    model.gates["forget"].function.parameters.gain.set(1.0, model)
+    model.cell.set_log_conditions("variable", pnl.LogCondition.OFF)
 
 
 CALLS = {
@@ -178,9 +170,8 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_the_warning_of_the_general_path_points_at_the_users_line(name, changed):
     """The file and line of the call, whichever it was."""
-    changed.gates["forget"].function.gain.base = 1.0
-    CALLS[name](changed)  # a path that is taken again is not noted again
-    changed.gates["forget"].function.gain.base = 3.0
+    CALLS[name](changed)
+    changed.gates["forget"].function.parameters.gain.set(3.0, changed)
     with pytest.warns(GeneralPathWarning) as seen:
         CALLS[name](changed)
     (found,) = [each for each in seen if each.category is GeneralPathWarning]
@@ -191,11 +182,8 @@ def test_the_warning_of_the_general_path_points_at_the_users_line(name, changed)
 def test_the_warning_of_logs_points_at_the_users_line(name, changed):
     """That of a condition under which learning can enter nothing."""
     changed.cell.set_log_conditions("variable", pnl.LogCondition.EXECUTION)
-    try:
-        with pytest.warns(LogWarning) as seen:
-            CALLS[name](changed)
-    finally:
-        changed.cell.set_log_conditions("variable", pnl.LogCondition.OFF)
+    with pytest.warns(LogWarning) as seen:
+        CALLS[name](changed)
     (found,) = [each for each in seen if each.category is LogWarning]
     assert (found.filename, found.lineno) == (__file__, CALLS[name].__code__.co_firstlineno)
 

@@ -95,22 +95,14 @@ def policy_of_reference(model):
 
 
 def test_a_memory_that_is_cleared_once_it_is_nested_stays_empty(nested):
-    """Neither its own runs nor the outer's bring back entries from before."""
-    agent, plain, _ = nested
+    """Neither its own runs nor the outer's first one bring back entries from before."""
+    agent, plain, outer = nested
     plain.clear_memory()
     expected = policy_of_reference(plain)
     agent.clear_memory()
     close(policy(agent), expected)
     agent.clear_memory()
     close(policy(agent, run="run_trials"), expected)
-
-
-def test_a_memory_that_is_cleared_before_the_outer_composition_runs_stays_empty():
-    """The outer's first run() finds no entries."""
-    agent = EpisodicLSTMComposition(CONFIG, seed=0, name="agent")
-    agent.simulate(TRIALS, seed=1)
-    outer = pnl.Composition(name="outer")
-    outer.add_node(agent)
     agent.clear_memory()
     outer.run(inputs={agent: [np.zeros(np.shape(v)) for v in agent.external_input_values]})
     keys, _ = agent.memory()
@@ -123,42 +115,6 @@ def test_feedback_is_dashed_in_the_picture_of_a_plain_outer_composition(nested):
     around = outer.show_graph(show_nested=pnl.NESTED, output_fmt="source")
     assert agent.show_graph(output_fmt="source").count("style=dashed") == 6
     assert around.count("style=dashed") == 6
-
-
-# ---- changed, and saved --------------------------------------------------------------------------------------
-
-
-def saved_and_loaded(model, folder):
-    """The model that comes back."""
-    save_model(model, folder)
-    return load_model(folder, "composition")
-
-
-def comes_back_or_is_refused(model, folder, *named):
-    model.clear_memory()
-    expected = policy(model)
-    model.clear_memory()
-    loaded = []
-    if not refused(lambda: loaded.append(saved_and_loaded(model, folder)), *named):
-        close(policy(loaded[0]), expected)
-
-
-def test_a_changed_gain_comes_back_or_is_refused(tmp_path):
-    """The agent that is loaded has the policy of the one that was saved."""
-    model = EpisodicLSTMComposition(CONFIG, seed=0)
-    model.gates["forget"].function.gain.base = 3.0
-    comes_back_or_is_refused(model, tmp_path / "agent", "forget gate")
-
-
-def test_an_added_node_comes_back_or_is_refused(tmp_path):
-    """Here one that reads the input and drives the candidate."""
-    model = EpisodicLSTMComposition(CONFIG, seed=0)
-    extra = pnl.ProcessingMechanism(name="extra", default_variable=np.zeros(H), function=pnl.Tanh())
-    model.add_node(extra)
-    for ends in ((model.input_node, extra), (extra, model.gates["candidate"])):
-        matrix = np.random.default_rng(3).standard_normal([end.output_port.value.size for end in ends])
-        model.add_projection(pnl.MappingProjection(sender=ends[0], receiver=ends[1], matrix=matrix))
-    comes_back_or_is_refused(model, tmp_path / "agent", "extra")
 
 
 # ---- a second memory -----------------------------------------------------------------------------------------

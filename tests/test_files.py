@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from eplstm.models.files import folder_written_whole, recover_folder, write_whole, written_whole
+from eplstm.tasks.files import folder_written_whole, recover_folder, write_whole, written_whole
 
 
 def names(folder):

@@ -55,9 +55,9 @@ def arrays(**changes):
     return {**made, **changes}
 
 
-def changed(name, index, value):
+def changed(name, index, value, **more):
     """``arrays()`` with one value changed."""
-    made = arrays()
+    made = arrays(**more)
     made[name] = made[name].astype(float) if isinstance(value, float) else made[name].copy()
     made[name][index] = value
     return made
@@ -138,8 +138,9 @@ def test_a_table_with_stimuli_in_columns(write):
 def test_a_table_with_stimuli_beside(write, tmp_path):
     np.savez(tmp_path / "trials.npz", **arrays())
     path = write(BESIDE)
+    mixed = {name: array[[4, 2, 0, 3, 1]] for name, array in arrays().items()}  # in any order
     given = [read_trials(path), read_trials(path, tmp_path / "trials.npz"), read_trials(path, arrays(), config(3))]
-    for table in given:
+    for table in [*given, read_trials(path, mixed)]:
         one, two = table["007"].blocks
         np.testing.assert_array_equal(one.choices, [[-1, 1], [-1, -1], [-1, 0]])
         np.testing.assert_array_equal(one.trials.inputs, arrays()["inputs"][:3])
@@ -148,12 +149,6 @@ def test_a_table_with_stimuli_beside(write, tmp_path):
         assert np.isnan(one.rt).all()
         np.testing.assert_array_equal(two.choices, [[-1, -1]])
         np.testing.assert_array_equal(table["08"].blocks[0].trials.targets, arrays()["targets"][4:])
-
-
-def test_the_order_of_the_arrays_does_not_matter(write):
-    order = [4, 2, 0, 3, 1]
-    mixed = {name: array[order] for name, array in arrays().items()}
-    assert_same(read_trials(write(BESIDE), mixed), read_trials(write(BESIDE), arrays()))
 
 
 def test_labels_come_from_the_table_or_the_arrays(write):
@@ -581,11 +576,8 @@ def test_a_participant_without_a_choice(write):
     assert problem.found == "no choice of 'Zoë' (rows: 2)"
     assert "exclude=" in problem.remedy
     assert read_trials(write(text), exclude=["Zoë"]).ids == ("007",)
-
-
-def test_choices_that_are_all_wrong_are_not_called_missing(write):
-    text = ALONE.replace("1.0,0,c", "7,0,c").replace(",0,12,c", ",NA,12,c")
-    assert the_problem(refused(write(text), config=config())).found == "'7'"
+    wrong = ALONE.replace("1.0,0,c", "7,0,c").replace(",0,12,c", ",NA,12,c")  # all wrong is not missing
+    assert the_problem(refused(write(wrong), config=config())).found == "'7'"
 
 
 def test_leaving_out(write):
@@ -666,16 +658,13 @@ def test_arrays_that_do_not_fit(write, changes, column, found):
         ("encode", (2, 0), 2.0, "encode[0]", "2.0"),
         ("trial", 2, 1.5, "trial", "1.5"),
         ("block", 2, np.inf, "block", "inf"),
+        ("encounter", 2, -2, "encounter", "-2"),
     ],
 )
 def test_values_that_do_not_fit(write, name, index, value, column, found):
-    problem = the_problem(refused(write(BESIDE), changed(name, index, value), config(3)))
+    made = changed(name, index, value, encounter=np.ones(5, int))
+    problem = the_problem(refused(write(BESIDE), made, config(3)))
     assert (problem.row, problem.column, problem.found) == ("entry 2 of the stimuli", column, found)
-
-
-def test_encounters_that_do_not_fit(write):
-    problem = the_problem(refused(write(BESIDE), arrays(encounter=np.array([1, 1, -2, 1, 1]))))
-    assert (problem.row, problem.column, problem.found) == ("entry 2 of the stimuli", "encounter", "-2")
 
 
 def test_files_that_are_not_arrays(write, tmp_path):
@@ -720,31 +709,11 @@ def counts(report):
     return {tuple(row[:4]): row[4] for row in report.table.itertuples(index=False)}
 
 
-def test_counts_of_a_table_alone(write):
-    report = read_trials(write(ALONE)).report
-    missing, unscored = "choice missing", "no choice: seen by the model, not scored"
-    assert counts(report) == {
-        ("007", "rows", True, ""): 2,
-        ("007", "rows", False, missing): 4,
-        ("007", "trials", True, ""): 2,
-        ("007", "trials", False, unscored): 1,
-        ("007", "steps", True, ""): 2,
-        ("007", "steps", False, unscored): 4,
-        ("007", "response times", True, ""): 2,
-        ("007", "response times", False, "response time without a choice"): 1,
-        ("Zoë", "rows", True, ""): 2,
-        ("Zoë", "trials", True, ""): 1,
-        ("Zoë", "steps", True, ""): 2,
-        ("Zoë", "response times", True, ""): 2,
-    }
-    assert report.used == ("007", "Zoë")
-    assert list(report.table.columns) == ["participant", "unit", "used", "reason", "count"]
-
-
 def test_counts_of_a_table_with_stimuli_beside(write):
-    times = ("rt", "2.5", "", "", "NA")
+    times = ("rt", "2.5", "", "1", "NA")
     text = "\n".join(f"{line},{rt}" for line, rt in zip(BESIDE.splitlines(), times, strict=True))
     report = read_trials(write(text), arrays()).report
+    assert list(report.table.columns) == ["participant", "unit", "used", "reason", "count"]
     nothing, unscored = "no row: seen by the model, not scored", "no choice: seen by the model, not scored"
     assert counts(report) == {
         ("007", "rows", True, ""): 2,
@@ -757,6 +726,7 @@ def test_counts_of_a_table_with_stimuli_beside(write):
         ("007", "steps", False, nothing): 5,
         ("007", "response times", True, ""): 1,
         ("007", "response times", False, "response time missing"): 1,
+        ("007", "response times", False, "response time without a choice"): 1,
         ("08", "rows", True, ""): 1,
         ("08", "trials", True, ""): 1,
         ("08", "steps", True, ""): 1,

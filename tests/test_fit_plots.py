@@ -1,5 +1,6 @@
 """Figures of fits show the numbers they are given, in the axes they are given."""
 
+import fit_cases
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +8,12 @@ from eplstm.comparisons.fitting import fit_plots as plots
 from eplstm.comparisons.fitting.model_selection import random_effects_selection
 from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.recovery_measures import (
-    calibration,
+    Calibration,
     confusion_matrix,
     inversion_matrix,
     recovery_pairs,
     recovery_table,
 )
-from eplstm.comparisons.fitting.results import Fit
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.integrate import trapezoid
@@ -35,23 +35,14 @@ def nothing_left_open():
 
 
 def a_fit(people=6, group=True, seed=0, **changes):
-    rng = np.random.default_rng(seed)
+    of_group = {"group_mean": np.tile(SPACE.prior_mean, (people, 1)), "group_sd": SPACE.prior_sd} if group else {}
     fields = {
-        "model": "m",
-        "estimator": "empirical_bayes" if group else "map",
-        "space": SPACE,
         "ids": tuple(f"sub-{p}" for p in range(people)),
-        "z": SPACE.draw(people, rng),
         "covariance": np.tile(0.2 * np.eye(3) + 0.1, (people, 1, 1)),
-        "log_likelihood": np.zeros(people),
-        "log_prior": np.zeros(people),
-        "n_choices": np.full(people, 100),
         "converged": np.arange(people) != 1,
-        "message": ("",) * people,
-        "group_mean": np.tile(SPACE.prior_mean, (people, 1)) if group else None,
-        "group_sd": SPACE.prior_sd if group else None,
     }
-    return Fit(**{**fields, **changes})
+    z = SPACE.draw(people, np.random.default_rng(seed))
+    return fit_cases.a_fit(**{"space": SPACE, "z": z, **fields, **of_group, **changes})
 
 
 def points(ax) -> np.ndarray:
@@ -183,8 +174,8 @@ def test_recovery_by_trials_has_a_line_a_parameter(ax, measure, tmp_path):
 
 
 def test_matrices_show_their_numbers(ax, tmp_path):
-    confusion = confusion_matrix(["a"] * 4 + ["b"] * 4, ["a"] * 3 + ["b"] + ["b"] * 4)
-    assert plots.plot_matrix(confusion.probabilities, counts=confusion.counts, ax=ax) is ax
+    counts = confusion_matrix(["a"] * 4 + ["b"] * 4, ["a"] * 3 + ["b"] + ["b"] * 4)
+    assert plots.plot_matrix(counts / 4, counts=counts.to_numpy(), ax=ax) is ax
     assert texts(ax) == ["0.75", "3", "0.25", "1", "0.00", "0", "1.00", "4"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_xlabel() == "Best model" and ax.get_ylabel() == "Simulated model"
@@ -257,7 +248,8 @@ def test_predictive_check_shows_people_and_bands(ax, tmp_path):
 def test_calibration_shows_counts_and_differences(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.standard_normal((100, 2))
-    result = calibration(true, rng.standard_normal((49, 100, 2)), ["gate_bias", "lapse"])
+    ranks = (rng.standard_normal((49, 100, 2)) < true).sum(0)
+    result = Calibration(("gate_bias", "lapse"), ranks, draws=49)
     panels = plots.plot_calibration(result)
     assert panels.shape == (2, 2)
     for column, name in enumerate(result.names):

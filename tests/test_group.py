@@ -13,6 +13,7 @@ from eplstm.comparisons.fitting import laplace_em
 from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.group import design_matrix, fit_empirical_bayes
 from eplstm.comparisons.fitting.parameters import ParameterSpace
+from fit_cases import Measured
 
 laplaceem = pytest.importorskip(
     "psyneulink.core.compositions.hierarchical.laplaceem", reason="this PsyNeuLink has no Laplace-EM"
@@ -21,28 +22,12 @@ laplaceem = pytest.importorskip(
 SPACE = ParameterSpace.of("gate_bias", "perseveration")
 
 
-class Normal:
-    """People each measured once, with a known error: y_p ~ N(z_p, S_p)."""
-
-    def __init__(self, y, error, space=SPACE, ids=None):
-        self.y, self.error, self.space = y, error, space
-        self.ids = tuple(f"p{p}" for p in range(len(y))) if ids is None else ids
-        self.n_choices = np.full(len(y), 10)
-
-    def log_likelihood(self, z):
-        y, error = torch.from_numpy(self.y), torch.from_numpy(self.error)
-        return (-0.5 * ((z - y) / error) ** 2 - torch.log(error) - 0.5 * np.log(2 * np.pi)).sum(-1)
-
-    def only(self, rows):
-        return Normal(self.y[rows], self.error[rows], self.space, tuple(self.ids[row] for row in rows))
-
-
 def people(n, seed, mean=(1.0, -0.5), sd=(0.8, 0.3), effect=0.0, x=None):
     rng = np.random.default_rng(seed)
     shift = 0.0 if x is None else effect * np.asarray(x)[:, None]
     z = np.array(mean) + np.array(sd) * rng.standard_normal((n, 2)) + shift
     error = rng.uniform(0.3, 0.6, (n, 2))
-    return Normal(z + error * rng.standard_normal((n, 2)), error), z
+    return Measured(SPACE, z + error * rng.standard_normal((n, 2)), error), z
 
 
 def maximum(y, error):
@@ -100,7 +85,7 @@ def test_effects_of_covariates():
 
 def test_a_group_of_equals_is_said_to_have_collapsed():
     objective, _ = people(30, 2, sd=(0.0, 1.0))
-    objective = Normal(np.column_stack([np.full(30, 0.7), objective.y[:, 1]]), objective.error)
+    objective.y[:, 0] = 0.7
     fit = fit_empirical_bayes(objective, max_iterations=400)
     assert fit.group_sd[0] < 0.2
     assert all("gate_bias went to 0" in text for text in fit.message)
@@ -177,12 +162,16 @@ def test_the_evidence_rises_with_every_round(monkeypatch):
     assert course[0] < course[-1] - 0.1
 
 
+def little_known():
+    """People of each of whom little is told: rounds are short long before the end."""
+    rng, error = np.random.default_rng(9), np.full((12, 1), 6.0)
+    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
+    return Measured(space, 4.0 + error * rng.standard_normal((12, 1)), error)
+
+
 def test_an_em_that_creeps_is_helped_to_its_end():
     """With little told of each person, a round is short long before the end: rounds alone stop at 2.25."""
-    rng = np.random.default_rng(9)
-    error = np.full((12, 1), 6.0)
-    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
-    objective = Normal(4.0 + error * rng.standard_normal((12, 1)), error, space)
+    objective = little_known()
     fit = fit_empirical_bayes(objective, tolerance=0.02, max_iterations=300)
     assert fit.converged.all()
     assert fit.group.loc[0, "estimate"] == pytest.approx(objective.y.mean(), abs=1e-3)
@@ -190,16 +179,13 @@ def test_an_em_that_creeps_is_helped_to_its_end():
 
 def test_an_end_far_from_the_maximum_is_said(monkeypatch):
     monkeypatch.setattr(laplace_em, "MOST_STARTS", 1)
-    rng = np.random.default_rng(9)
-    error = np.full((12, 1), 6.0)
-    space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 1.0))
-    objective = Normal(4.0 + error * rng.standard_normal((12, 1)), error, space)
+    objective = little_known()
     fit = fit_empirical_bayes(objective, tolerance=0.02, max_iterations=300)
     assert not fit.converged.any()
     assert all("standard errors from its maximum: lower the tolerance" in text for text in fit.message)
 
 
-class TwoHills(Normal):
+class TwoHills(Measured):
     """One person's likelihood has a second, higher and narrow hill at 4."""
 
     def log_likelihood(self, z):
@@ -209,15 +195,12 @@ class TwoHills(Normal):
         second = 3.0 - 0.5 * ((z - 4.0) / 0.3).pow(2).sum(-1)
         return torch.where(own, torch.logaddexp(first, second), first)
 
-    def only(self, rows):
-        return TwoHills(self.y[rows], self.error[rows], self.space, tuple(self.ids[row] for row in rows))
-
 
 def test_a_mode_that_the_em_has_missed_is_found_after_it(monkeypatch):
     space = ParameterSpace.of("gate_bias", gate_bias=(0.0, 4.0))
     y = np.random.default_rng(3).normal(0, 2.5, (20, 1))
     y[0] = -1.0
-    objective = TwoHills(y, np.full((20, 1), 0.5), space)
+    objective = TwoHills(space, y, np.full((20, 1), 0.5))
     settings = {"restarts": 3, "seed": 2, "draws": 0}
     assert fit_map(objective, **settings).z[0, 0] < 0  # under the group, one of the draws reaches the higher hill
     fit = fit_empirical_bayes(objective, **settings)
@@ -244,14 +227,11 @@ def test_intervals_of_the_spread():
 def test_people_of_whom_nothing_is_known_leave_no_interval():
     """Not a standard error of 0: their data do not determine the group."""
 
-    class Silent(Normal):
+    class Silent(Measured):
         def log_likelihood(self, z):
             return (0 * z).sum(-1)
 
-        def only(self, rows):
-            return self
-
-    row = fit_empirical_bayes(Silent(np.zeros((5, 2)), np.ones((5, 2)))).group.iloc[0]
+    row = fit_empirical_bayes(Silent(SPACE, np.zeros((5, 2)), np.ones((5, 2)))).group.iloc[0]
     assert np.isnan(row["se"]) and np.isnan(row["lower"]) and np.isnan(row["upper"])
 
 

@@ -72,14 +72,8 @@ def by_reference(agent, participant, person, encoded=None):
     for k, block in enumerate(participant.blocks):
         start = np.zeros((len(block.trials), agent.config.hidden_size))
         model.clear_memory()
-        lost = None if encoded is None else encoded[k]
-        ones = np.ones(len(block.trials), bool) if lost is None else lost
-        record = model.run_trials(
-            block.trials,
-            actions=block.choices,
-            initial_states=(start, start),
-            encoded=None if lost is None else ones,
-        )
+        own = None if encoded is None else encoded[k]
+        record = model.run_trials(block.trials, actions=block.choices, initial_states=(start, start), encoded=own)
         found.append(record.policy)
     return found
 
@@ -90,6 +84,24 @@ def log_of_choices(policies, participant):
         chosen = np.take_along_axis(policy, np.maximum(block.choices, 0)[..., None], 2)[..., 0]
         total += np.log(chosen[block.observed]).sum()
     return total
+
+
+def expected_of(agent, people, person):
+    """What the reference says of everybody's choices, (P,)."""
+    return [log_of_choices(by_reference(agent, p, person), p) for p in people]
+
+
+def assert_policies(likelihood, z, expected):
+    """That the policies at z (1, P, k) are these, of each person and block."""
+    for own, policies in zip(likelihood.policies(z[0]), expected, strict=True):
+        for found, policy in zip(own, policies, strict=True):
+            np.testing.assert_allclose(found, policy, rtol=0, atol=ATOL)
+
+
+def some_z(space, *shape, seed=0):
+    """z (*shape, k), drawn from the prior."""
+    drawn = space.draw(int(np.prod(shape)), np.random.default_rng(seed))
+    return torch.from_numpy(drawn.reshape(*shape, -1))
 
 
 def point(space, values, people):
@@ -114,32 +126,22 @@ def test_it_is_the_references(config, free):
     fixed = {name: value for name, value in NETWORK.items() if name not in free}
     space = ParameterSpace.of(*free, fixed=fixed)
     found = Likelihood(agent, people, space).log_likelihood(point(space, NETWORK, 3))[0]
-    person = Person(**NETWORK, context_columns=COLUMNS)
-    expected = [log_of_choices(by_reference(agent, p, person), p) for p in people]
+    expected = expected_of(agent, people, Person(**NETWORK, context_columns=COLUMNS))
     np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        replace(CONFIG, retrieval="nearest", key=COLUMNS),
-        replace(CONFIG, retrieval="nearest", key=COLUMNS, ties="newest", kernel="cosine"),
-        replace(CONFIG, retrieval="nearest", kernel="l1"),
-        replace(CONFIG, key=COLUMNS),
-        replace(CONFIG, memory_capacity=0),
-        replace(CONFIG, reinstatement="input"),
-        replace(CONFIG, reinstatement="input", retrieval="nearest"),
-    ],
-    ids=[
-        "nearest",
-        "nearest, newest, cosine",
-        "nearest, l1",
-        "context key",
-        "no memory",
-        "input",
-        "input, nearest",
-    ],
-)
+OTHERS = {
+    "nearest": {"retrieval": "nearest", "key": COLUMNS},
+    "nearest, newest, cosine": {"retrieval": "nearest", "key": COLUMNS, "ties": "newest", "kernel": "cosine"},
+    "nearest, l1": {"retrieval": "nearest", "kernel": "l1"},
+    "context key": {"key": COLUMNS},
+    "no memory": {"memory_capacity": 0},
+    "input": {"reinstatement": "input"},
+    "input, nearest": {"reinstatement": "input", "retrieval": "nearest"},
+}
+
+
+@pytest.mark.parametrize("config", [replace(CONFIG, **changes) for changes in OTHERS.values()], ids=OTHERS)
 def test_other_agents(config):
     agent, people = make_agent(config), make_people()
     values = {"inverse_temperature": 0.6, "perseveration": -0.4} | (
@@ -149,26 +151,9 @@ def test_other_agents(config):
     likelihood = Likelihood(agent, people, space)
     z = point(space, values, 3)
     expected = [by_reference(agent, p, Person(**values)) for p in people]
-    for own, policies in zip(likelihood.policies(z[0]), expected, strict=True):
-        for found, policy in zip(own, policies, strict=True):
-            np.testing.assert_allclose(found, policy, rtol=0, atol=ATOL)
+    assert_policies(likelihood, z, expected)
     sums = [log_of_choices(policies, p) for policies, p in zip(expected, people, strict=True)]
     np.testing.assert_allclose(likelihood.log_likelihood(z)[0], sums, rtol=0, atol=ATOL)
-
-
-def test_equal_keys_are_ties():
-    """The oldest of equal entries, or the newest, as the agent has it."""
-    block = make_block(0, (0, 1, 2, 0, 1))
-    inputs = block.trials.inputs.copy()
-    inputs[..., 1:3] = inputs[:1, :1, 1:3]
-    block = replace(block, trials=replace(block.trials, inputs=inputs))
-    people = [Participant("one", (block,))]
-    for ties in ("oldest", "newest"):
-        agent = make_agent(replace(CONFIG, retrieval="nearest", key=COLUMNS, ties=ties))
-        space = ParameterSpace.of("gate_bias")
-        z = point(space, {"gate_bias": 1.0}, 1)
-        expected = by_reference(agent, people[0], Person(gate_bias=1.0))
-        np.testing.assert_allclose(Likelihood(agent, people, space).policies(z[0])[0][0], expected[0], atol=ATOL)
 
 
 # ---- gradients and batches ---------------------------------------------------------------------------
@@ -182,16 +167,14 @@ AS_INPUT = ParameterSpace.of(*(name for name in EVERYTHING.names if name != "gat
 @pytest.mark.parametrize(
     ("changes", "space"),
     [
-        ({}, EVERYTHING),
-        ({"kernel": "l1"}, EVERYTHING),
-        ({"kernel": "cosine"}, EVERYTHING),
+        *(({"kernel": kernel}, EVERYTHING) for kernel in ("l2", "l1", "cosine")),
         ({"reinstatement": "input"}, AS_INPUT),
     ],
     ids=["l2", "l1", "cosine", "input"],
 )
 def test_gradients_are_finite_differences(changes, space):
     likelihood = Likelihood(make_agent(replace(CONFIG, **changes)), make_people(), space)
-    z = torch.from_numpy(space.draw(6, np.random.default_rng(0)).reshape(2, 3, -1)).requires_grad_()
+    z = some_z(space, 2, 3).requires_grad_()
     check_gradient(likelihood, z)
 
 
@@ -240,22 +223,11 @@ def test_any_parameter_of_a_gates_drive(gate, monkeypatch):
 
 
 def test_gradients_of_a_free_response():
-    names = (
-        "inverse_temperature",
-        "forgetting",
-        "bound",
-        "bound_noise",
-        "non_decision_time",
-        "encoding_probability",
-    )
-    space = ParameterSpace.of(*names)
-    likelihood = Likelihood(
-        make_agent(), [one_response(p) for p in make_people()], space, FreeResponse("censored")
-    )
-    z = torch.from_numpy(space.draw(3, np.random.default_rng(1))[None])
-    z[
-        ..., names.index("non_decision_time")
-    ] = -1.0  # some respond at the first step: after a whole step they could not
+    names = ("inverse_temperature", "forgetting", "encoding_probability", *FreeResponse.parameters)
+    space, people = ParameterSpace.of(*names), [one_response(p) for p in make_people()]
+    likelihood = Likelihood(make_agent(), people, space, FreeResponse("censored"))
+    z = some_z(space, 1, 3, seed=1)
+    z[..., -1] = -1.0  # some respond at the first step: after a whole step they could not
     assert torch.autograd.gradcheck(likelihood.log_likelihood, z.requires_grad_(), eps=1e-6, atol=1e-6)
 
 
@@ -270,7 +242,7 @@ def test_weights_of_the_upstream_gradient_count():
 
 def test_nothing_depends_on_who_is_beside():
     agent, people = make_agent(), make_people()
-    z = torch.from_numpy(EVERYTHING.draw(15, np.random.default_rng(2)).reshape(5, 3, -1))
+    z = some_z(EVERYTHING, 5, 3, seed=2)
     together = Likelihood(agent, people, EVERYTHING).log_likelihood(z)
     for p, person in enumerate(people):
         alone = Likelihood(agent, [person], EVERYTHING)
@@ -288,7 +260,7 @@ def test_portions_change_nothing(monkeypatch):
     """As few rows and blocks side by side as can be, and nothing kept."""
     from eplstm.comparisons.fitting import likelihood, rounds
 
-    z = torch.from_numpy(EVERYTHING.draw(6, np.random.default_rng(3)).reshape(2, 3, -1)).requires_grad_()
+    z = some_z(EVERYTHING, 2, 3, seed=3).requires_grad_()
     whole = Likelihood(make_agent(), make_people(), EVERYTHING).log_likelihood(z)
     monkeypatch.setattr(rounds, "ROWS", 1)
     monkeypatch.setattr(likelihood, "BLOCKS_AT_ONCE", 1)
@@ -304,7 +276,7 @@ def test_portions_change_nothing(monkeypatch):
 @pytest.mark.parametrize("name", ["gate_bias", "sharpness"])
 def test_where_the_model_breaks_for_one_person_the_others_stay(name):
     likelihood = Likelihood(make_agent(), make_people(), EVERYTHING)
-    z = torch.from_numpy(EVERYTHING.draw(3, np.random.default_rng(4))[None])
+    z = some_z(EVERYTHING, 1, 3, seed=4)
     broken = z.clone()
     broken[0, 1, EVERYTHING.names.index(name)] = torch.nan
     z, broken = z.requires_grad_(), broken.requires_grad_()
@@ -332,13 +304,6 @@ def test_extreme_values_have_finite_gradients():
     value = Likelihood(make_agent(), make_people(), space).log_likelihood(z)  # some choices of probability e^-3000
     (slope,) = torch.autograd.grad(value.sum(), z)
     assert value.min() < -1000 and value.isfinite().all() and slope.isfinite().all()
-
-
-def test_gradcheck():
-    space = ParameterSpace.of("perseveration", "gate_bias", "forgetting", "encoding_probability")
-    likelihood = Likelihood(make_agent(), make_people()[1:], space)
-    z = torch.from_numpy(space.draw(4, np.random.default_rng(5)).reshape(2, 2, -1)).requires_grad_()
-    assert torch.autograd.gradcheck(likelihood.log_likelihood, z, eps=1e-6, atol=1e-6)
 
 
 # ---- blocks of any form ------------------------------------------------------------------------------
@@ -380,12 +345,10 @@ def test_storing_and_reading_at_any_steps(config, repeated_keys):
     likelihood, z = Likelihood(agent, people, space), point(space, NETWORK, 3)
     person = Person(**NETWORK, context_columns=COLUMNS)
     policies = [by_reference(agent, p, person) for p in people]
-    for own, expected in zip(likelihood.policies(z[0]), policies, strict=True):
-        for found, policy in zip(own, expected, strict=True):
-            np.testing.assert_allclose(found, policy, rtol=0, atol=ATOL)
+    assert_policies(likelihood, z, policies)
     expected = [log_of_choices(own, p) for own, p in zip(policies, people, strict=True)]
     np.testing.assert_allclose(likelihood.log_likelihood(z)[0], expected, rtol=0, atol=ATOL)
-    check_gradient(likelihood, torch.from_numpy(space.draw(3, np.random.default_rng(6))[None]).requires_grad_())
+    check_gradient(likelihood, some_z(space, 1, 3, seed=6).requires_grad_())
 
 
 @pytest.mark.parametrize("ties", ["oldest", "newest"])
@@ -400,7 +363,7 @@ def test_nearest_entries_at_any_steps(ties, repeated_key, weight):
     space = ParameterSpace.of("gate_bias", fixed={"context_weight": weight})
     values = {"gate_bias": 1.0}
     person = Person(gate_bias=1.0, context_weight=weight, context_columns=COLUMNS)
-    expected = [log_of_choices(by_reference(agent, p, person), p) for p in people]
+    expected = expected_of(agent, people, person)
     z = point(space, values, 3)
     np.testing.assert_allclose(Likelihood(agent, people, space).log_likelihood(z)[0], expected, rtol=0, atol=ATOL)
 
@@ -419,8 +382,7 @@ def test_steps_that_nobody_asked_for_do_not_count():
         people.append(Participant(person.id, tuple(blocks)))
     space = ParameterSpace.of(*NETWORK)
     found = Likelihood(agent, people, space).log_likelihood(point(space, NETWORK, 3))[0]
-    person = Person(**NETWORK, context_columns=COLUMNS)
-    expected = [log_of_choices(by_reference(agent, p, person), p) for p in people]
+    expected = expected_of(agent, people, Person(**NETWORK, context_columns=COLUMNS))
     np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
 
 
@@ -435,7 +397,7 @@ def test_units_are_trials_and_add_up():
     people = [first, *people[1:]]
     space = ParameterSpace.of("inverse_temperature", "forgetting", "lapse")
     likelihood = Likelihood(agent, people, space)
-    z = torch.from_numpy(space.draw(3, np.random.default_rng(0)))
+    z = some_z(space, 3)
     units = likelihood.pointwise(z)
     scored = [sum(int(np.any(b.observed, axis=1).sum()) for b in p.blocks) for p in people]
     assert [len(own) for own in units] == scored == [11, 4, 9]
@@ -555,9 +517,8 @@ def test_free_responses_by_enumeration(delay, missing):
                     expected += np.log(at.get((made[0], choices[made[0]]), 0.0))
             elif missing == "censored":
                 expected += np.log(at[None])
-    found = Likelihood(agent, [person], space, FreeResponse(missing)).log_likelihood(
-        point(space, values | times, 1)
-    )
+    likelihood = Likelihood(agent, [person], space, FreeResponse(missing))
+    found = likelihood.log_likelihood(point(space, values | times, 1))
     np.testing.assert_allclose(found[0, 0], expected, rtol=0, atol=ATOL)
 
 
@@ -595,13 +556,8 @@ def test_simulated_choices_come_as_often_as_they_are_likely(observation):
     counts = [c for o, c in zip(outcomes, counts, strict=True) if (o >= 0).any()]
     people = [Participant(str(i), (ObservedBlock(trials, o.reshape(2, T)),)) for i, o in enumerate(some)]
     space = ParameterSpace.of(*values)
-    p = (
-        Likelihood(agent, people, space, observation)
-        .log_likelihood(point(space, values, len(people)))
-        .exp()[0]
-        .numpy()
-    )
-    expected, counts = n * p, np.array(counts)
+    log_p = Likelihood(agent, people, space, observation).log_likelihood(point(space, values, len(people)))
+    expected, counts = n * log_p[0].exp().numpy(), np.array(counts)
     common = expected > 5
     chi2 = ((counts - expected) ** 2 / expected)[common].sum()
     assert common.sum() > 5
@@ -616,9 +572,7 @@ def test_refusals():
 
     def refused(match, space, agent=agent, people=people, observation=None):
         with pytest.raises(ValueError, match=match):
-            Likelihood(agent, people, space, observation).log_likelihood(
-                torch.zeros(1, len(people), len(space), dtype=torch.float64)
-            )
+            Likelihood(agent, people, space, observation)
 
     lapse = ParameterSpace.of("lapse")
     refused("at least one participant", lapse, people=[])
@@ -633,9 +587,8 @@ def test_refusals():
     refused("need a memory", ParameterSpace.of("gate_bias"), agent=make_agent(replace(CONFIG, memory_capacity=0)))
     as_input = make_agent(replace(CONFIG, reinstatement="input"))
     refused("needs a reinstatement gate", ParameterSpace.of("gate_bias"), agent=as_input)
-    refused(
-        "weighs the context's", ParameterSpace.of("context_weight"), agent=make_agent(replace(CONFIG, key=COLUMNS))
-    )
+    by_context = make_agent(replace(CONFIG, key=COLUMNS))
+    refused("weighs the context's", ParameterSpace.of("context_weight"), agent=by_context)
     refused("there is a choice 2", lapse, agent=make_agent(replace(CONFIG, n_actions=2)))
     refused("input columns", lapse, agent=make_agent(replace(CONFIG, input_size=6)))
 
@@ -643,13 +596,10 @@ def test_refusals():
     encode = block.trials.encode.copy()
     encode[:, -1] = True
     again = Participant("again", (replace(block, trials=replace(block.trials, encode=encode)),))
-    refused(
-        "'again', block 0: .* stores an entry, and returns",
-        ParameterSpace.of("encoding_probability"),
-        people=[again],
-    )
+    lost = ParameterSpace.of("encoding_probability")
+    refused("'again', block 0: .* stores an entry, and returns", lost, people=[again])
     nameless = Participant("nameless", (replace(block, trials=replace(block.trials, context=None)),))
-    refused("'nameless', block 0: .* which context", ParameterSpace.of("encoding_probability"), people=[nameless])
+    refused("'nameless', block 0: .* which context", lost, people=[nameless])
     assert Likelihood(agent, [again, nameless], lapse).n_choices.tolist() == [again.n_choices] * 2
     with pytest.raises(ValueError, match="z must be float64"):
         Likelihood(agent, people, lapse).log_likelihood(torch.zeros(3, 1, dtype=torch.float64))

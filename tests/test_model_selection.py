@@ -2,26 +2,30 @@
 
 from dataclasses import replace
 
+import fit_cases
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from eplstm.comparisons.fitting import held_out
 from eplstm.comparisons.fitting.baselines import BiasOnly
-from eplstm.comparisons.fitting.model_selection import (
-    compare_groups,
-    compare_people,
+from eplstm.comparisons.fitting.held_out import (
     compare_scores,
-    criteria,
     cross_validate,
-    evidence_matrix,
-    exceedance_probabilities,
     marginal_likelihood,
     pointwise_draws,
     psis_loo,
+    total_scores,
+)
+from eplstm.comparisons.fitting.model_selection import (
+    compare_groups,
+    compare_people,
+    criteria,
+    evidence_matrix,
+    exceedance_probabilities,
     random_effects_selection,
 )
 from eplstm.comparisons.fitting.parameters import ParameterSpace
-from eplstm.comparisons.fitting.results import Fit
 from eplstm.comparisons.fitting.table.data import ObservedBlock, Participant
 from eplstm.tasks import Trials
 from scipy.integrate import quad
@@ -36,21 +40,10 @@ BIAS = ParameterSpace.of("response_bias")
 
 
 def a_fit(model="m", names=("response_bias",), log_likelihood=(-50.0, -60.0), n=(100, 120), **changes):
-    people, k = len(log_likelihood), len(names)
-    fields = {
-        "model": model,
-        "estimator": "map",
-        "space": ParameterSpace.of(*names),
-        "ids": tuple(f"p{p}" for p in range(people)),
-        "z": np.zeros((people, k)),
-        "covariance": np.tile(0.25 * np.eye(k), (people, 1, 1)),
-        "log_likelihood": np.array(log_likelihood, float),
-        "log_prior": np.full(people, -1.0),
-        "n_choices": np.array(n),
-        "converged": np.ones(people, bool),
-        "message": ("",) * people,
-    }
-    return Fit(**{**fields, **changes})
+    people = len(log_likelihood)
+    fields = {"log_likelihood": np.array(log_likelihood, float), "log_prior": np.full(people, -1.0)}
+    fields |= {"model": model, "n_choices": np.array(n), **changes}
+    return fit_cases.a_fit(ParameterSpace.of(*names), np.zeros((people, len(names))), **fields)
 
 
 # ---- criteria ----------------------------------------------------------------------------------------
@@ -257,10 +250,9 @@ def ones_of(person):
     return sum(int((block.choices == 1).sum()) for block in person.blocks)
 
 
-def mode_of_coin(objective, prior=None):
+def mode_of_coin(objective):
     """MAP of the log odds, one person after the other, with Laplace's covariance."""
-    mean, sd = (objective.space.prior_mean, objective.space.prior_sd) if prior is None else prior
-    mean, sd = mean[0], sd[0]
+    mean, sd = objective.space.prior_mean[0], objective.space.prior_sd[0]
     found = []
     for p in range(len(objective.ids)):
         one = objective.only([p])
@@ -271,18 +263,14 @@ def mode_of_coin(objective, prior=None):
         found.append(minimize_scalar(loss, bracket=(-1, 1), tol=1e-12).x)
     z = np.array(found)[:, None]
     curvature = objective.n_choices * expit(z[:, 0]) * expit(-z[:, 0]) + 1 / sd**2
-    return Fit(
-        "coin",
-        "map",
+    return fit_cases.a_fit(
         objective.space,
-        objective.ids,
         z,
-        1 / curvature[:, None, None],
-        objective.log_likelihood(torch.as_tensor(z)[None])[0].numpy(),
-        norm.logpdf(z[:, 0], mean, sd),
-        objective.n_choices,
-        np.ones(len(z), bool),
-        ("",) * len(z),
+        ids=objective.ids,
+        covariance=1 / curvature[:, None, None],
+        log_likelihood=objective.log_likelihood(torch.as_tensor(z)[None])[0].numpy(),
+        log_prior=norm.logpdf(z[:, 0], mean, sd),
+        n_choices=objective.n_choices,
     )
 
 
@@ -295,9 +283,9 @@ def coins(people):
     return BiasOnly(people, BIAS)
 
 
-def test_marginal_likelihood_is_the_integral(rng):
+def test_marginal_likelihood_is_the_integral(rng, monkeypatch):
     people = [a_person("a", rng, p=0.8), a_person("b", rng, p=0.3)]
-    found, error = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024, at_once=100)
+    found, error = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024)
     for person, total, se in zip(people, found, error, strict=True):
         ones, n = ones_of(person), person.n_choices
 
@@ -306,7 +294,8 @@ def test_marginal_likelihood_is_the_integral(rng):
 
         exact = np.log(quad(joint, -6, 6, epsabs=0)[0])
         assert abs(total - exact) < max(5 * se, 1e-6) and se < 0.01
-    again, _ = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024, at_once=7)
+    monkeypatch.setattr(held_out, "AT_ONCE", 7)
+    again, _ = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=1024)
     np.testing.assert_allclose(again, found, atol=ATOL)
 
 
@@ -320,18 +309,18 @@ def test_marginal_likelihood_without_free_parameters(rng):
 def test_blocks_are_scored_by_the_estimate_from_the_others(rng):
     people = [a_person("a", rng), a_person("b", rng, blocks=2)]
     done = []
-    result = cross_validate(coins, people, mode_of_coin, model="coin", progress=lambda *now: done.append(now))
-    assert done == [(1, 3), (2, 3), (3, 3)] and result.over == "blocks" and result.model == "coin"
-    assert result.folds[["participant", "fold"]].values.tolist() == [
+    result = cross_validate(coins, people, mode_of_coin, progress=lambda *now: done.append(now))
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert result[["participant", "fold"]].values.tolist() == [
         ["a", 0], ["b", 0], ["a", 1], ["b", 1], ["a", 2]
     ]  # fmt: skip
-    assert (result.folds["n_choices"] == 30).all() and (result.folds["message"] == "").all()
+    assert (result["n_choices"] == 30).all() and (result["message"] == "").all()
     person = people[1]
     z = mode_of_coin(coins([Participant("b", person.blocks[:1])])).z
     ones = int(person.blocks[1].choices.sum())
     expected = ones * log_expit(z) + (30 - ones) * log_expit(-z)
-    np.testing.assert_allclose(result.folds["log_likelihood"][3], expected.item(), atol=ATOL)
-    assert result.scores["a"] == pytest.approx(result.folds["log_likelihood"][[0, 2, 4]].sum())
+    np.testing.assert_allclose(result["log_likelihood"][3], expected.item(), atol=ATOL)
+    assert total_scores(result)["a"] == pytest.approx(result["log_likelihood"][[0, 2, 4]].sum())
 
 
 def test_blocks_may_be_scored_by_the_whole_posterior(rng):
@@ -348,7 +337,7 @@ def test_blocks_may_be_scored_by_the_whole_posterior(rng):
             epsabs=0,
         )[0]
     )
-    row = result.folds.iloc[0]
+    row = result.iloc[0]
     assert 0 < row["standard_error"] < 0.05
     assert abs(row["log_likelihood"] - exact) < 5 * row["standard_error"]
 
@@ -362,16 +351,13 @@ def test_people_are_scored_by_the_group_of_the_others(rng):
         return with_group(objective)
 
     result = cross_validate(coins, people, fit, folds=2, seed=3)
-    left = [set(rows) for _, rows in result.folds.groupby("fold")["participant"]]
+    left = [set(rows) for _, rows in result.groupby("fold")["participant"]]
     assert sorted(map(len, left)) == [2, 3] and set.union(*left) == {p.id for p in people}
     assert [set(ids) for ids in seen] == [{p.id for p in people} - out for out in left]
     expected, _ = marginal_likelihood(coins(people), np.array([0.5]), np.array([0.8]), draws=2**14)
-    scores = result.scores[[p.id for p in people]]
+    scores = total_scores(result)[[p.id for p in people]]
     np.testing.assert_allclose(scores, expected, atol=0.01)  # some ten standard errors of the smaller draw
-    laplace = cross_validate(coins, people, with_group, folds=5, laplace=mode_of_coin).scores
-    # Laplace's own error at 30 choices: a few hundredths of a nat.
-    np.testing.assert_allclose(laplace[[p.id for p in people]], expected, atol=0.05)
-    assert cross_validate(coins, people, with_group, folds=2, seed=3).scores.equals(result.scores)
+    assert cross_validate(coins, people, with_group, folds=2, seed=3).equals(result)
 
 
 def test_people_who_could_not_be_fitted_have_no_score(rng):
@@ -381,11 +367,12 @@ def test_people_who_could_not_be_fitted_have_no_score(rng):
         return replace(mode_of_coin(objective.only([0])), failures={"b": "no finite start"})
 
     result = cross_validate(coins, people, fit)
-    lost = result.folds["participant"] == "b"
-    assert (result.folds.loc[lost, "message"] == "no finite start").all()
-    assert np.isnan(result.scores["b"]) and np.isfinite(result.scores["a"])
-    with pytest.raises(ValueError, match="'coin' for participant 'b' is nan"):
-        compare_scores({"coin": result.scores})
+    lost = result["participant"] == "b"
+    assert (result.loc[lost, "message"] == "no finite start").all()
+    scores = total_scores(result)
+    assert np.isnan(scores["b"]) and np.isfinite(scores["a"])
+    with pytest.raises(ValueError, match="participant 'b' under 'coin' is nan"):
+        compare_scores({"coin": scores})
 
 
 def test_what_cannot_be_left_out_is_said(rng):
@@ -427,8 +414,8 @@ def test_psis_loo_is_leaving_out(rng):
     draws = rng.normal(y.mean(), 1 / np.sqrt(40), (4000, 1))
     others = (y.sum() - y) / 39
     exact = norm.logpdf(y, others, np.sqrt(1 + 1 / 39))
-    loo = psis_loo([norm.logpdf(y, draws, 1)], ["s"], model="normal")
-    np.testing.assert_allclose(loo.elpd[0], exact, atol=0.03)  # Monte Carlo error of 4000 draws
+    loo = psis_loo([norm.logpdf(y, draws, 1)], ["s"])
+    np.testing.assert_allclose(loo.units[0]["elpd"], exact, atol=0.03)  # Monte Carlo error of 4000 draws
     row = loo.table().iloc[0]
     assert row["p_loo"] == pytest.approx(1, abs=0.5) and row["k_hat_bad"] == 0 and row["k_hat"] < 0.7
     assert row["elpd_se"] == pytest.approx(np.sqrt(40) * exact.std(ddof=1), rel=0.02)
@@ -440,19 +427,19 @@ def test_psis_loo_is_leaving_out(rng):
     assert table["k_hat_bad"].tolist()[1] >= 1 and table["k_hat"][1] > 0.7
 
 
-def test_psis_loo_takes_an_array_and_names_what_is_wrong(rng):
+def test_psis_loo_names_what_is_wrong(rng):
     pytest.importorskip("arviz")
-    array = rng.normal(-1, 0.1, (200, 2, 3))
-    array[:, 1, 2] = np.nan
-    loo = psis_loo(array, ["a", "b"])
-    assert [len(own) for own in loo.elpd] == [3, 2] and list(loo.scores.index) == ["a", "b"]
-    array[5, 0, 1] = -np.inf
-    with pytest.raises(ValueError, match="participant 'a', unit 1, is -inf in draw 5"):
-        psis_loo(array, ["a", "b"])
+    first, second = rng.normal(-1, 0.1, (200, 3)), rng.normal(-1, 0.1, (200, 2))
+    loo = psis_loo([first, second], ["a", "b"])
+    assert [len(own) for own in loo.units] == [3, 2] and list(loo.scores.index) == ["a", "b"]
     with pytest.raises(ValueError, match="at least 25 draws"):
-        psis_loo(array[:10], ["a", "b"])
-    with pytest.raises(ValueError, match="needs for each of 1 participants"):
-        psis_loo(array, ["a"])
+        psis_loo([first[:10]], ["a"])
+    for people in ([first, second], [first[:, :0]], [first[0]], []):
+        with pytest.raises(ValueError, match="needs for each of 1 participants"):
+            psis_loo(people, ["a"])
+    first[5, 1] = -np.inf
+    with pytest.raises(ValueError, match="participant 'a', unit 1, is -inf in draw 5"):
+        psis_loo([first, second], ["a", "b"])
 
 
 def test_pointwise_draws_are_of_each_draw(rng):

@@ -1,5 +1,6 @@
 """Each notebook runs from its first cell to its last in the fast setting, and is committed as it was written."""
 
+import os
 import re
 from pathlib import Path
 
@@ -26,17 +27,27 @@ def test_the_notebooks_are_there():
     }
 
 
-@each_notebook
-def test_it_runs_in_the_fast_setting(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("EPLSTM_FAST", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures go into the notebook
-    notebook = nbformat.read(path, as_version=4)
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The manager of one kernel for all notebooks, which imports PsyNeuLink once."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    settings = {"EPLSTM_FAST": "1", "OMP_NUM_THREADS": "1"}
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | settings  # figures go into the notebook
     client = NotebookClient(
-        notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        nbformat.v4.new_notebook(), kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
+    with client.setup_kernel(env=env):
+        yield client.km
+
+
+@each_notebook
+def test_it_runs_in_the_fast_setting(path, kernel):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # no names of another notebook
     try:
+        client = NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT)
         client.execute()
+        client.kc.stop_channels()
     except (CellExecutionError, CellTimeoutError) as error:
         pytest.fail(f"{path.name}: {TERMINAL_COLORS.sub('', str(error))}", pytrace=False)
 

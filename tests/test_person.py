@@ -48,6 +48,8 @@ OTHER = {
 EVERYTHING = Person(**OTHER, context_columns=COLUMNS)
 PEOPLE = {name: Person(**{name: value}, context_columns=COLUMNS) for name, value in OTHER.items()}
 PEOPLE |= {"everything": EVERYTHING, "away from the last choice": replace(EVERYTHING, perseveration=-0.8)}
+IN_PYTHON_MODE = ("lapse", "perseveration", "everything", "away from the last choice")
+"""The first two have a node each; a step of Python mode takes much longer than one of ``simulate``."""
 
 
 def make_trials():
@@ -110,6 +112,30 @@ def same(one, two, atol=ATOL):
 # ---- the same in all of them ---------------------------------------------------------------------------------
 
 
+def test_neutral_again_is_as_if_never_changed(pair):
+    """To the last bit; two nodes are in the graph since, which were added when somebody needed them: this test
+    comes first."""
+    composition, reference = pair
+    nodes, runs = list(composition.nodes), (composition.run_trials, composition.simulate, reference.run_trials)
+    before = [fresh(run) for run in runs]
+    same(before[1], before[2])  # before any learning
+    elsewhere = fresh(composition.run_trials, context="in use before")
+    composition.person = replace(EVERYTHING, lapse=0.0, perseveration=0.0)
+    assert list(composition.nodes) == nodes
+    composition.person = reference.person = EVERYTHING
+    assert len(composition.nodes) == len(nodes) + 2
+    assert composition.actor in composition.get_nodes_by_role(pnl.NodeRole.OUTPUT)
+    picture = composition.show_graph(output_fmt="source")
+    assert '"actor π" -> "choice p"' in picture
+    assert '"last choice" -> "actor π"' in picture
+    same(fresh(composition.run_trials, context="in use before"), elsewhere, atol=0)
+    composition.person = reference.person = Person()
+    for run, expected in zip(runs, before, strict=True):
+        same(fresh(run), expected, atol=0)
+    assert composition.detour is None
+    assert not composition.person.changed
+
+
 @pytest.mark.parametrize("name", PEOPLE)
 def test_reference_and_graph_are_the_same_person(name, pair):
     composition, reference = pair
@@ -117,9 +143,10 @@ def test_reference_and_graph_are_the_same_person(name, pair):
     composition.person = reference.person = PEOPLE[name]
     expected = fresh(reference.run_trials)
     assert np.abs(expected[0].policy - trained[0].policy).max() > 1e-3  # it does make a difference
-    same(fresh(composition.run_trials), expected)
     same(fresh(composition.simulate), expected)
     assert composition.detour is None
+    if name in IN_PYTHON_MODE:
+        same(fresh(composition.run_trials), expected)
 
 
 def test_forced_choices_some_of_them_missing(pair):
@@ -157,31 +184,6 @@ def test_a_lesioned_person_retrieves_nothing(pair):
     ]
     assert not records[0].memory.any()
     np.testing.assert_allclose(records[0].policy, records[1].policy, rtol=0, atol=ATOL)
-
-
-def test_neutral_again_is_as_if_never_changed():
-    """To the last bit; two nodes are in the graph since, which were added when somebody needed them."""
-    models = EpisodicLSTMComposition(CONFIG), ReferenceEpisodicLSTM(CONFIG).double()
-    for model in models:
-        model.set_weights(make_weights())
-    composition, reference = models
-    nodes, runs = list(composition.nodes), (composition.run_trials, composition.simulate, reference.run_trials)
-    before = [fresh(run) for run in runs]
-    elsewhere = fresh(composition.run_trials, context="in use before")
-    composition.person = replace(EVERYTHING, lapse=0.0, perseveration=0.0)
-    assert list(composition.nodes) == nodes
-    composition.person = reference.person = EVERYTHING
-    assert len(composition.nodes) == len(nodes) + 2
-    assert composition.actor in composition.get_nodes_by_role(pnl.NodeRole.OUTPUT)
-    picture = composition.show_graph(output_fmt="source")
-    assert '"actor π" -> "choice p"' in picture
-    assert '"last choice" -> "actor π"' in picture
-    same(fresh(composition.run_trials, context="in use before"), elsewhere, atol=0)
-    composition.person = reference.person = Person()
-    for run, expected in zip(runs, before, strict=True):
-        same(fresh(run), expected, atol=0)
-    assert composition.detour is None
-    assert not composition.person.changed
 
 
 def test_results_of_run_end_with_the_probabilities_of_the_choices(pair):
@@ -361,13 +363,13 @@ def test_one_person_for_each_execution_context(pair):
     def policy(person):
         reference.person = person
         reference.clear_memory()
-        return reference.run_trials(TRIALS[:2], seed=SEED).policy
+        return reference.run_trials(TRIALS[:1], seed=SEED).policy
 
     def check(context, person):
         composition.clear_memory(context)
         for run in (composition.run_trials, composition.simulate):
             composition.clear_memory(context)
-            found = run(TRIALS[:2], seed=SEED, context=context).policy
+            found = run(TRIALS[:1], seed=SEED, context=context).policy
             np.testing.assert_allclose(found, policy(person), rtol=0, atol=ATOL)
 
     composition.parameters.person.set(b, "b")

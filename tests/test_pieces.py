@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from eplstm.comparisons.work.files import write_whole, written_whole
+from eplstm.comparisons.progress import progress_bar
 from eplstm.comparisons.work.identity import code_of, fingerprint
-from eplstm.comparisons.work.pieces import Piece, progress_bar, run_pieces, seed_of
+from eplstm.comparisons.work.pieces import Piece, run_pieces, seed_of
 from eplstm.comparisons.work.places import slurm_cluster
 from eplstm.comparisons.work.plain_data import DamagedData, from_bytes, to_bytes
 from rich.console import Console
@@ -49,28 +49,6 @@ def same(a, b):
 
 def contents(folder):
     return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-# ---- files -----------------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_there_whole_or_as_it_was(tmp_path):
-    file = tmp_path / "table.csv"
-    write_whole(file, "one\n")
-
-    def cut_off():
-        with written_whole(file) as passing:
-            passing.write_text("tw")
-            raise RuntimeError("no space left")
-
-    with pytest.raises(RuntimeError, match="no space"):
-        cut_off()
-    assert file.read_text() == "one\n" and [each.name for each in tmp_path.iterdir()] == ["table.csv"]
-    with written_whole(file) as passing:
-        assert passing.suffix == ".csv"
-        passing.write_text("two\n")
-        assert file.read_text() == "one\n"
-    assert file.read_text() == "two\n" and len(list(tmp_path.iterdir())) == 1
 
 
 # ---- plain data ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from eplstm.comparisons import plots
+from eplstm.comparisons.axes import COLORS
 from eplstm.comparisons.behavior import Course, LearningCurve, principal_components
 from eplstm.tasks import ContextualChoice
 from matplotlib import pyplot as plt
@@ -60,6 +61,7 @@ def test_accuracy_shows_encounters_errors_and_the_noise_mark(ax, tmp_path):
     course = a_course()
     assert plots.plot_accuracy({"composition": course, "reference": course}, noise_off=2, ax=ax) is ax
     assert all(drawn(ax, row) for row in course.mean)
+    assert [drawn.lines[0].get_color() for drawn in ax.containers] == [COLORS[0], COLORS[1]] * 2
     low, high = ax.containers[0].lines[1]
     np.testing.assert_allclose(low.get_ydata(), course.mean[0] - course.se[0])
     np.testing.assert_allclose(high.get_ydata(), course.mean[0] + course.se[0])

@@ -1,5 +1,8 @@
 """Measures of recovery against numbers by hand, and against simulations whose truth is known."""
 
+from functools import partial
+
+import fit_cases
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,6 @@ from eplstm.comparisons.fitting.parameters import ParameterSpace
 from eplstm.comparisons.fitting.recovery_measures import (
     Calibration,
     calibrate,
-    calibration,
     confusion_matrix,
     ecdf_band,
     inversion_matrix,
@@ -16,7 +18,6 @@ from eplstm.comparisons.fitting.recovery_measures import (
     recovery_pairs,
     recovery_table,
 )
-from eplstm.comparisons.fitting.results import Fit
 from scipy.stats import norm
 
 # The same few sums in another order: float64 rounding and nothing else.
@@ -25,23 +26,7 @@ ATOL = 1e-12
 SPACE = ParameterSpace.of("inverse_temperature", "gate_bias")
 
 
-def a_fit(z, sd=0.5, space=SPACE, **changes):
-    z = np.asarray(z, float)
-    people, k = z.shape
-    fields = {
-        "model": "m",
-        "estimator": "map",
-        "space": space,
-        "ids": tuple(f"p{p}" for p in range(people)),
-        "z": z,
-        "covariance": np.tile(sd**2 * np.eye(k), (people, 1, 1)),
-        "log_likelihood": np.zeros(people),
-        "log_prior": np.zeros(people),
-        "n_choices": np.full(people, 100),
-        "converged": np.ones(people, bool),
-        "message": ("",) * people,
-    }
-    return Fit(**{**fields, **changes})
+a_fit = partial(fit_cases.a_fit, SPACE)
 
 
 @pytest.fixture
@@ -71,9 +56,8 @@ def test_table_has_the_usual_measures_on_both_scales(recovered):
             assert row["rmse"] == pytest.approx(np.sqrt(((y - x) ** 2).mean()), abs=ATOL)
             inside = (lower[:, k] <= true[:, k]) & (true[:, k] <= upper[:, k])
             assert row["coverage"] == inside.mean() and row["intervals"] == row["n"] == 30
-            edges = row[["coverage_low", "coverage_high"]].to_numpy(
-                float
-            )  # shares from which it is 1.96 errors off
+            edges = row[["coverage_low", "coverage_high"]].to_numpy(float)
+            # shares from which it is 1.96 errors off
             errors = norm.ppf(0.975) * np.sqrt(edges * (1 - edges) / 30)
             np.testing.assert_allclose(np.abs(inside.mean() - edges), errors, atol=ATOL)
             assert row["converged"] == 1
@@ -148,7 +132,7 @@ def test_replicates_are_pooled_and_their_spread_is_shown(rng):
         recovery_across([])
     other = ParameterSpace.of("lapse")
     with pytest.raises(ValueError, match="the same parameters"):
-        recovery_across([*replicates, (np.full((1, 1), 0.1), a_fit([[0.0]], space=other))])
+        recovery_across([*replicates, (np.full((1, 1), 0.1), fit_cases.a_fit(other, [[0.0]]))])
 
 
 # ---- models ------------------------------------------------------------------------------------------
@@ -157,32 +141,31 @@ def test_replicates_are_pooled_and_their_spread_is_shown(rng):
 def test_confusion_and_inversion_are_bayes_rule():
     simulated = ["a"] * 10 + ["b"] * 20
     best = ["a"] * 9 + ["b"] * 1 + ["a"] * 10 + ["b"] * 10
-    confusion = confusion_matrix(simulated, best)
-    assert confusion.models == ("a", "b") and confusion.counts.tolist() == [[9, 1], [10, 10]]
-    np.testing.assert_allclose(confusion.probabilities, [[0.9, 0.1], [0.5, 0.5]], atol=ATOL)
+    counts = confusion_matrix(simulated, best)
+    assert list(counts.index) == list(counts.columns) == ["a", "b"] and counts.index.name == "simulated"
+    np.testing.assert_array_equal(counts, [[9, 1], [10, 10]])
     # Not from the counts: models are equally likely before, however often each was simulated.
-    inversion = inversion_matrix(confusion)
+    inversion = inversion_matrix(counts)
     np.testing.assert_allclose(inversion, [[0.9 / 1.4, 0.1 / 0.6], [0.5 / 1.4, 0.5 / 0.6]], atol=ATOL)
     assert inversion.index.name == "simulated" and list(inversion.columns) == ["a", "b"]
-    by_prior = inversion_matrix(confusion, [1, 2])
-    np.testing.assert_allclose(by_prior, confusion.counts / confusion.counts.sum(0), atol=ATOL)
+    np.testing.assert_allclose(inversion_matrix(counts, [1, 2]), counts / counts.sum(), atol=ATOL)
 
 
 def test_models_that_never_won_or_were_never_simulated():
-    confusion = confusion_matrix(["a", "b"], ["a", "a"], ["a", "b"])
-    inversion = inversion_matrix(confusion)
+    counts = confusion_matrix(["a", "b"], ["a", "a"], ["a", "b"])
+    inversion = inversion_matrix(counts)
     np.testing.assert_allclose(inversion["a"], [0.5, 0.5])
     assert inversion["b"].isna().all()
     silent = confusion_matrix(["a"], ["c"], ["a", "b", "c"])
-    assert silent.probabilities.loc["b"].isna().all() and silent.probabilities.loc["a", "c"] == 1
-    with pytest.raises(ValueError, match=r"no data were simulated from \['b', 'c'\]"):
-        inversion_matrix(silent)
-    with pytest.raises(ValueError, match="prior must be 2 numbers"):
-        inversion_matrix(confusion, [1.0])
-    with pytest.raises(ValueError, match=r"\['c'\] are not among the models"):
-        confusion_matrix(["a"], ["c"], ["a", "b"])
-    with pytest.raises(ValueError, match="got 2 and 1 of them"):
-        confusion_matrix(["a", "b"], ["a"])
+    np.testing.assert_array_equal(silent, [[0, 0, 1], [0, 0, 0], [0, 0, 0]])
+    for match, call in (
+        (r"no data were simulated from \['b', 'c'\]", lambda: inversion_matrix(silent)),
+        ("prior must be 2 numbers", lambda: inversion_matrix(counts, [1.0])),
+        (r"\['c'\] are not among the models", lambda: confusion_matrix(["a"], ["c"], ["a", "b"])),
+        ("got 2 and 1 of them", lambda: confusion_matrix(["a", "b"], ["a"])),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
 
 
 # ---- calibration -------------------------------------------------------------------------------------
@@ -193,7 +176,7 @@ def a_posterior(rng, n, draws, too_narrow=1.0, shift=0.0):
     true = rng.standard_normal((n, 1))
     y = true + rng.standard_normal((n, 1))
     samples = y / 2 + shift + np.sqrt(0.5) * too_narrow * rng.standard_normal((draws, n, 1))
-    return calibration(true, samples, ["z"])
+    return Calibration(("z",), (samples < true).sum(0), draws)
 
 
 def test_right_posteriors_have_uniform_ranks(rng):
@@ -256,5 +239,3 @@ def test_fits_are_calibrated_together(rng):
     np.testing.assert_array_equal(result.ranks, calibrate(replicates, draws=49, seed=1).ranks)
     with pytest.raises(ValueError, match="needs fits with the same parameters; got"):
         calibrate([])
-    with pytest.raises(ValueError, match="needs true values"):
-        calibration(np.zeros((3, 1)), np.zeros((5, 4, 1)), ["z"])

@@ -509,8 +509,18 @@ def test_gradients_by_central_differences(config, settings, make_config, make_tr
 # ---- sizes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [(5, 3, 4, 6), (2, 7, 3, 1), (1, 1, 1, 1), (9, 2, 5, 30), (3, 4, 2, 0)])
-@pytest.mark.parametrize(("n", "steps"), [(4, 5), (1, 3), (3, 1), (1, 1), (0, 4)])
+@pytest.mark.parametrize(
+    ("sizes", "n", "steps"),
+    [
+        ((5, 3, 4, 6), 4, 5),
+        ((2, 7, 3, 1), 1, 3),
+        ((1, 1, 1, 1), 1, 1),
+        ((9, 2, 5, 30), 3, 1),
+        ((3, 4, 2, 0), 4, 5),
+        ((5, 3, 4, 6), 0, 4),
+        ((1, 1, 1, 1), 0, 4),
+    ],
+)
 def test_shapes_of_a_record(sizes, n, steps, make_trials):
     inputs, hidden, actions, capacity = sizes
     model = ReferenceEpisodicLSTM(ModelConfig(*sizes), seed=0)

@@ -1,5 +1,7 @@
 """Training in the loop with checkpoints, measures and claims, and the command ``eplstm reproduce``."""
 
+import functools
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,16 +10,16 @@ import pandas as pd
 import pytest
 from common import rarely
 from eplstm.comparisons.cli import main
-from eplstm.comparisons.reproduction import bandit, contextual_choice, training, two_step, water_maze
+from eplstm.comparisons.reproduction import training, two_step
 from eplstm.comparisons.reproduction.studies import STUDIES, train_and_measure
 from eplstm.comparisons.reproduction.study import (
     EPLSTM,
     INTACT,
     LSTM,
     RETRIEVAL_OFF,
+    Found,
     as_text,
     mean_and_half,
-    of_seeds,
 )
 from eplstm.comparisons.reproduction.training import (
     Lesson,
@@ -35,6 +37,8 @@ TASK = BarcodeBandit(arms=2, contexts=3, exposures=2, pulls=3, barcode_bits=4)
 LESSONS = (Lesson(TASK, 0.75), Lesson(replace(TASK, exposures=1), 0.25))
 SETTINGS = LoopSettings(updates=24, worlds=3, hidden_size=5, memory_capacity=10)
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 
 # ---- training ----------------------------------------------------------------------------------------
 
@@ -43,40 +47,46 @@ class Stopped(Exception):
     pass
 
 
-def stop_after(updates):
-    def after(done, _reward):
-        if done >= updates:
+def stop_in_call(number, monkeypatch):
+    """Training ends in this call of ``learn()``, from 0."""
+    calls, train_episodes = itertools.count(), training.train_episodes
+
+    def stopping(*arguments, **options):
+        if next(calls) == number:
             raise Stopped
+        return train_episodes(*arguments, **options)
 
-    return after
+    monkeypatch.setattr(training, "train_episodes", stopping)
 
 
-def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, pool):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
     config = SETTINGS.config(TASK, TASK.key_columns)
     whole, history = train_agent(LESSONS, config, SETTINGS, 7)
-    with pytest.raises(Stopped):
-        train_agent(LESSONS, config, SETTINGS, 7, tmp_path, stop_after(12))
+    with pytest.raises(Stopped), monkeypatch.context() as patch:
+        stop_in_call(1, patch)
+        train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     updates, seconds = trained_so_far(tmp_path)
     assert updates == 6  # the epoch in which it was stopped was not kept
     other = replace(SETTINGS, gamma=0.5)
     with pytest.raises(FileExistsError, match=r"another run: gamma 0\.9 instead of 0\.5"):
         train_agent(LESSONS, config, other, 7, tmp_path)
+    pool(1)  # of which only the first goes on being used
     again, later = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)
     np.testing.assert_array_equal(later, history)
     for name, weight in whole.weights().items():
         np.testing.assert_array_equal(weight, again.weights()[name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["settings.json", "trained"]
     assert trained_so_far(tmp_path)[1] > seconds > 0
+    pool(1)
     finished, _ = train_agent(LESSONS, config, SETTINGS, 7, tmp_path)  # nothing is left to do
     np.testing.assert_array_equal(finished.weights()["actor_weight"], whole.weights()["actor_weight"])
 
 
 def test_epochs_in_one_call():
-    ends = []
     config, settings = SETTINGS.config(TASK, TASK.key_columns), replace(SETTINGS, updates=20, epochs_at_once=2)
-    train_agent([Lesson(TASK)], config, settings, 7, after_call=lambda done, _reward: ends.append(done))
-    assert ends == [12, 24]  # two epochs of 6 episodes each
+    _, history = train_agent([Lesson(TASK)], config, settings, 7)
+    assert len(history) == 2  # each of two epochs of 6 episodes
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path):
@@ -130,7 +140,6 @@ class Recorded:
         self.gates = np.random.default_rng(0).random((episodes * self.worlds, steps, 4, hidden))
         heads = ("episode", "context", "exposure")
         self.facts = {n: v.reshape(-1, steps) for n, v in facts.items() if n not in heads}
-        self.trials = type("Trials", (), {"encounter": facts["exposure"].ravel()})
         self._facts = facts
 
     def by_world(self):
@@ -141,7 +150,7 @@ def test_measures_of_the_bandit():
     task = BarcodeBandit()
     worlds = task.worlds([np.random.default_rng(e) for e in range(20)])
     facts = play(worlds, RandomPolicy(task, np.random.default_rng(0)), task.episodes)
-    found = bandit.measure(Recorded(facts), task)
+    found = measured("bandit", task, facts)
     assert found["expected"].shape == found["gate"].shape == (10, 10)
     np.testing.assert_allclose(found["expected"], task.chance, atol=0.08)
     third = facts["exposure"] == 3
@@ -152,7 +161,7 @@ def test_measures_of_the_maze():
     task = WaterMaze(height=4, width=4, contexts=3, exposures=3)
     worlds = task.worlds([np.random.default_rng(e) for e in range(10)])
     facts = play(worlds, KnownGoal(worlds), task.episodes)
-    found = water_maze.measure(Recorded(facts), task)
+    found = measured("water-maze", task, facts)
     assert (found["median"] < 4).all() and (found["goals"] > 4).all() and found["gate"].shape == (3, task.length)
     np.testing.assert_allclose(found["steps"][1], steps_to_goal(facts)[0][facts["exposure"] == 2].mean())
 
@@ -163,7 +172,7 @@ def test_measures_of_the_two_step_task():
     index = two_step.EFFECTS.index("interaction")
     for kind, based in ((ModelBased, True), (ModelFree, False)):
         facts = play(worlds, kind(task, np.random.default_rng(0), episodic=True), 1)
-        found = two_step.measure(Recorded(facts), task)
+        found = measured("two-step", task, facts)
         assert found["stay"].shape == (3, 4) and found["effects"].shape == (3, 4) and found["gate"].shape == (2,)
         assert (found["effects"][2, index] > 0.5) == based
         rewarded, unrewarded = found["stay"][2].reshape(2, 2)  # each: common, rare
@@ -171,7 +180,17 @@ def test_measures_of_the_two_step_task():
         assert 0.5 < found["reward"].mean() < 0.85
 
 
+def measured(name, task, facts):
+    """By the study of this name, of a task."""
+    return replace(STUDIES[name], task=task).measure(Recorded(facts), facts.get("exposure", np.empty(0)).ravel())
+
+
 # ---- claims ------------------------------------------------------------------------------------------
+
+
+def claims_of(name, pieces):
+    """Whether each claim of a study holds."""
+    return [claim.holds for claim in STUDIES[name].claims(Found(pieces))]
 
 
 def bandit_agents(first, last, off=0.18, plain_first=0.18, plain_last=0.7, seeds=3):
@@ -205,7 +224,7 @@ GOOD = ([0.18, 0.66, 0.82] + [0.88] * 7, [0.68, 0.84] + [0.89] * 8)
 )
 def test_claims_about_the_bandit_hold_or_do_not(changes, fails):
     found = bandit_agents(**{"first": GOOD[0], "last": GOOD[1]} | changes)
-    holds = [claim.holds for claim in bandit.claims(STUDIES["bandit"], found)]
+    holds = claims_of("bandit", found)
     assert holds == [n != fails for n in range(5)]
 
 
@@ -228,7 +247,7 @@ def test_claims_about_the_two_step_task_hold_or_do_not(changes, fails):
         off = {RETRIEVAL_OFF: agent(values["off"], seed)}
         found[EPLSTM, seed] = {INTACT: agent(values["episodic"], seed)} | off
         found[LSTM, seed] = {INTACT: agent(values["plain"], seed)}
-    holds = [claim.holds for claim in two_step.claims(STUDIES["two-step"], found)]
+    holds = claims_of("two-step", found)
     assert holds == [n != fails for n in range(8)]
 
 
@@ -240,10 +259,9 @@ def test_claims_about_the_maze_hold_or_do_not():
         ep[RETRIEVAL_OFF] = {n: np.array([16.0, off, off, off, off]) for n in ("median", "steps", "goals")}
         return {(EPLSTM, 0): ep, (LSTM, 0): {INTACT: {n: rows[1] for n in ("median", "steps", "goals")}}}
 
-    study = STUDIES["water-maze"]
-    assert [c.holds for c in water_maze.claims(study, agents(5.0, 14.0, 16.0))] == [True, True, True]
-    assert [c.holds for c in water_maze.claims(study, agents(9.0, 14.0, 10.0))] == [False, True, False]
-    assert [c.holds for c in water_maze.claims(study, agents(5.0, 6.0, 16.0))] == [True, False, True]
+    assert claims_of("water-maze", agents(5.0, 14.0, 16.0)) == [True, True, True]
+    assert claims_of("water-maze", agents(9.0, 14.0, 10.0)) == [False, True, False]
+    assert claims_of("water-maze", agents(5.0, 6.0, 16.0)) == [True, False, True]
 
 
 def test_claims_about_contextual_choice_hold_or_do_not():
@@ -256,9 +274,7 @@ def test_claims_about_contextual_choice_hold_or_do_not():
             (LSTM, 0): {INTACT: right(plain)},
         }
 
-    def holds(found):
-        return [claim.holds for claim in contextual_choice.claims(STUDIES["contextual-choice"], found)]
-
+    holds = functools.partial(claims_of, "contextual-choice")
     assert holds(agents(0.98)) == [True] * 4
     assert holds(agents(0.9)) == [False, True, True, True]
     assert holds(agents(0.98, off=0.7, plain=0.7)) == [True, True, False, False]
@@ -270,7 +286,7 @@ def test_intervals_over_seeds():
     assert mean[0] == 2 and half[0] == pytest.approx(4.302653 / np.sqrt(3))  # t of two degrees of freedom
     assert np.isnan(mean_and_half(samples[:1])[1]).all()
     assert as_text(samples[:, 0]) == "2.00 (-0.48 … 4.48)" and as_text(samples[:1, 0]) == "1.00"
-    assert of_seeds(bandit_agents(*GOOD), LSTM, "expected").shape == (3, 10, 10)
+    assert Found(bandit_agents(*GOOD)).of(LSTM, "expected").shape == (3, 10, 10)
 
 
 # ---- the command -------------------------------------------------------------------------------------
@@ -280,8 +296,8 @@ def test_intervals_over_seeds():
 def small(monkeypatch):
     """Studies of agents that are hardly trained at all."""
     for name, study in list(STUDIES.items()):
-        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=4, hidden_size=6)
-        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=6, fresh_epochs=1))
+        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=2, hidden_size=6)
+        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=3, fresh_epochs=1))
 
 
 @pytest.mark.parametrize(

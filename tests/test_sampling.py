@@ -8,7 +8,6 @@ import torch
 from eplstm.comparisons.fitting import sampling
 from eplstm.comparisons.fitting.estimation import fit_map
 from eplstm.comparisons.fitting.parameters import ParameterSpace
-from eplstm.comparisons.fitting.results import Fit
 from scipy.stats import multivariate_normal
 
 ONE = ParameterSpace.of("gate_bias", gate_bias=(0.5, 2.0))
@@ -164,19 +163,3 @@ def test_progress_counts_searches_and_samplings():
     fit_map(People(ONE, {"a": rough, "b": half}), progress=lambda *numbers: seen.append(numbers))
     assert seen[-1] == (4, 4) and all(total == 4 for _, total in seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-
-
-def test_draws_come_back_from_disk_and_from_pieces(tmp_path):
-    everybody = People(ONE, {"a": rough, "b": two_modes, "c": half})
-    fit = fit_map(everybody)
-    again = Fit.load(fit.save(tmp_path))
-    np.testing.assert_array_equal(again.samples, fit.samples)
-    np.testing.assert_array_equal(again.log_evidence, fit.log_evidence)
-    joined = Fit.join([fit_map(everybody.only([0])), fit_map(everybody.only([1, 2]))])
-    np.testing.assert_allclose(joined.samples, fit.samples, atol=1e-7)
-    np.testing.assert_allclose(joined.log_evidence, fit.log_evidence, atol=1e-7)
-
-
-def test_a_number_of_draws_that_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="draws must be at least 0; got -1"):
-        fit_map(People(ONE, {"a": rough}), draws=-1)

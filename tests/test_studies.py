@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import pristine
 from eplstm.comparisons.cli import main
 from eplstm.comparisons.fitting import (
     Design,
@@ -22,6 +23,7 @@ from eplstm.comparisons.fitting import (
     variants,
 )
 from eplstm.comparisons.fitting.studies import (
+    Setting,
     best_models,
     fit_people,
     joined,
@@ -34,7 +36,7 @@ from eplstm.comparisons.fitting.studies import (
 )
 from eplstm.comparisons.fitting.variant import distinct
 from eplstm.comparisons.work.pieces import run_pieces
-from eplstm.models import Cohort, EpisodicLSTMComposition, ModelConfig, save_model
+from eplstm.models import Cohort, ModelConfig, save_model
 from eplstm.tasks import ContextualChoice
 
 SIZES = {"obs_dim": 6, "trial_length": 4, "t_noise_off": 2}
@@ -95,46 +97,43 @@ def test_one_probe_a_trial():
     assert (probed.sum(1) == 1).all() and probed.any(0).all()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "match"),
-    [
+def test_designs_that_cannot_be():
+    for wrong, match in (
         ({"blocks": 0}, "blocks must be a whole number ≥ 1"),
         ({"new_contexts": -1}, "new_contexts must be a whole number ≥ 0"),
         ({"order": "random"}, "order must be one of"),
         ({"probes": "some"}, "probes must be one of"),
         ({"t_noise_off": 9}, "must not exceed"),
-    ],
-)
-def test_designs_that_cannot_be(wrong, match):
-    with pytest.raises(ValueError, match=match):
-        Design(**(SIZES | wrong))
+    ):
+        with pytest.raises(ValueError, match=match):
+            Design(**(SIZES | wrong))
 
 
 # ---- simulated people --------------------------------------------------------------------------------
 
 
+def assert_same_people(some, others):
+    for a, b in zip(some, others, strict=True):
+        assert a.id == b.id
+        for x, y in zip(a.blocks, b.blocks, strict=True):
+            np.testing.assert_array_equal(x.choices, y.choices)
+            np.testing.assert_array_equal(x.trials.inputs, y.trials.inputs)
+
+
 def test_the_same_people_from_all_models(agent, model, people):
     """Likelihood, reference and composition: the same choices, to the last one."""
     z, shown = people
-    composition = EpisodicLSTMComposition(model.config, seed=1)
+    composition = pristine(model.config)
     composition.set_weights(model.weights())
     for source in (model, composition):
         before = source.memory()
-        same = simulate_people(agent, DESIGN, FULL.space, z, 2, policies=policies_of(source))
-        for a, b in zip(shown, same, strict=True):
-            assert a.id == b.id
-            for x, y in zip(a.blocks, b.blocks, strict=True):
-                np.testing.assert_array_equal(x.choices, y.choices)
+        assert_same_people(simulate_people(agent, DESIGN, FULL.space, z, 2, policies=policies_of(source)), shown)
         np.testing.assert_array_equal(before[0], source.memory()[0])
 
 
 def test_more_people_leave_the_first_as_they_are(agent, people):
     z, shown = people
-    fewer = FULL.simulate(agent, DESIGN, z[:2], seed=2)
-    for a, b in zip(fewer, shown, strict=False):
-        for x, y in zip(a.blocks, b.blocks, strict=True):
-            np.testing.assert_array_equal(x.choices, y.choices)
-            np.testing.assert_array_equal(x.trials.inputs, y.trials.inputs)
+    assert_same_people(FULL.simulate(agent, DESIGN, z[:2], seed=2), shown[:2])
 
 
 def test_a_free_response_comes_once_a_trial(agent):
@@ -218,7 +217,7 @@ def test_predictive_check_of_the_true_model(agent, people):
 def test_pieces_give_what_one_fit_gives(agent, people):
     _, shown = people
     twelve = [Participant(f"{p.id}{n}", p.blocks) for n in range(2) for p in shown]
-    pieces = people_pieces(agent, [FULL], twelve, restarts=1)
+    pieces = people_pieces(Setting(agent, restarts=1), [FULL], twelve)
     assert len(pieces) == 2
     found = joined([FULL], run_pieces(fit_people, pieces).results)["full"]
     whole = fit_map(FULL.objective(agent, twelve), model="full", restarts=1)
@@ -227,7 +226,7 @@ def test_pieces_give_what_one_fit_gives(agent, people):
 
 
 def test_recovery_study(agent, tmp_path):
-    pieces = parameter_pieces(agent, FULL, [DESIGN], people=6, groups=2, restarts=1, seed=3)
+    pieces = parameter_pieces(Setting(agent, restarts=1, seed=3), FULL, [DESIGN], people=6, groups=2)
     done = run_pieces(recover_parameters, pieces, store=tmp_path / "parameters")
     replicates = of_design(DESIGN, done.results)
     assert len(replicates) == 2 and not done.failures
@@ -238,8 +237,10 @@ def test_recovery_study(agent, tmp_path):
     assert len(again.kept) == 2
 
     some = [variants()[name] for name in ("full", "bias only")]
-    pieces = model_pieces(agent, some, DESIGN, people=4, groups=1, restarts=1)
-    simulated, best = best_models(run_pieces(recover_model, pieces).results)
+    pieces = model_pieces(Setting(agent, restarts=1), some, DESIGN, people=4, groups=1)
+    results = run_pieces(recover_model, pieces).results
+    assert best_models(results, by_group=True)[0] == ["full", "bias only"]
+    simulated, best = best_models(results)
     assert simulated == ["full"] * 4 + ["bias only"] * 4
     assert best[4:].count("bias only") >= 3
 
@@ -285,12 +286,13 @@ def test_fit_predict_and_refusals(results, capsys):
     capsys.readouterr()
     assert run(results, *arguments) == 2
     assert "holds a report" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--parameters", "lap") == 2
-    assert "['lap'] are not known" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--fixed", "lapse:0.1") == 2
-    assert "--fixed takes name=value" in capsys.readouterr().err
-    assert run(results, "fit", data, "--out", str(results / "x"), "--variant", "fool") == 2
-    assert "no variant 'fool'" in capsys.readouterr().err
+    for option, value, message in (
+        ("--parameters", "lap", "['lap'] are not known"),
+        ("--fixed", "lapse:0.1", "--fixed takes name=value"),
+        ("--variant", "fool", "no variant 'fool'"),
+    ):
+        assert run(results, "fit", data, "--out", str(results / "x"), option, value) == 2
+        assert message in capsys.readouterr().err
 
     assert run(results, "predict", str(out), "--data", data, "--out", str(results / "p"), "--draws", "5") == 0
     assert "figures/prediction.png" in (results / "p" / "report.html").read_text()

@@ -6,9 +6,9 @@ What needs PyTorch is imported when it is first asked for: data can be read and 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .table.data import ObservedBlock, Participant, TrialTable
+from .table.data import ObservedBlock, Participant
 from .table.problems import DataError, Problem
-from .table.reading import read_trials
+from .table.reading import TrialTable, read_trials
 from .table.report import DataReport
 from .table.schema import schema_table
 from .table.writing import write_trials

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,37 +24,12 @@ from torch import Tensor
 
 from ...models.choices import last_choices
 from ...tasks.trials import Trials
+from .objective import OfPeople
 from .parameters import ParameterSpace
 from .table.data import NO_CHOICE, ObservedBlock, Participant
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """The choices of P people, side by side: (P, N), N the most choices of one of them."""
-
-    sign: Tensor
-    """1 for the choice 1, −1 for the choice 0."""
-    evidence: Tensor
-    """E_t"""
-    last: Tensor
-    """l_t"""
-    there: Tensor
-    """bool: False where somebody has fewer choices than N."""
-    trial: tuple[np.ndarray, ...]
-    """Of each person, (n_choices,): in which of their trials with choices, 0, 1, ..."""
-
-    def rows(self, rows: Sequence[int]) -> _Scored:
-        which = list(rows)
-        return _Scored(
-            self.sign[which],
-            self.evidence[which],
-            self.last[which],
-            self.there[which],
-            tuple(self.trial[row] for row in which),
-        )
-
-
-class BiasOnly:
+class BiasOnly(OfPeople):
     """A leaning towards an action, whatever is shown: an ``Objective``.
 
     Args:
@@ -79,47 +53,33 @@ class BiasOnly:
         n_actions: int = 2,
         context_columns: tuple[int, int] | None = None,
     ) -> None:
-        self._space, self._context = space, context_columns
-        self._participants = tuple(participants)
+        super().__init__(participants, space)
+        self._context = context_columns
         self._check(n_actions)
-        self._scored = _side_by_side([self._of_person(person) for person in self._participants])
-
-    @property
-    def space(self) -> ParameterSpace:
-        """The parameters."""
-        return self._space
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The participants'."""
-        return tuple(person.id for person in self._participants)
-
-    @property
-    def n_choices(self) -> np.ndarray:
-        """(P,) int: scored choices."""
-        return np.array([person.n_choices for person in self._participants])
+        people = [self._of_person(person) for person in self.participants]
+        longest = max(len(person["sign"]) for person in people)
+        self._scored = {
+            name: torch.as_tensor(np.stack([np.pad(own[name], (0, longest - len(own[name]))) for own in people]))
+            for name in people[0]
+        }
+        """Of each choice, (P, N), N the most choices of one of them; ``there`` is False behind somebody's last."""
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """z (R, P, k) float64 → (R, P), differentiable."""
-        scored = self._scored
-        values = {name: value.unsqueeze(-1) for name, value in self._values(z, 3).items()}
-        return torch.where(scored.there, self._log_p(values, scored), 0.0).sum(-1)
+        return torch.where(self._scored["there"], self._log_p(self.checked(z, 3)), 0.0).sum(-1)
 
     def pointwise(self, z: Tensor) -> list[np.ndarray]:
         """z (P, k) → for each participant the log-likelihood of each trial with choices, in order."""
-        scored = self._scored
         with torch.no_grad():
-            values = {name: value.unsqueeze(-1) for name, value in self._values(z, 2).items()}
-            log_p = self._log_p(values, scored).numpy()
-        return [
-            np.bincount(trial, weights=row[: len(trial)]) for trial, row in zip(scored.trial, log_p, strict=True)
-        ]
+            log_p = self._log_p(self.checked(z, 2))
+        each = zip(self._scored["trial"], self._scored["there"], log_p, strict=True)
+        return [np.bincount(trial[there], weights=own[there]) for trial, there, own in each]
 
     def only(self, rows: Sequence[int]) -> BiasOnly:
         """The same for some of the participants, in this order."""
-        part = copy.copy(self)
-        part._participants = tuple(self._participants[row] for row in rows)
-        part._scored = self._scored.rows(rows)
+        part, which = copy.copy(self), list(rows)
+        part.participants = tuple(self.participants[row] for row in which)
+        part._scored = {name: values[which] for name, values in self._scored.items()}
         return part
 
     def policies(self, z: Tensor | np.ndarray) -> list[list[np.ndarray]]:
@@ -128,10 +88,10 @@ class BiasOnly:
         Returns:
             For each participant and block (n, T, 2), lapses included.
         """
-        values = self._values(torch.as_tensor(z, dtype=torch.float64), 2)
+        values = self._values(self.checked(torch.as_tensor(z, dtype=torch.float64), 2))
         return [
             [self._policy(block, {name: value[p] for name, value in values.items()}) for block in person.blocks]
-            for p, person in enumerate(self._participants)
+            for p, person in enumerate(self.participants)
         ]
 
     # ---- parts -------------------------------------------------------------------------------------------
@@ -140,16 +100,10 @@ class BiasOnly:
         """E_t, (n, T)."""
         return np.zeros(trials.targets.shape)
 
-    def _values(self, z: Tensor, axes: int) -> dict[str, Tensor]:
+    def _values(self, z: Tensor) -> dict[str, Tensor]:
         """z (..., P, k) → natural values, each (..., P); those that are neither free nor fixed are left out."""
-        expected = (len(self._participants), len(self._space))
-        if z.ndim != axes or tuple(z.shape[-2:]) != expected:
-            form = "(R, P, k)" if axes == 3 else "(P, k)"
-            raise ValueError(
-                f"{type(self).__name__}: z must be {form} with (P, k) = {expected}; got {tuple(z.shape)}."
-            )
-        fixed = {name: z.new_full(z.shape[:-1], value) for name, value in self._space.fixed.items()}
-        return {**fixed, **self._space.natural(z)}
+        fixed = {name: z.new_full(z.shape[:-1], value) for name, value in self.space.fixed.items()}
+        return {**fixed, **self.space.natural(z)}
 
     def _drive(self, values: dict[str, Tensor], evidence: Tensor, last: Tensor) -> Tensor:
         """The log odds of action 1, without lapses."""
@@ -159,9 +113,10 @@ class BiasOnly:
                 drive = drive + values[name] * what
         return drive
 
-    def _log_p(self, values: dict[str, Tensor], scored: _Scored) -> Tensor:
+    def _log_p(self, z: Tensor) -> Tensor:
         """Log-probability of each choice, (..., P, N)."""
-        towards = scored.sign * self._drive(values, scored.evidence, scored.last)
+        values = {name: value.unsqueeze(-1) for name, value in self._values(z).items()}
+        towards = self._scored["sign"] * self._drive(values, self._scored["evidence"], self._scored["last"])
         lapse = values.get("lapse")
         if lapse is None:
             return torch.nn.functional.logsigmoid(towards)
@@ -174,7 +129,7 @@ class BiasOnly:
         return torch.stack([1 - p, p], dim=-1).detach().numpy()
 
     def _of_person(self, person: Participant) -> dict[str, np.ndarray]:
-        """Sign, evidence, last choice and trial of each of a person's choices."""
+        """Of each of a person's choices: sign (1: action 1, −1: 0), E_t, l_t, and in which trial with choices."""
         parts, before = [], 0
         for block in person.blocks:
             chosen = block.observed
@@ -186,23 +141,19 @@ class BiasOnly:
                     "evidence": self._evidence(block.trials)[chosen],
                     "last": _last(block.choices)[chosen],
                     "trial": trial[np.nonzero(chosen)[0]],
+                    "there": chosen[chosen],
                 }
             )
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _check(self, n_actions: int) -> None:
         what = type(self).__name__
-        foreign = sorted({*self._space.names, *self._space.fixed} - set(self.parameters))
+        foreign = sorted({*self.space.names, *self.space.fixed} - set(self.parameters))
         if foreign:
             raise ValueError(f"{what}: has the parameters {', '.join(self.parameters)}; got {', '.join(foreign)}.")
         if n_actions != 2:
             raise ValueError(f"{what}: is a model of two actions; the task has {n_actions}. Leave it out.")
-        if not self._participants:
-            raise ValueError(f"{what}: needs at least one participant; got none.")
-        twice = sorted({one for one in self.ids if self.ids.count(one) > 1})
-        if twice:
-            raise ValueError(f"{what}: ids must differ; {twice[0]!r} is there twice.")
-        for person in self._participants:
+        for person in self.participants:
             for block in person.blocks:
                 if block.choices.max() > 1:
                     raise ValueError(
@@ -244,20 +195,3 @@ def _last(choices: np.ndarray) -> np.ndarray:
     """l_t of a block: (n, T) float."""
     last = last_choices(choices)
     return np.where(last == NO_CHOICE, 0.0, 2.0 * last - 1)
-
-
-def _side_by_side(people: list[dict[str, np.ndarray]]) -> _Scored:
-    longest = max(len(person["sign"]) for person in people)
-
-    def padded(name: str) -> Tensor:
-        rows = [np.pad(person[name], (0, longest - len(person[name]))) for person in people]
-        return torch.as_tensor(np.stack(rows))
-
-    there = np.stack([np.arange(longest) < len(person["sign"]) for person in people])
-    return _Scored(
-        padded("sign"),
-        padded("evidence"),
-        padded("last"),
-        torch.as_tensor(there),
-        tuple(person["trial"] for person in people),
-    )

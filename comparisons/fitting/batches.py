@@ -87,17 +87,12 @@ class Batches:
             if len(participants) == 1:
                 self.failures[int(participants[0])] = f"the likelihood raised {type(error).__name__}: {error}"
                 return np.full(rectangle.shape[:2], np.nan), np.full(rectangle.shape, np.nan)
-            half = len(participants) // 2
-            parts = [
-                self._evaluate(
-                    self.objective.only(participants[of].tolist()),
-                    participants[of],
-                    rectangle[:, of],
-                    with_gradient,
-                )
-                for of in (slice(half), slice(half, None))
-            ]
-            return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)
+            half, parts = len(participants) // 2, []
+            for of in (slice(half), slice(half, None)):
+                some = self.objective.only(participants[of].tolist())
+                parts.append(self._evaluate(some, participants[of], rectangle[:, of], with_gradient))
+            value, gradient = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+            return value, gradient
         if value.shape != z.shape[:2] or value.dtype != torch.float64:
             raise ValueError(
                 f"The objective's log_likelihood must give float64 values of shape {tuple(z.shape[:2])} for z of "

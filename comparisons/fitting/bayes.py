@@ -19,6 +19,7 @@ needs fewer steps if they are good.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +28,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .estimation import Progress, fit_map
+from .estimation import Progress, check_least, fit_map
 from .group import design_matrix
 from .objective import Objective
 from .parameters import log_normal
-from .results import Fit
+from .results import Fit, group_table
 
 MOST_R_HAT = 1.01
 """Rank-normalised split r-hat, and ..."""
@@ -79,9 +80,7 @@ def fit_bayes(
         ValueError: a number or a covariate makes no sense, or nobody can be fitted.
     """
     _tools()
-    for name, value, least in (("chains", chains, 2), ("draws", draws, 4), ("warmup", warmup, 1)):
-        if value < least:
-            raise ValueError(f"fit_bayes: {name} must be at least {least}; got {value}.")
+    check_least("fit_bayes", chains=(chains, 2), draws=(draws, 4), warmup=(warmup, 1))
     if covariates is not None and not hierarchical:
         raise ValueError("fit_bayes: covariates describe the group; they need hierarchical=True.")
     names, design = design_matrix(objective.ids, covariates)
@@ -94,8 +93,9 @@ def fit_bayes(
     total = chains * (warmup + draws)
     each = []
     for c in range(chains):
-        rng, share = np.random.default_rng((seed, c)), _share(progress, c, total // chains, total)
-        each.append(_chain(posterior, draws, warmup, rng, share))
+        before = c * (warmup + draws)
+        share = None if progress is None else lambda n, before=before: progress(before + n, total)
+        each.append(_chain(posterior, draws, warmup, np.random.default_rng((seed, c)), share))
     kept = {name: torch.stack([own[name] for own, _ in each]) for name in each[0][0]}
     return _fit(posterior, first, names, kept, sum(divergences for _, divergences in each))
 
@@ -204,13 +204,12 @@ class _Posterior:
         return {name: torch.from_numpy(values) for name, values in start.items()}
 
 
-def _share(progress: Progress | None, chain: int, own: int, total: int) -> Progress | None:
-    """What turns the progress of a chain into that of all chains."""
-    return None if progress is None else lambda n, _: progress(chain * own + n, total)
-
-
 def _chain(
-    posterior: _Posterior, draws: int, warmup: int, rng: np.random.Generator, progress: Progress | None
+    posterior: _Posterior,
+    draws: int,
+    warmup: int,
+    rng: np.random.Generator,
+    progress: Callable[[int], object] | None,
 ) -> tuple[dict[str, Tensor], int]:
     """What is kept of a chain: u (draws, P, k), β (draws, q, k), σ (draws, k); and how many draws diverged."""
     pyro, _ = _tools()
@@ -234,7 +233,7 @@ def _chain(
                     kept["beta"].append(beta)
                     kept["sigma"].append(sigma)
             if progress is not None:
-                progress(n + 1, warmup + draws)
+                progress(n + 1)
         divergences = len(kernel.diagnostics()["divergences"])
         kernel.cleanup()
     return {name: torch.stack(values) for name, values in kept.items()}, divergences
@@ -307,27 +306,19 @@ def _checks(values: np.ndarray) -> dict[str, np.ndarray]:
 
 def _group_table(names: tuple[str, ...], columns: list[str], beta: np.ndarray, sigma: np.ndarray) -> pd.DataFrame:
     """Means and effects (chains, draws, q, k) and spreads (chains, draws, k), in z."""
-    of_beta, of_sigma = _checks(beta), _checks(sigma)
-    beta_ends, sigma_ends = (np.percentile(values, [2.5, 97.5], axis=(0, 1)) for values in (beta, sigma))
-    rows = [
-        {
-            "parameter": names[j],
-            "covariate": columns[i],
-            "estimate": beta[..., i, j].mean(),
-            "se": beta[..., i, j].std(ddof=1),
-            "lower": beta_ends[0, i, j],
-            "upper": beta_ends[1, i, j],
-            "group_sd": sigma[..., j].mean(),
-            "group_sd_lower": sigma_ends[0, j],
-            "group_sd_upper": sigma_ends[1, j],
-            "r_hat": max(of_beta["r_hat"][i, j], of_sigma["r_hat"][j]),
-            "ess_bulk": min(of_beta["ess_bulk"][i, j], of_sigma["ess_bulk"][j]),
-            "ess_tail": min(of_beta["ess_tail"][i, j], of_sigma["ess_tail"][j]),
-        }
-        for j in range(len(names))
-        for i in range(len(columns))
-    ]
-    return pd.DataFrame(rows)
+    (low, high), (sd_low, sd_high) = (np.percentile(values, [2.5, 97.5], axis=(0, 1)) for values in (beta, sigma))
+    mean, of_beta, of_sigma = beta.mean((0, 1)), _checks(beta), _checks(sigma)
+    means = {"estimate": mean, "se": beta.std((0, 1), ddof=1), "lower": low, "upper": high}
+    table = group_table(
+        names,
+        columns,
+        means,
+        {"group_sd": sigma.mean((0, 1)), "group_sd_lower": sd_low, "group_sd_upper": sd_high},
+    )
+    worst = {
+        name: (np.maximum if name == "r_hat" else np.minimum)(of_beta[name], of_sigma[name]) for name in of_beta
+    }
+    return table.assign(**{name: values.T.ravel() for name, values in worst.items()})
 
 
 def _messages(

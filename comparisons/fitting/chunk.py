@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ...models.choices import last_choices, log_probabilities, one_hot
-from ...models.config import ModelConfig
-from ...models.engine import Weights
 from ...models.person import PARAMETERS, returning
 from .network import Batch, acts_in_network
-from .observation import FreeResponse, StepChoices, by_trial, log_mixture
+from .observation import Observation, by_trial, log_mixture
 from .rounds import rows_at_once
 from .table.data import ObservedBlock
 
@@ -27,14 +25,9 @@ def equal_share(count: int, most: int) -> int:
 
 
 def unit_numbers(scored: np.ndarray, episode: np.ndarray) -> np.ndarray:
-    """Which unit each trial of a block belongs to.
+    """Which unit each trial of a block belongs to, (n,) int, numbered by first trials; -1 where it is not scored.
 
-    Args:
-        scored: (n,) bool.
-        episode: (n,) int: the episode that each returns to; trials of one are one unit. -1: none.
-
-    Returns:
-        (n,) int, numbered by their first scored trials; -1 for trials that are not scored.
+    Trials that return to one ``episode`` (n,) are one unit; -1: to none.
     """
     unit, of_episode, count = np.full(len(scored), -1), {}, 0
     for n in np.flatnonzero(scored).tolist():
@@ -49,52 +42,36 @@ class Chunk:
     """Blocks of equally long trials, whatever their participants.
 
     Args:
-        config, weights: of the trained agent.
+        batch: of their trials.
         blocks: what was shown and chosen.
         owners: (B,) the participant of each, counted from 0.
         observation: what is observed.
-        key_scale, context, keep_drive: as in ``Batch``.
         loses_episodes: whether there is an encoding probability below 1.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
-        weights: Weights,
+        batch: Batch,
         blocks: Sequence[ObservedBlock],
         owners: Sequence[int],
-        observation: StepChoices | FreeResponse,
-        *,
-        key_scale: np.ndarray,
-        context: np.ndarray | None,
-        keep_drive: bool,
+        observation: Observation,
         loses_episodes: bool,
     ) -> None:
-        self.owners = torch.tensor(owners)
+        self._batch, self.owners = batch, torch.tensor(owners)
         self._observation, self._loses_episodes = observation, loses_episodes
         self._constant: dict[bool, Tensor] = {}
-        self._batch = Batch(
-            config,
-            weights,
-            [block.trials for block in blocks],
-            [observation.needed(block.choices) for block in blocks],
-            key_scale=key_scale,
-            context=context,
-            keep_drive=keep_drive,
-        )
         episodes = [returning(b.trials) if loses_episodes else np.full(len(b.trials), -1) for b in blocks]
         units = [
             unit_numbers(observation.scored(block.choices), episode)
             for block, episode in zip(blocks, episodes, strict=True)
         ]
-        self.n_units = [int(unit.max()) + 1 for unit in units]
-        """Of each block."""
+        self._n_units = [int(unit.max()) + 1 for unit in units]
         self._choices = self._arranged([block.choices for block in blocks], -1)
         last = self._arranged([last_choices(block.choices) for block in blocks], -1).numpy()
-        self._repeats = torch.from_numpy(one_hot(last, config.n_actions)).movedim(-1, 1)[:, :, None]
+        self._repeats = torch.from_numpy(one_hot(last, batch.config.n_actions)).movedim(-1, 1)[:, :, None]
         """(T, A, 1, n, B): 1 for the choice made last."""
         self._there = torch.from_numpy(self._batch.arrangement.order >= 0)
-        unit, nobody = self._arranged(units, -1), max(self.n_units)
+        unit, nobody = self._arranged(units, -1), max(self._n_units)
         self._unit = torch.where(unit < 0, nobody, unit)
         self._returns = self._arranged([episode >= 0 for episode in episodes], False)
         counts = torch.zeros(nobody + 1, len(blocks), dtype=torch.int64)
@@ -132,6 +109,11 @@ class Chunk:
             mixture = log_mixture(unit, self._by_unit(lost), by_trial(values["encoding_probability"]))
             unit = torch.where(self._mixed, mixture, unit)
         return unit.expand(restarts, -1, -1)
+
+    def pointwise(self, values: Values) -> list[np.ndarray]:
+        """Log-likelihoods of the units of each block, (units,)."""
+        units = self.units(values, 1)[0].numpy()
+        return [units[:count, b] for b, count in enumerate(self._n_units)]
 
     def _log_p(self, readout: Tensor, values: Values) -> Tensor:
         """log p_t: (T, A, R, n, B)."""

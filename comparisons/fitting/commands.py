@@ -5,7 +5,7 @@ Each is a dataclass whose fields are its options, and a function that does it; `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,22 +18,26 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...models import load_model
+from ...tasks.files import write_whole
 from ..blocks import train_run
 from ..page import REPORT
+from ..progress import progress_bar
 from ..runs import find_checkpoint
 from ..settings import RunSettings
-from ..work.files import write_whole
-from ..work.pieces import Done, Piece, progress_bar, run_pieces
+from ..work.pieces import Done, Piece, run_pieces
 from ..work.places import slurm_cluster
 from . import fit_report
 from .agent import TrainedAgent
+from .bayes import fit_bayes
 from .designs import Design
-from .observation import FreeResponse, StepChoices
+from .group import fit_empirical_bayes
+from .observation import FreeResponse, Observation, StepChoices
 from .parameters import ParameterSpace
 from .predictive import PredictiveCheck, predictive_check
 from .results import Fit
 from .simulation import policies_of, simulate_people
 from .studies import (
+    Setting,
     cross_validate_people,
     fit_people,
     held_out,
@@ -42,6 +46,7 @@ from .studies import (
     loo_people,
     loo_pieces,
     model_pieces,
+    of_design,
     parameter_pieces,
     people_pieces,
     recover_model,
@@ -50,12 +55,10 @@ from .studies import (
 from .table.data import Participant
 from .table.reading import read_trials
 from .table.writing import write_trials
-from .variant import RECOMMENDED, Observation, Variant, distinct, variants
+from .variant import RECOMMENDED, Variant, distinct, variants
 
 AGENT = Path("results/agent")
-AGENT_SETTINGS = RunSettings(
-    blocks=60, key="context", retrieval="average", environments=32, learning_rate=2e-3
-)  # fmt: skip
+AGENT_SETTINGS = RunSettings(60, key="context", retrieval="average", environments=32, learning_rate=2e-3)
 """An agent that remembers (see the README), and whose retrieval is differentiable."""
 
 
@@ -81,18 +84,28 @@ class Common:
         """The parameters; ValueError if a name or a value does not fit."""
         values = {}
         for text in self.fixed:
-            name, equals, value = text.partition("=")
+            name, _, value = text.partition("=")
             try:
-                values[name.strip()] = float(value)
+                values[name.strip()] = float(value)  # of nothing, where there is no =
             except ValueError:
                 raise ValueError(f"--fixed takes name=value, such as lapse=0.02; got {text!r}.") from None
-            if not equals:
-                raise ValueError(f"--fixed takes name=value, such as lapse=0.02; got {text!r}.")
         return ParameterSpace.of(*self.parameters, fixed=values)
 
     def observation(self) -> Observation:
         """What is observed."""
         return FreeResponse() if self.response == "free" else StepChoices()
+
+
+@dataclass(frozen=True)
+class Fitted(Common):
+    """What those take that fit people."""
+
+    restarts: int = 4
+    """Of each person's search."""
+
+    def setting(self, agent: TrainedAgent) -> Setting:
+        """What their pieces share."""
+        return Setting(agent, self.observation(), self.restarts, self.seed)
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ class Simulate(Common):
 
 
 @dataclass(frozen=True)
-class FitData(Common, Where):
+class FitData(Fitted, Where):
     """Estimate each person's parameters from a table of choices, and write tables, figures and a report.
 
     Give the same command again to go on with an interrupted run.
@@ -157,8 +170,6 @@ class FitData(Common, Where):
     """What is fitted: see compare-models."""
     estimator: Literal["map", "empirical_bayes", "bayes"] = "map"
     """MAP, and draws of each person's posterior; empirical Bayes of the group; full Bayes (eplstm[bayes])."""
-    restarts: int = 4
-    """Of each person's search."""
     covariates: Path | None = None
     """Table with the column participant, and others (age, condition) that the group's means may depend on."""
     truth: Path | None = None
@@ -166,7 +177,7 @@ class FitData(Common, Where):
 
 
 @dataclass(frozen=True)
-class CompareModels(Common, Where):
+class CompareModels(Fitted, Where):
     """Say which variant of the model explains a table of choices, for each person and for the group."""
 
     data: Annotated[Path, tyro.conf.Positional] = Path("results/simulated.csv")
@@ -176,8 +187,6 @@ class CompareModels(Common, Where):
     variants: tuple[str, ...] = ()
     """Names; by default all that differ for the agent: "full", "no forgetting", "no memory", "whole-input key",
     "context key", "bias only", "evidence only"."""
-    restarts: int = 4
-    """Of each person's search."""
     cross_validation: Literal["none", "blocks"] = "blocks"
     """Predict each block of a person from the others, too; needs two blocks or more."""
     loo: bool = False
@@ -201,7 +210,7 @@ class Predict(Common):
 
 
 @dataclass(frozen=True)
-class Recover(Common, Where):
+class Recover(Fitted, Where):
     """Find out what a design can tell before data are collected: simulate people, fit them, and compare.
 
     Parameters (r, bias, RMSE, coverage, by number of trials), models (confusion and inversion), calibration of
@@ -225,8 +234,6 @@ class Recover(Common, Where):
     """Numbers of blocks a person, each a design of its own: recovery by number of trials."""
     variants: tuple[str, ...] = ()
     """For the recovery of models; by default all."""
-    restarts: int = 4
-    """Of each person's search."""
     design: tyro.conf.OmitArgPrefixes[Design] = field(default_factory=Design)
     """What they see; models are recovered with this number of blocks."""
 
@@ -246,20 +253,20 @@ def trained_agent(command: Common, console: Console) -> TrainedAgent:
     return TrainedAgent.of(model, context_columns=(size // 2, size))
 
 
-def chosen(command: Common, names: Sequence[str]) -> list[Variant]:
-    """Variants by name, with the parameters of the command. ValueError if there is no such name."""
+def chosen(command: Common, *names: str) -> list[Variant]:
+    """Variants by name (all if there is none), with the parameters of the command. ValueError: no such name."""
     space = command.space()
     known = variants(*space.names)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"There is no variant {unknown[0]!r}; there are {', '.join(map(repr, known))}.")
     picked = [known[name] for name in names or known]
-    return [v if v.baseline else v.with_space(replace(v.space, fixed=space.fixed)) for v in picked]
+    return [v if v.baseline else replace(v, space=replace(v.space, fixed=space.fixed)) for v in picked]
 
 
 def candidates(command: Any, agent: TrainedAgent, console: Console) -> list[Variant]:
     """The variants of the command; by default all that differ for this agent."""
-    picked = chosen(command, command.variants)
+    picked = chosen(command, *command.variants)
     kept = picked if command.variants else distinct(picked, agent)
     left = [v.name for v in picked if v not in kept]
     if left:
@@ -268,11 +275,12 @@ def candidates(command: Any, agent: TrainedAgent, console: Console) -> list[Vari
 
 
 def run(
-    console: Console, what: str, function: Callable[..., Any], pieces: list[Piece], command: Any, store: Path
+    console: Console, what: str, function: Callable[..., Any], pieces: list[Piece], command: Any, store: str
 ) -> Done:
-    """Run pieces with a progress bar; what failed is said."""
+    """Run pieces with a progress bar, kept in this folder of the results; what failed is said."""
     with progress_bar(console, what) as bar, command.place() as where:
-        done = run_pieces(function, pieces, store=store, where=where, progress=bar, overwrite=command.overwrite)
+        kept = {"store": command.out / store, "overwrite": command.overwrite}
+        done = run_pieces(function, pieces, **kept, where=where, progress=bar)
     if done.failures or done.damaged:
         console.print(f"[yellow]{escape(done.summary())}[/yellow]")
     return done
@@ -304,7 +312,7 @@ def told(console: Console, folder: Path) -> Iterator[None]:
 def simulate(command: Simulate, console: Console) -> int:
     """``eplstm simulate``."""
     agent = trained_agent(command, console)
-    (variant,) = chosen(command, [command.variant])
+    (variant,) = chosen(command, command.variant)
     z = variant.space.draw(command.participants, np.random.default_rng((command.seed, 1)))
     policies = variant.policies(agent)
     if command.model != "likelihood":
@@ -319,39 +327,32 @@ def simulate(command: Simulate, console: Console) -> int:
     if truth.exists() and not command.overwrite:
         raise FileExistsError(f"{truth} is there; choose another name with --out, or give --overwrite.")
     write_trials(command.out, people, command.out.with_suffix(".npz"), overwrite=command.overwrite)
-    write_whole(truth, truth_table([p.id for p in people], variant.space, z).to_csv(index=False))
+    ids, names = [p.id for p in people], list(variant.space.names)
+    true = pd.DataFrame(variant.space.natural_array(z), pd.Index(ids, name="participant"), names).stack()
+    write_whole(truth, true.rename_axis(["participant", "parameter"]).rename("value").to_csv())
     choices = sum(person.n_choices for person in people)
     console.print(f"{len(people)} people, {choices} choices: {escape(str(command.out))}")
     console.print(f"True values: {escape(str(truth))}")
     return 0
 
 
-def truth_table(ids: Sequence[str], space: ParameterSpace, z: np.ndarray) -> pd.DataFrame:
-    """True values, tidy: participant, parameter, value."""
-    natural = space.natural_array(z)
-    rows = [(id, name, natural[p, k]) for p, id in enumerate(ids) for k, name in enumerate(space.names)]
-    return pd.DataFrame(rows, columns=["participant", "parameter", "value"])
-
-
 def fit(command: FitData, console: Console) -> int:
     """``eplstm fit``."""
     check_folder(command.out, command.overwrite)
     agent = trained_agent(command, console)
-    (variant,) = chosen(command, [command.variant])
+    (variant,) = chosen(command, command.variant)
     people = read(command, agent, console)
-    observation = command.observation()
+    objective = variant.objective(agent, people, command.observation())  # refuses what does not fit at once
     covariates = None if command.covariates is None else read_covariates(command.covariates)
     if command.estimator == "map":
         if covariates is not None:
             raise ValueError("--covariates needs an estimate of the group: --estimator empirical_bayes or bayes.")
-        variant.objective(agent, people, observation)  # refuses what does not fit, before any piece runs
-        pieces = people_pieces(agent, [variant], people, observation, command.restarts, command.seed)
-        done = run(console, "Fitting", fit_people, pieces, command, command.out / "pieces")
+        pieces = people_pieces(command.setting(agent), [variant], people)
+        done = run(console, "Fitting", fit_people, pieces, command, "pieces")
         found = joined([variant], done.results).get(variant.name)
         if found is None:
             raise ValueError(f"No participant could be fitted. {done.summary()}")
     else:
-        objective = variant.objective(agent, people, observation)
         with progress_bar(console, "Fitting") as bar:
             found = estimate_group(command, variant, objective, covariates, lambda n, total: bar(n, total, 0))
     for id, why in found.failures.items():
@@ -365,17 +366,11 @@ def fit(command: FitData, console: Console) -> int:
     return 0
 
 
-def estimate_group(
-    command: FitData, variant: Variant, objective: Any, covariates: pd.DataFrame | None, progress: Any
-) -> Fit:
+def estimate_group(command: FitData, variant: Variant, objective: Any, covariates: Any, progress: Any) -> Fit:
     """Empirical or full Bayes."""
     shared = {"model": variant.name, "covariates": covariates, "seed": command.seed, "progress": progress}
     if command.estimator == "empirical_bayes":
-        from .group import fit_empirical_bayes
-
         return fit_empirical_bayes(objective, restarts=command.restarts, **shared)
-    from .bayes import fit_bayes
-
     return fit_bayes(objective, **shared)
 
 
@@ -395,23 +390,20 @@ def compare_models(command: CompareModels, console: Console) -> int:
     if len(picked) < 2:
         raise ValueError(f"compare-models needs two variants or more; got {[v.name for v in picked]}.")
     people = read(command, agent, console)
-    observation = command.observation()
     for variant in picked:
-        variant.objective(agent, people, observation)  # refuses what does not fit, before any piece runs
-    pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
-    done = run(console, "Fitting", fit_people, pieces, command, command.out / "pieces")
-    fits = joined(picked, done.results)
+        variant.objective(agent, people, command.observation())  # refuses what does not fit, before any piece runs
+    pieces = people_pieces(command.setting(agent), picked, people)
+    fitted = run(console, "Fitting", fit_people, pieces, command, "pieces").results
     scores = {}
     if command.cross_validation == "blocks":
-        pieces = people_pieces(agent, picked, people, observation, command.restarts, command.seed)
-        left = run(console, "Cross-validation", cross_validate_people, pieces, command, command.out / "held_out")
-        scores["blocks"] = {name: cv.scores for name, cv in held_out(picked, left.results).items()}
+        left = run(console, "Cross-validation", cross_validate_people, pieces, command, "held_out")
+        scores["blocks"] = held_out(picked, left.results)
     if command.loo:
-        pieces = loo_pieces(agent, picked, people, observation, done.results)
-        left = run(console, "Leaving trials out", loo_people, pieces, command, command.out / "loo")
+        left = run(console, "Leaving trials out", loo_people, loo_pieces(pieces, fitted), command, "loo")
         scores["trials"] = left_out_trials(picked, left.results)
+    fits = list(joined(picked, fitted).values())
     with told(console, command.out):
-        best = fit_report.write_comparison(command.out, list(fits.values()), picked, scores, settings=command)
+        best = fit_report.write_comparison(command.out, fits, picked, scores, settings=command)
     console.print(best)
     return 0
 
@@ -421,91 +413,58 @@ def predict(command: Predict, console: Console) -> int:
     check_folder(command.out, command.overwrite)
     agent = trained_agent(command, console)
     fitted = Fit.load(command.fit)
-    (variant,) = chosen(command, [fitted.model])
-    variant = variant.with_space(fitted.space)
+    (variant,) = chosen(command, fitted.model)
     people = read(command, agent, console)
-    with progress_bar(console, "Simulating") as bar:
-        check = predictive_check(
-            fitted,
-            variant,
-            agent,
-            people,
-            draws=command.draws,
-            seed=command.seed,
-            observation=command.observation(),
-            progress=lambda n, total: bar(n, total, 0),
-        )
+    check = check_predictions(
+        fitted, replace(variant, space=fitted.space), agent, people, command, console, draws=command.draws
+    )
     with told(console, command.out):
         fit_report.write_prediction(command.out, check, settings=command)
     return 0
+
+
+def check_predictions(
+    fitted: Fit,
+    variant: Variant,
+    agent: TrainedAgent,
+    people: list[Participant],
+    command: Common,
+    console: Console,
+    draws: int = 100,
+) -> PredictiveCheck:
+    """``predictive_check`` with a progress bar."""
+    options: dict[str, Any] = {"draws": draws, "seed": command.seed, "observation": command.observation()}
+    with progress_bar(console, "Simulating") as bar:
+        options["progress"] = lambda n, total: bar(n, total, 0)
+        return predictive_check(fitted, variant, agent, people, **options)
 
 
 def recover(command: Recover, console: Console) -> int:
     """``eplstm recover``."""
     check_folder(command.out, command.overwrite)
     agent = trained_agent(command, console)
-    (full,) = chosen(command, ["full"])
+    (full,) = chosen(command, "full")
+    setting, size = command.setting(agent), (command.participants, command.groups)
     designs = [replace(command.design, blocks=blocks) for blocks in command.blocks_of]
-    found = fit_report.RecoveryResults(full, designs)
+    found = fit_report.Recovered(full)
     if {"parameters", "calibration", "predictions"} & set(command.what):
-        pieces = parameter_pieces(
-            agent,
-            full,
-            designs,
-            command.participants,
-            command.groups,
-            command.restarts,
-            command.seed,
-            command.observation(),
-        )
-        done = run(console, "Parameters", recover_parameters, pieces, command, command.out / "parameters")
+        pieces = parameter_pieces(setting, full, designs, *size)
+        done = run(console, "Parameters", recover_parameters, pieces, command, "parameters")
         found.failures |= done.failures
-        found.take_parameters(done.results)
+        by_design = {design.trials: of_design(design, done.results) for design in designs}
+        found.parameters = {trials: groups for trials, groups in by_design.items() if groups}
+        if "predictions" in command.what and designs[0].trials in found.parameters:
+            # of the first group: people of the model itself, whom it must explain
+            fitted = found.parameters[designs[0].trials][0][1]
+            first = next(piece for piece in pieces if piece.name in done.results)
+            _, people = first.arguments["setting"].simulate(full, designs[0], command.participants)
+            found.check = check_predictions(fitted, full, agent, people, command, console)
     if "models" in command.what:
         picked = candidates(command, agent, console)
-        pieces = model_pieces(
-            agent,
-            picked,
-            command.design,
-            command.participants,
-            command.groups,
-            command.restarts,
-            command.seed,
-            command.observation(),
-        )
-        done = run(console, "Models", recover_model, pieces, command, command.out / "models")
+        pieces = model_pieces(setting, picked, command.design, *size)
+        done = run(console, "Models", recover_model, pieces, command, "models")
         found.failures |= done.failures
         found.models, found.names = done.results, [v.name for v in picked]
-    if "predictions" in command.what and found.parameters:
-        found.check = predict_group(command, agent, full, designs[0], found, console)
     with told(console, command.out):
         fit_report.write_recovery(command.out, found, what=command.what, settings=command)
     return 0
-
-
-def predict_group(
-    command: Recover,
-    agent: TrainedAgent,
-    variant: Variant,
-    design: Design,
-    found: fit_report.RecoveryResults,
-    console: Console,
-) -> PredictiveCheck:
-    """A predictive check of the first group: people of the model itself, whom it must explain."""
-    true, fitted = found.parameters[design.trials][0]
-    assert isinstance(true, pd.DataFrame)
-    z = variant.space.unconstrained_array(true.to_numpy())
-    pieces = parameter_pieces(agent, variant, [design], command.participants, 1, seed=command.seed)
-    people = variant.simulate(
-        agent, design, z, pieces[0].arguments["seed"], observation=command.observation(), ids=list(true.index)
-    )
-    with progress_bar(console, "Predictions") as bar:
-        return predictive_check(
-            fitted,
-            variant,
-            agent,
-            people,
-            seed=command.seed,
-            observation=command.observation(),
-            progress=lambda n, total: bar(n, total, 0),
-        )

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .batches import Batches
-from .minimise import Minima, largest
-from .modes import Modes, Problems, eigenvalues, laplace, search
+from .minimise import largest, minimise
+from .modes import Modes, Problems, eigenvalues, laplace
 from .objective import Objective
 from .parameters import ParameterSpace, log_normal
 from .results import Fit
@@ -80,32 +81,38 @@ def fit_map(
     """
     space, ids = objective.space, tuple(objective.ids)
     mean, sd = _checked_prior(space, len(ids), prior)
-    _check_settings(restarts, max_iterations, tolerance, draws)
+    check_least("fit_map", restarts=(restarts, 1), max_iterations=(max_iterations, 1), draws=(draws, 0))
+    if not tolerance > 0:
+        raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
     starts = _starts(ids, seed, restarts, mean, sd, start)
     batches = Batches(objective)
     rows = np.repeat(np.arange(len(ids)), restarts)
     problems = Problems(batches, rows, mean[rows], np.broadcast_to(sd, (len(rows), len(space))))
-    searched, sampled = _halves(progress, len(ids), restarts, draws > 0)
-    minima = search(
-        problems,
-        starts.reshape(len(rows), len(space)),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        after_round=searched,
+    whole = len(ids) * (2 if draws else 1)
+
+    def told(under_way: np.ndarray, of: int) -> None:
+        """Of searches (n, R) the first half is told, of samplings (n, 1) the second."""
+        if progress is not None:
+            progress(of - int(under_way.any(axis=1).sum()), whole)
+
+    settings = {"tolerance": tolerance, "max_iterations": max_iterations}
+    u = problems.in_units(starts.reshape(len(rows), len(space)))
+    minima = minimise(
+        problems.function, u, after_round=lambda now: told(now.reshape(-1, restarts), len(ids)), **settings
     )
     value = minima.value.reshape(len(ids), restarts)
     best = np.arange(len(ids)) * restarts + value.argmin(axis=1)
     usable = np.isfinite(minima.value[best])
     best, value = best[usable], value[usable]
     own = problems.only(best)
-    modes = laplace(own, _rows(minima, best))
+    modes = laplace(own, minima.only(best))
     posteriors = None
     if draws and len(best) and len(space):
         u = minima.x.reshape(len(ids), restarts, -1)[usable]
         others = [x[in_view] for x, in_view in zip(u, value <= value.min(1, keepdims=True) + IN_VIEW, strict=True)]
         rngs = [generator(seed, ids[p], "posterior") for p in own.participants]
-        posteriors = sample(own, modes, others, rngs, draws, sampled)
-        modes = _better(own, modes, posteriors, tolerance, max_iterations)
+        posteriors = sample(own, modes, others, rngs, draws, lambda now: told(now[:, None], whole))
+        modes = _better(own, modes, posteriors, settings)
     failures = {
         ids[p]: batches.failures.get(p, "the log-likelihood is not finite at any start")
         for p in range(len(ids))
@@ -113,22 +120,19 @@ def fit_map(
     }
     fit = _fit(objective, model, own, modes, posteriors, value, failures, tolerance)
     if progress is not None:
-        whole = len(ids) * (2 if draws else 1)
         progress(whole, whole)
     return fit
 
 
-def _better(
-    problems: Problems, modes: Modes, posteriors: Posteriors, tolerance: float, max_iterations: int
-) -> Modes:
+def _better(problems: Problems, modes: Modes, posteriors: Posteriors, settings: dict[str, Any]) -> Modes:
     """The modes, searched anew from draws that are more probable than they are."""
-    value = problems.values(problems.in_units(posteriors.best), np.arange(len(modes.z)))
+    u = problems.in_units(posteriors.best)
+    value, _ = problems.function(u, np.arange(len(u)), with_gradient=False)
     rows = np.flatnonzero(-value > modes.log_posterior)
     if not len(rows):
         return modes
     some = problems.only(rows)
-    found = search(some, posteriors.best[rows], tolerance=tolerance, max_iterations=max_iterations)
-    return modes.with_rows(rows, laplace(some, found))
+    return modes.with_rows(rows, laplace(some, minimise(some.function, u[rows], **settings)))
 
 
 def _checked_prior(
@@ -147,16 +151,11 @@ def _checked_prior(
     return np.broadcast_to(mean, (n, len(space))), sd
 
 
-def _check_settings(restarts: int, max_iterations: int, tolerance: float, draws: int) -> None:
-    for name, value, least in (
-        ("restarts", restarts, 1),
-        ("max_iterations", max_iterations, 1),
-        ("draws", draws, 0),
-    ):
+def check_least(what: str, **settings: tuple[int, int]) -> None:
+    """Raise ValueError if a setting is less than its least value, which is given beside it."""
+    for name, (value, least) in settings.items():
         if value < least:
-            raise ValueError(f"fit_map: {name} must be at least {least}; got {value}.")
-    if not tolerance > 0:
-        raise ValueError(f"fit_map: tolerance must be > 0; got {tolerance}.")
+            raise ValueError(f"{what}: {name} must be at least {least}; got {value}.")
 
 
 def _starts(
@@ -177,28 +176,6 @@ def generator(seed: int, id: str, purpose: str = "") -> np.random.Generator:
     """A generator of random numbers of this participant's own."""
     own = hashlib.sha256((id + "\0" + purpose if purpose else id).encode()).digest()[:8]
     return np.random.default_rng([seed, int.from_bytes(own, "big")])
-
-
-AfterRound = Callable[[np.ndarray], object]
-
-
-def _halves(
-    progress: Progress | None, n: int, restarts: int, samples: bool
-) -> tuple[AfterRound | None, AfterRound | None]:
-    """What turns searches and samplings under way into calls of ``progress``."""
-    if progress is None:
-        return None, None
-    whole = 2 * n if samples else n
-    return (
-        lambda under_way: progress(n - int(under_way.reshape(n, restarts).any(axis=1).sum()), whole),
-        lambda under_way: progress(whole - int(under_way.sum()), whole),
-    )
-
-
-def _rows(minima: Minima, rows: np.ndarray) -> Minima:
-    return Minima(
-        minima.x[rows], minima.value[rows], minima.gradient[rows], minima.iterations[rows], minima.stuck[rows]
-    )
 
 
 def _fit(
@@ -235,15 +212,8 @@ def _fit(
     converged, messages = [], []
     for n in np.flatnonzero(kept).tolist():
         row = {name: values[n] for name, values in diagnostics.items()}
-        wrong = [
-            *_search_problems(row["gradient"], row["iterations"], bool(modes.stuck[n]), tolerance),
-            *(
-                _restart_problems(row["restarts"], row["agree"], row["gap"])
-                + _curvature_problems(modes.hessian[n], modes.covariance[n])
-                if posteriors is None
-                else _sampling_problems(row["effective"])
-            ),
-        ]
+        row |= {"stuck": modes.stuck[n], "hessian": modes.hessian[n], "covariance": modes.covariance[n]}
+        wrong = _problems(row, tolerance)
         converged.append(not wrong)
         messages.append("; ".join([*wrong, *_edges(space, modes.z[n])]))
     return Fit(
@@ -265,46 +235,46 @@ def _fit(
     )
 
 
-def _search_problems(gradient: float, iterations: int, stuck: bool, tolerance: float) -> list[str]:
-    if gradient <= tolerance:
-        return []
-    left = f"a gradient of {gradient:.2g} nats per prior standard deviation is left (tolerance {tolerance:g})"
-    if stuck:
-        return [
-            f"{left}, and no step improves the fit: the likelihood is not smooth there, or not accurate enough; "
-            "use averaging retrieval, or a larger tolerance"
-        ]
-    return [f"stopped after {iterations} iterations, {left}: raise max_iterations"]
-
-
-def _restart_problems(restarts: int, agree: int, gap: float) -> list[str]:
-    if restarts < 2 or agree > 1:
-        return []
-    return [
-        f"one of {restarts} restarts came to this mode, the next is {gap:.2g} nats worse: there may be better "
-        "ones; raise restarts"
-    ]
-
-
-def _sampling_problems(effective: float) -> list[str]:
-    if effective >= TOO_FEW:
-        return []
-    return [
-        f"draws of the posterior are worth {effective:.0f} independent ones (needed: {TOO_FEW:.0f}), so intervals "
-        "are rough: give tighter priors or fewer parameters, or use fit_bayes"
-    ]
-
-
-def _curvature_problems(hessian: np.ndarray, covariance: np.ndarray) -> list[str]:
-    if not np.isnan(covariance).any():
-        return []
-    if np.isnan(hessian).any():
-        return ["no covariance: the likelihood is not finite beside the mode; give the parameters tighter priors"]
-    least = eigenvalues(hessian[None]).min()
-    return [
-        f"no covariance: the curvature is not positive definite (least eigenvalue {least:.2g} in units of the "
-        "prior): this is no mode, or a flat one; raise restarts, fix a parameter, or give a tighter prior"
-    ]
+def _problems(row: dict[str, Any], tolerance: float) -> list[str]:
+    """What is wrong with the search of one participant, and what to do; ``row``: their diagnostics, and where it
+    ended."""
+    wrong = []
+    if row["gradient"] > tolerance:
+        left = f"a gradient of {row['gradient']:.2g} nats per prior standard deviation is left"
+        if row["stuck"]:
+            wrong.append(
+                f"{left} (tolerance {tolerance:g}), and no step improves the fit: the likelihood is not smooth "
+                "there, or not accurate enough; use averaging retrieval, or a larger tolerance"
+            )
+        else:
+            wrong.append(
+                f"stopped after {row['iterations']} iterations, {left} (tolerance {tolerance:g}): raise "
+                "max_iterations"
+            )
+    if "effective" in row:
+        effective = row["effective"]
+        if effective < TOO_FEW:
+            wrong.append(
+                f"draws of the posterior are worth {effective:.0f} independent ones (needed: {TOO_FEW:.0f}), "
+                "so intervals are rough: give tighter priors or fewer parameters, or use fit_bayes"
+            )
+        return wrong
+    if row["restarts"] > 1 and row["agree"] < 2:
+        wrong.append(
+            f"one of {row['restarts']} restarts came to this mode, the next is {row['gap']:.2g} nats worse: there "
+            "may be better ones; raise restarts"
+        )
+    if np.isnan(row["hessian"]).any():
+        wrong.append(
+            "no covariance: the likelihood is not finite beside the mode; give the parameters tighter priors"
+        )
+    elif np.isnan(row["covariance"]).any():
+        least = eigenvalues(row["hessian"][None]).min()
+        wrong.append(
+            f"no covariance: the curvature is not positive definite (least eigenvalue {least:.2g} in units of the "
+            "prior): this is no mode, or a flat one; raise restarts, fix a parameter, or give a tighter prior"
+        )
+    return wrong
 
 
 def _edges(space: ParameterSpace, z: np.ndarray) -> list[str]:

@@ -1,7 +1,7 @@
 """Figures of fits: each function takes numbers, and the ``Axes`` to draw into; it returns what it drew into.
 
-Style and colours are those of ``comparisons/plots.py``. Functions with a panel for each parameter take and
-return an array of axes; without, they make a figure.
+Style and colours are those of ``comparisons/axes.py``. Functions with a panel for each of k parameters take and
+return ``axes`` (k,), the others ``ax``; without, they make a figure. ``fit`` is of P participants.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..axes import (
 from .model_selection import ModelSelection
 from .parameters import KNOWN, FreeParameter
 from .recovery_measures import Calibration, measures_of_pairs, rank_histogram
-from .results import Fit
+from .results import Fit, check_finite
 
 NAMED = 25
 """With more participants than these, their ids are not written at the axis."""
@@ -51,13 +51,6 @@ def plot_estimates(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None)
 
     Open rings have not converged. Where there is a group, its mean is a line, and the range of 95 % of people a
     band; a mean that depends on covariates is a mark for each participant.
-
-    Args:
-        fit: of P participants and k parameters.
-        axes: k axes.
-
-    Returns:
-        The k axes.
     """
     height = float(np.clip(0.13 * len(fit) + 1.2, 2.6, 8.5))
     panels = _panels(axes, len(fit.space), (2.7, height))
@@ -77,7 +70,7 @@ def plot_estimates(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None)
         ax.set_ylim(-0.8, len(order) - 0.2)
         names = [fit.ids[p] for p in order] if len(order) <= NAMED else []
         ax.set_yticks(rows[: len(names)], names)
-        dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
+        dress(ax, _words(parameter.name), f"${parameter.symbol}$", "")
         ax.tick_params(axis="y", length=0, labelsize=TICK - 1.5)
     _explain(panels[-1], fit)
     first = "Participants, by their estimate" if len(fit) > NAMED else "Participant"
@@ -89,13 +82,6 @@ def plot_group(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None) -> 
     """How estimates are distributed over participants, with the group's distribution (if any) and the prior.
 
     Estimates are drawn towards the group, so that they vary less than people do.
-
-    Args:
-        fit: of P participants and k parameters.
-        axes: k axes.
-
-    Returns:
-        The k axes.
     """
     panels = _panels(axes, len(fit.space), (2.9, 2.7))
     for k, (ax, parameter) in enumerate(zip(panels, fit.space.free, strict=True)):
@@ -115,19 +101,15 @@ def plot_group(fit: Fit, *, axes: Sequence[Axes] | np.ndarray | None = None) -> 
         _value_axis(ax, parameter, None)
         ax.set_ylim(bottom=0)
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        dress(ax, parameter.name.replace("_", " ").capitalize(), f"${parameter.symbol}$", "")
+        dress(ax, _words(parameter.name), f"${parameter.symbol}$", "")
     panels[0].set_ylabel("Density", fontsize=LABEL)
     add_legend(panels[-1], "upper left", anchor=(1.0, 1.0))
     return panels
 
 
 def plot_parameter_correlation(fit: Fit, *, ax: Axes | None = None) -> Axes:
-    """How parameters trade off in the posterior of one participant: correlations of z, averaged over
-    participants.
-
-    Args:
-        fit: with covariances; participants without are left out.
-        ax: where to draw.
+    """How parameters trade off in the posterior of one participant: correlations of z, averaged over those
+    participants who have covariances.
     """
     ax = axes_or_new(ax, (3.0 + 0.7 * len(fit.space), 1.2 + 0.6 * len(fit.space)))
     sd = np.sqrt(np.einsum("pkk->pk", fit.covariance))
@@ -158,20 +140,13 @@ def _mark_group(ax: Axes, fit: Fit, k: int, order: np.ndarray) -> None:
         return
     parameter = fit.space.free[k]
     if not _one_mean(fit, k):
-        own = _natural(parameter, fit.group_mean[order, k])
-        ax.plot(
-            own,
-            np.arange(len(order)),
-            "|",
-            color=VERMILLION,
-            markersize=6,
-            zorder=1,
-            label="expected by covariates",
-        )
+        own, rows = parameter.natural_array(fit.group_mean[order, k]), np.arange(len(order))
+        style: dict[str, Any] = {"color": VERMILLION, "markersize": 6, "zorder": 1}
+        ax.plot(own, rows, "|", **style, label="expected by covariates")
         return
     mean = fit.group_mean[0, k]
     low, high = norm.interval(0.95, mean, fit.group_sd[k])
-    low, middle, high = _natural(parameter, np.array([low, mean, high]))
+    low, middle, high = parameter.natural_array(np.array([low, mean, high]))
     ax.axvline(middle, color=VERMILLION, linewidth=1.3, zorder=1, label="group mean")
     ax.axvspan(low, high, color=ORANGE, alpha=0.15, linewidth=0, zorder=0, label="95 % of people")
 
@@ -186,12 +161,7 @@ def _one_mean(fit: Fit, k: int) -> bool:
 def plot_recovery(pairs: pd.DataFrame, *, axes: Sequence[Axes] | np.ndarray | None = None) -> np.ndarray:
     """Estimates against the truth with 95 % intervals, a panel a parameter; r and coverage with theirs.
 
-    Args:
-        pairs: from ``recovery_pairs``, of one group or of several.
-        axes: k axes.
-
-    Returns:
-        The k axes.
+    ``pairs``: from ``recovery_pairs``, of one group or of several.
     """
     names = list(dict.fromkeys(pairs["parameter"]))
     panels = _panels(axes, len(names), (3.0, 3.8))
@@ -210,7 +180,7 @@ def plot_recovery(pairs: pd.DataFrame, *, axes: Sequence[Axes] | np.ndarray | No
         _value_axis(ax, KNOWN[name], limits)
         _value_axis(ax, KNOWN[name], limits, vertical=True)
         ax.set_box_aspect(1)
-        dress(ax, name.replace("_", " ").capitalize(), f"True ${KNOWN[name].symbol}$", "")
+        dress(ax, _words(name), f"True ${KNOWN[name].symbol}$", "")
         row = measures.loc[(name, "z" if _logarithmic(KNOWN[name]) else "natural")]
         text = (
             f"r{' of logarithms' if _logarithmic(KNOWN[name]) else ''} "
@@ -224,6 +194,15 @@ def plot_recovery(pairs: pd.DataFrame, *, axes: Sequence[Axes] | np.ndarray | No
     return panels
 
 
+MEASURES = {
+    "r": "Pearson's r",
+    "spearman": "Spearman's ρ",
+    "coverage": "Coverage",
+    "rmse": "RMSE",
+    "bias": "Bias",
+}
+
+
 def plot_recovery_by_trials(
     table: pd.DataFrame, *, measure: str = "r", scale: str = "z", ax: Axes | None = None
 ) -> Axes:
@@ -231,9 +210,8 @@ def plot_recovery_by_trials(
 
     Args:
         table: rows of ``recovery_table`` or ``recovery_across`` of several designs, with a column ``n_trials``.
-        measure: ``r`` or ``coverage``, with their intervals; or ``spearman``, ``bias`` or ``rmse``.
+        measure: of ``MEASURES``; ``r`` and ``coverage`` with their intervals.
         scale: ``natural`` or ``z``.
-        ax: where to draw.
 
     Raises:
         ValueError: the table has no column of this name.
@@ -242,48 +220,35 @@ def plot_recovery_by_trials(
     if missing:
         raise ValueError(f"plot_recovery_by_trials: the table has no column {missing[0]!r}; add it.")
     ax = axes_or_new(ax, (4.6, 3.4))
-    names = list(dict.fromkeys(table["parameter"]))
-    wanted = ("n_trials", measure, f"{measure}_low", f"{measure}_high")
-    columns = {name: table[name].to_numpy(dtype=float) for name in wanted if name in table.columns}
-    trials = np.unique(columns["n_trials"])
+    names, has_interval = list(dict.fromkeys(table["parameter"])), f"{measure}_low" in table
     for place, name in enumerate(names):
-        chosen = np.flatnonzero((table["parameter"] == name).to_numpy() & (table["scale"] == scale).to_numpy())
-        chosen = chosen[np.argsort(columns["n_trials"][chosen], kind="stable")]
+        own = table.loc[(table["parameter"] == name) & (table["scale"] == scale), :]
+        own = own.sort_values(by="n_trials", kind="stable").reset_index()
         # Side by side, where intervals would lie on each other; in proportion, as the axis is logarithmic.
-        x = columns["n_trials"][chosen] * 1.025 ** (place - (len(names) - 1) / 2)
-        y = columns[measure][chosen]
+        x = own["n_trials"] * 1.025 ** (place - (len(names) - 1) / 2)
         errors = None
-        if f"{measure}_low" in columns:
-            ends = np.stack([columns[f"{measure}_{end}"][chosen] for end in ("low", "high")])
-            errors = np.nan_to_num(np.abs(ends - y))
-        style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
-        ax.errorbar(
-            x, y, yerr=errors, **style, markersize=5, capsize=2, linewidth=1.6, label=name.replace("_", " ")
-        )
+        if has_interval:
+            ends = own[[f"{measure}_low", f"{measure}_high"]].to_numpy(dtype=float).T
+            errors = np.nan_to_num(np.abs(ends - own[measure].to_numpy()))
+        style = _series(place) | {"markersize": 5, "capsize": 2, "linewidth": 1.6}
+        ax.errorbar(x.to_numpy(), own[measure].to_numpy(), yerr=errors, label=name.replace("_", " "), **style)
     ax.set_xscale("log")
+    trials = np.unique(table["n_trials"])
     ax.set_xticks(trials, [f"{n:g}" for n in trials])
     ax.minorticks_off()
-    if measure in ("r", "spearman"):
-        ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.02)
-    elif measure == "coverage":
+    bottom = {"r": 0.0, "spearman": 0.0, "coverage": 0.5}
+    if measure == "coverage":
         level_line(ax, 0.95, "nominal")
-        ax.set_ylim(min(0.5, ax.get_ylim()[0]), 1.02)
+    if measure in bottom:
+        ax.set_ylim(min(bottom[measure], ax.get_ylim()[0]), 1.02)
     elif measure == "bias":
         level_line(ax, 0.0, "none")
     else:
         ax.set_ylim(bottom=0)
     add_legend(ax)
-    labels = {
-        "r": "Pearson's r",
-        "spearman": "Spearman's ρ",
-        "coverage": "Coverage",
-        "rmse": "RMSE",
-        "bias": "Bias",
-    }
-    interval = " (95 % interval)" if f"{measure}_low" in table else ""
     of = " of z" if scale == "z" and measure != "coverage" else ""
-    title = "Recovery by the number of trials"
-    return dress(ax, title, "Trials a participant", f"{labels.get(measure, measure.capitalize())}{of}{interval}")
+    label = f"{MEASURES.get(measure, measure.capitalize())}{of}{' (95 % interval)' if has_interval else ''}"
+    return dress(ax, "Recovery by the number of trials", "Trials a participant", label)
 
 
 def plot_matrix(
@@ -296,10 +261,9 @@ def plot_matrix(
     """A confusion or an inversion matrix, with its numbers.
 
     Args:
-        shares: (M, M) ``Confusion.probabilities``, or what ``inversion_matrix`` gives.
+        shares: (M, M) rows of ``confusion_matrix`` over their sums, or what ``inversion_matrix`` gives.
         counts: (M, M), written below the shares.
         title: of the panel.
-        ax: where to draw.
     """
     size = len(shares)
     ax = axes_or_new(ax, (2.6 + 0.75 * size, 1.6 + 0.62 * size))
@@ -307,8 +271,7 @@ def plot_matrix(
     image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
     ax.set_facecolor("#E6E6E6")
     _numbers(ax, values, values > 0.6, counts)
-    names = [str(name) for name in shares.index]
-    _name_cells(ax, names, [str(name) for name in shares.columns], rotation=0 if size <= 3 else 30)
+    _name_cells(ax, [*map(str, shares.index)], [*map(str, shares.columns)], rotation=0 if size <= 3 else 30)
     add_colorbar(ax, image, "Probability")
     return dress(ax, title, "Best model", "Simulated model")
 
@@ -317,26 +280,18 @@ def plot_matrix(
 
 
 def plot_model_frequencies(selection: ModelSelection, *, ax: Axes | None = None) -> Axes:
-    """Expected shares of models in the population (± posterior s.d.), with exceedance probabilities.
-
-    Args:
-        selection: from ``random_effects_selection``.
-        ax: where to draw.
-    """
+    """Expected shares of models in the population (± posterior s.d.), with exceedance probabilities."""
     size = len(selection.models)
     ax = axes_or_new(ax, (5.6, 1.4 + 0.42 * size))
     rows = np.arange(size)
     ax.barh(rows, selection.frequency, color=BLUE, alpha=0.75, height=0.62)
     ax.errorbar(selection.frequency, rows, xerr=selection.frequency_sd, fmt="none", ecolor=BLACK, capsize=3)
     ax.axvline(1 / size, color=GREY, linestyle=":", linewidth=1.2)
-    for row, (exceedance, protected) in enumerate(
-        zip(selection.exceedance, selection.protected_exceedance, strict=True)
-    ):
-        style: dict[str, Any] = {"fontsize": TICK, "va": "center", "transform": ax.get_yaxis_transform()}
-        ax.text(1.03, row, f"{exceedance:.2f}", **style)
-        ax.text(1.19, row, f"{protected:.2f}", **style, fontweight="bold")
+    for row in range(size):
+        _beside(ax, 1.03, row, f"{selection.exceedance[row]:.2f}")
+        _beside(ax, 1.19, row, f"{selection.protected_exceedance[row]:.2f}", fontweight="bold")
     for place, head in ((1.03, "xp"), (1.19, "pxp")):
-        ax.text(place, -0.75, head, fontsize=TICK, va="center", color=GREY, transform=ax.get_yaxis_transform())
+        _beside(ax, place, -0.75, head, color=GREY)
     ax.set_yticks(rows, selection.models)
     ax.set_ylim(size - 0.4, -1.1)
     ax.set_xlim(0, 1)
@@ -355,19 +310,14 @@ def plot_evidence_differences(
     Args:
         evidence: (P, M) log evidence, or what stands for it, as from ``evidence_matrix``; nats.
         reference: the model that the others are compared with; by default the best of the group.
-        ax: where to draw.
 
     Raises:
         ValueError: the reference is not among the models, or evidence is not finite.
     """
     values = evidence.to_numpy(dtype=float)
     totals, names = values.sum(0), [str(name) for name in evidence.columns]
-    if not np.isfinite(values).all():
-        p, m = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(
-            f"plot_evidence_differences: evidence must be finite; that of participant '{evidence.index[p]}' under "
-            f"{names[m]!r} is {values[p, m]}. Leave the participant out."
-        )
+    remedy = "Leave the participant out."
+    check_finite("plot_evidence_differences: evidence", values, [*map(str, evidence.index)], names, remedy)
     if reference is not None and reference not in names:
         raise ValueError(f"plot_evidence_differences: {reference!r} is not among the models {names}.")
     base = names.index(reference) if reference is not None else int(np.argmax(totals))
@@ -377,12 +327,10 @@ def plot_evidence_differences(
     ax.axvline(0, color=BLACK, linewidth=1)
     for row, m in enumerate(others):
         difference = values[:, m] - values[:, base]
-        ax.plot(
-            difference, row + _swarm(difference), "o", color=BLUE, alpha=0.6, markersize=4.5, markeredgewidth=0
-        )
+        style: dict[str, Any] = {"color": BLUE, "alpha": 0.6, "markersize": 4.5, "markeredgewidth": 0}
+        ax.plot(difference, row + _swarm(difference), "o", **style)
         ax.plot(np.mean(difference), row, "D", color=VERMILLION, markersize=6.5, markeredgecolor="white")
-        style: dict[str, Any] = {"fontsize": TICK, "va": "center", "transform": ax.get_yaxis_transform()}
-        ax.text(1.02, row, f"Σ {_signed(totals[m] - totals[base])}", **style)
+        _beside(ax, 1.02, row, f"Σ {totals[m] - totals[base]:+.1f}".replace("-", "−"))
     ax.set_yticks(range(len(others)), [names[m] for m in others])
     ax.set_ylim(max(len(others), 1) - 0.4, -0.6)
     label = f"Log evidence against “{names[base]}” (nats; grey: less than a factor of 20)"
@@ -397,21 +345,20 @@ def plot_predictive_check(
     people: np.ndarray,
     predicted: np.ndarray,
     *,
-    level: float = 0.95,
     chance: float | None = 0.5,
     noise_off: int | None = None,
-    what: str = "Right choices",
     title: str = "People (points) and fitted model (bands)",
     ax: Axes | None = None,
 ) -> Axes:
-    """Share of right choices (or of one choice) by encounter and step: people as points, the model as bands.
+    """Share of right choices by encounter and step: people as points, the model as bands.
 
     Args:
         encounters: (E,).
         people: (P, E, T), NaN where somebody made no choice; means ± s.e. are shown.
-        predicted: (S, E, T), means over people of S simulated groups; their median and ``level`` range are
-        shown. level: of the bands. chance: where guessing lies. noise_off: first step with evidence; marked.
-        what: the share is that of. title: of the panel. ax: where to draw.
+        predicted: (S, E, T), means over people of S simulated groups; their median and 95 % range are shown.
+        chance: where guessing lies.
+        noise_off: first step with evidence; marked.
+        title: of the panel.
 
     Raises:
         ValueError: shapes do not fit.
@@ -427,22 +374,14 @@ def plot_predictive_check(
     count = np.isfinite(people).sum(0)
     each = pd.DataFrame(people.reshape(len(people), -1))  # whose mean and error leave out what is missing
     mean, se = (values.to_numpy().reshape(count.shape) for values in (each.mean(), each.sem()))
-    tail = 100 * (1 - level) / 2
     for row, encounter in enumerate(encounters):
         seen = count[row] > 0
-        color, marker = COLORS[row % len(COLORS)], MARKERS[row % len(MARKERS)]
-        low, middle, high = np.percentile(predicted[:, row][:, seen], [tail, 50, 100 - tail], axis=0)
-        ax.fill_between(steps[seen], low, high, color=color, alpha=0.22, linewidth=0)
-        ax.plot(steps[seen], middle, color=color, linewidth=1.4)
+        style = _series(row) | {"markersize": 5.5, "linestyle": "none", "capsize": 2}
+        low, middle, high = np.percentile(predicted[:, row][:, seen], [2.5, 50, 97.5], axis=0)
+        ax.fill_between(steps[seen], low, high, color=style["color"], alpha=0.22, linewidth=0)
+        ax.plot(steps[seen], middle, color=style["color"], linewidth=1.4)
         x = steps[seen] + 0.08 * (row - (len(encounters) - 1) / 2)
         label = f"{ordinal(int(encounter))} encounter"
-        style: dict[str, Any] = {
-            "color": color,
-            "marker": marker,
-            "markersize": 5.5,
-            "linestyle": "none",
-            "capsize": 2,
-        }
         ax.errorbar(x, mean[row, seen], yerr=np.nan_to_num(se[row, seen]), **style, label=label)
     level_line(ax, chance, "chance")
     if noise_off is not None:
@@ -452,91 +391,56 @@ def plot_predictive_check(
     ax.set_ylim(min(0.3, ax.get_ylim()[0]), 1.02)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(ax, "lower right" if noise_off is None else "best")
-    return dress(ax, title, "Step in the trial", f"{what} (mean ± s.e. over people)")
+    return dress(ax, title, "Step in the trial", "Right choices (mean ± s.e. over people)")
 
 
 # ---- calibration -------------------------------------------------------------------------------------
 
 
-def plot_ranks(
-    calibration: Calibration,
-    parameter: str,
-    *,
-    bins: int | None = None,
-    level: float = 0.95,
-    ax: Axes | None = None,
-) -> Axes:
-    """Ranks of the truth among posterior draws; in the band lie ``level`` of the bars if posteriors are right.
-
-    Args:
-        calibration: from ``calibration`` or ``calibrate``.
-        parameter: which.
-        bins: by default as ``Calibration.table`` has them.
-        level: of the band, for each bar alone.
-        ax: where to draw.
-    """
-    ax = axes_or_new(ax, (3.4, 2.6))
+def _plot_ranks(ax: Axes, calibration: Calibration, parameter: str) -> None:
+    """Ranks of the truth among posterior draws; in the band lie 95 % of the bars, each alone."""
     ranks = calibration.of(parameter)
-    counts, expected = rank_histogram(ranks, calibration.draws, bins)
+    counts, expected = rank_histogram(ranks, calibration.draws)
     n, width = max(len(ranks), 1), (calibration.draws + 1) / len(counts)
     edges = np.linspace(0, calibration.draws + 1, len(counts) + 1).round() - 0.5
-    low, high = binom.ppf(0.5 - level / 2, n, expected / n), binom.ppf(0.5 + level / 2, n, expected / n)
+    low, high = binom.interval(0.95, n, expected / n)
     ax.stairs(high, edges, baseline=low, fill=True, color=GREY, alpha=0.25, linewidth=0)
     ax.stairs(expected, edges, color=GREY, linestyle="--", linewidth=1.2, baseline=None)
     ax.bar((edges[:-1] + edges[1:]) / 2, counts, np.diff(edges) - 0.08 * width, color=BLUE, alpha=0.75)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return dress(ax, _titled(parameter), f"Rank among {calibration.draws} draws", "People")
+    symbol = f" ${KNOWN[parameter].symbol}$" if parameter in KNOWN else ""
+    dress(ax, _words(parameter) + symbol, f"Rank among {calibration.draws} draws", "People")
 
 
-def plot_ecdf_difference(
-    calibration: Calibration, parameter: str, *, level: float = 0.95, seed: int = 0, ax: Axes | None = None
-) -> Axes:
-    """Distribution of the ranks, minus the uniform one, with its simultaneous band (Säilynoja et al., 2022).
-
-    Args:
-        calibration: from ``calibration`` or ``calibrate``.
-        parameter: which.
-        level: the whole line lies within the band with this probability, if posteriors are right.
-        seed: of the band's simulation.
-        ax: where to draw.
-    """
-    ax = axes_or_new(ax, (3.4, 2.6))
-    points, difference, lower, upper = calibration.ecdf(parameter, level, seed)
+def _plot_ecdf_difference(ax: Axes, calibration: Calibration, parameter: str) -> None:
+    """Distribution of the ranks, minus the uniform one, with its simultaneous band (Säilynoja et al., 2022)."""
+    points, *curves = calibration.ecdf(parameter)
     ends = np.concatenate([[0.0], points, [1.0]])
-
-    def tied(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([[0.0], values, [0.0]])
-
-    ax.fill_between(ends, tied(lower), tied(upper), color=GREY, alpha=0.25, linewidth=0)
+    difference, lower, upper = (np.concatenate([[0.0], values, [0.0]]) for values in curves)
+    ax.fill_between(ends, lower, upper, color=GREY, alpha=0.25, linewidth=0)
     ax.axhline(0, color=GREY, linestyle="--", linewidth=1.2)
-    ax.plot(ends, tied(difference), color=BLUE, linewidth=1.6)
+    ax.plot(ends, difference, color=BLUE, linewidth=1.6)
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    return dress(ax, _titled(parameter), "Rank, as a share of the draws", "ECDF − uniform")
+    dress(ax, "", "Rank, as a share of the draws", "ECDF − uniform")
 
 
 def plot_calibration(calibration: Calibration, *, axes: np.ndarray | None = None) -> np.ndarray:
-    """Ranks (above) and their distribution's difference from the uniform one (below), a column a parameter.
+    """Ranks of the truth among posterior draws (above), and the difference of their distribution from the uniform
+    one (below), a column a parameter; 95 % of bars, and whole lines, lie in the bands if posteriors are right.
 
-    Args:
-        calibration: of k parameters.
-        axes: (2, k) axes.
-
-    Returns:
-        The (2, k) axes.
+    ``axes``, which are returned: (2, k).
     """
     size = len(calibration.names)
     if axes is None:
         axes = plt.subplots(2, size, figsize=(2.9 * size + 0.4, 4.8), squeeze=False, layout="constrained")[1]
     panels = np.asarray(axes, dtype=object).reshape(2, size)
     for column, name in enumerate(calibration.names):
-        plot_ranks(calibration, name, ax=panels[0, column])
-        plot_ecdf_difference(calibration, name, ax=panels[1, column])
-        panels[1, column].set_title("")
-        if column:
-            panels[0, column].set_ylabel("")
-            panels[1, column].set_ylabel("")
+        _plot_ranks(panels[0, column], calibration, name)
+        _plot_ecdf_difference(panels[1, column], calibration, name)
+        for ax in panels[:, column] if column else ():
+            ax.set_ylabel("")
     return panels
 
 
@@ -558,9 +462,18 @@ def _panels(axes: Sequence[Axes] | np.ndarray | None, count: int, size: tuple[fl
     return np.array([figure.add_subplot(rows, columns, place + 1) for place in range(count)], dtype=object)
 
 
-def _titled(parameter: str) -> str:
-    symbol = f" ${KNOWN[parameter].symbol}$" if parameter in KNOWN else ""
-    return f"{parameter.replace('_', ' ').capitalize()}{symbol}"
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _series(place: int) -> dict[str, Any]:
+    """Colour and marker of one of several lines."""
+    return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def _beside(ax: Axes, x: float, row: float, text: str, **style: Any) -> None:
+    """A text beside a row of the panel."""
+    ax.text(x, row, text, fontsize=TICK, va="center", transform=ax.get_yaxis_transform(), **style)
 
 
 def _logarithmic(parameter: FreeParameter) -> bool:
@@ -568,16 +481,10 @@ def _logarithmic(parameter: FreeParameter) -> bool:
     return parameter.transform == "log" and parameter.lower == 0
 
 
-def _natural(parameter: FreeParameter, z: np.ndarray) -> np.ndarray:
-    import torch
-
-    return parameter.natural(torch.as_tensor(np.array(z, dtype=float))).numpy()
-
-
 def _density(parameter: FreeParameter, mean: float, sd: float) -> tuple[np.ndarray, np.ndarray]:
     """Natural values, and the density there of z ~ N(mean, sd²), by natural value, or by its logarithm."""
     z = mean + sd * np.linspace(-3.5, 3.5, 400)
-    x = _natural(parameter, z)
+    x = parameter.natural_array(z)
     normal = norm.pdf(z, mean, sd)
     if parameter.transform == "identity" or _logarithmic(parameter):
         return x, normal
@@ -592,7 +499,7 @@ def _room(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[flo
     ends = [np.asarray(values, dtype=float)]
     for end, share in ((lower, 10), (upper, 90)):
         known = end[np.isfinite(end)]
-        ends.append(np.percentile(known, [share]) if len(known) else np.empty(0))
+        ends.append(np.percentile(known, [share]) if len(known) else known)
     every = np.concatenate(ends)
     return float(every.min()), float(every.max())
 
@@ -601,10 +508,10 @@ def _value_axis(
     ax: Axes, parameter: FreeParameter, limits: tuple[float, float] | None, vertical: bool = False
 ) -> None:
     """An axis for natural values, logarithmic where z is a logarithm, with few ticks."""
-    axis = ax.yaxis if vertical else ax.xaxis
+    axis, side = (ax.yaxis, "y") if vertical else (ax.xaxis, "x")
     logarithmic = _logarithmic(parameter)
     if logarithmic:
-        (ax.set_yscale if vertical else ax.set_xscale)("log")
+        ax.set(**{f"{side}scale": "log"})
     if limits is not None:
         low, high = limits
         if logarithmic:
@@ -613,11 +520,11 @@ def _value_axis(
         else:
             room = 0.06 * (high - low) or 0.1
             low, high = max(low - room, parameter.lower), min(high + room, parameter.upper)
-        (ax.set_ylim if vertical else ax.set_xlim)(low, high)
+        ax.set(**{f"{side}lim": (low, high)})
     if not logarithmic:
         axis.set_major_locator(MaxNLocator(5))
         return
-    low, high = ax.get_ylim() if vertical else ax.get_xlim()
+    low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -632,8 +539,8 @@ def _numbers(ax: Axes, values: np.ndarray, dark: np.ndarray, counts: np.ndarray 
         lift = 0.0 if counts is None else 0.12
         ax.text(column, row - lift, text, ha="center", va="center", fontsize=TICK, color=color)
         if counts is not None:
-            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": TICK - 2, "color": color}
-            ax.text(column, row + 0.24, f"{counts[row, column]}", **style)
+            below = f"{counts[row, column]}"
+            ax.text(column, row + 0.24, below, ha="center", va="center", fontsize=TICK - 2, color=color)
 
 
 def _name_cells(ax: Axes, rows: list[str], columns: list[str], rotation: float = 0) -> None:
@@ -648,10 +555,6 @@ def _interval(value: float, low: float, high: float) -> str:
         return "–"
     number, ends = f"{value:.2f}", f" [{low:.2f}, {high:.2f}]"
     return number + (ends if np.isfinite([low, high]).all() else "")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
 
 
 def _swarm(values: np.ndarray) -> np.ndarray:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...tasks.files import write_whole
 from ..page import PANEL, Page
-from ..work.files import write_whole
 from . import fit_plots as plots
-from .designs import Design
 from .held_out import compare_scores
 from .model_selection import compare_groups, compare_people, evidence_matrix, random_effects_selection
 from .predictive import PredictiveCheck
 from .recovery_measures import (
     Calibration,
-    Confusion,
     Truth,
     calibrate,
     confusion_matrix,
@@ -29,7 +27,7 @@ from .recovery_measures import (
     recovery_table,
 )
 from .results import Fit
-from .studies import best_models, best_of_groups, of_design
+from .studies import best_models
 from .variant import Variant
 
 # ---- fit ---------------------------------------------------------------------------------------------
@@ -38,12 +36,7 @@ from .variant import Variant
 def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame | None, settings: Any) -> None:
     """Estimates with intervals, the group, how searches ended, and (of simulated people) what came back.
 
-    Args:
-        folder: where.
-        fit: the estimates.
-        variant: what was fitted.
-        truth: participant, parameter, value; or None.
-        settings: a dataclass, shown at the end.
+    ``truth``: participant, parameter, value; ``settings``: a dataclass, shown at the end.
     """
     page, k = Page(folder), len(fit.space)
     fit.save(folder)
@@ -91,14 +84,12 @@ def write_fit(folder: Path, fit: Fit, variant: Variant, *, truth: pd.DataFrame |
 
 def _page_of_convergence(page: Page, fit: Fit) -> None:
     page.heading("Convergence")
-    unsure = [
-        (id, text) for id, good, text in zip(fit.ids, fit.converged, fit.message, strict=True) if not good or text
-    ]
-    for id, why in fit.failures.items():
-        page.text(f"{id} could not be fitted: {why}.", bad=True)
-    for id, text in unsure:
-        page.text(f"{id}: {text}", bad=True)
-    if not unsure and not fit.failures:
+    told = [f"{id} could not be fitted: {why}." for id, why in fit.failures.items()]
+    each = zip(fit.ids, fit.converged, fit.message, strict=True)
+    told += [f"{id}: {text}" for id, good, text in each if not good or text]
+    for text in told:
+        page.text(text, bad=True)
+    if not told:
         page.text("All participants' estimates converged, and searches from different starts agree.")
 
 
@@ -225,30 +216,22 @@ def _page_of_prediction(page: Page, check: PredictiveCheck) -> None:
 
 
 @dataclass
-class RecoveryResults:
+class Recovered:
     """What ``eplstm recover`` has found."""
 
     variant: Variant
-    designs: Sequence[Design]
     parameters: dict[int, list[tuple[Truth, Fit]]] = field(default_factory=dict)
     """By number of trials: truth and fit of each group."""
     failures: dict[str, str] = field(default_factory=dict)
     """Pieces that failed, and why."""
-    models: Mapping[str, Any] | None = None
-    """Pieces of ``recover_model``."""
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """What pieces of ``recover_model`` gave."""
     names: Sequence[str] = ()
     """Of the models."""
     check: PredictiveCheck | None = None
 
-    def take_parameters(self, results: Mapping[str, Any]) -> None:
-        """Of pieces of ``recover_parameters``."""
-        for design in self.designs:
-            found = of_design(design, results)
-            if found:
-                self.parameters[design.trials] = found
 
-
-def write_recovery(folder: Path, found: RecoveryResults, *, what: Sequence[str], settings: Any) -> None:
+def write_recovery(folder: Path, found: Recovered, *, what: Sequence[str], settings: Any) -> None:
     """What the design can tell: parameters, models, calibration, prediction."""
     page = Page(folder)
     for name, why in found.failures.items():
@@ -266,7 +249,7 @@ def write_recovery(folder: Path, found: RecoveryResults, *, what: Sequence[str],
     page.write(f"Recovery: {found.variant.name}", settings)
 
 
-def _recovery_of_parameters(page: Page, found: RecoveryResults) -> None:
+def _recovery_of_parameters(page: Page, found: Recovered) -> None:
     tables = []
     for trials, replicates in found.parameters.items():
         page.heading(f"Parameters, {trials} trials")
@@ -303,35 +286,34 @@ def _calibration(page: Page, trials: int, found: Calibration) -> None:
     page.table(name, found.table(), digits=3)
 
 
-def _recovery_of_models(page: Page, found: RecoveryResults) -> None:
-    assert found.models is not None
+def _recovery_of_models(page: Page, found: Recovered) -> None:
     page.heading("Models")
-    for what, pick in (("person", best_models), ("group", best_of_groups)):
-        confusion: Confusion = confusion_matrix(*pick(found.models), models=list(found.names))
-        shares, inverse = confusion.probabilities, inversion_matrix(confusion)
-        for name, matrix, counts, title, caption in (
+    size = len(found.names)
+    for what in ("person", "group"):
+        counts = confusion_matrix(*best_models(found.models, by_group=what == "group"), list(found.names))
+        for name, matrix, numbers, title, caption in (
             (
-                f"confusion_{what}",
-                shares,
-                confusion.counts,
+                "confusion",
+                counts.div(counts.sum(axis=1), axis=0),
+                counts.to_numpy(),
                 "Confusion: p(best | simulated)",
                 f"Which model has the largest log evidence, by the model that each {what}'s choices are from.",
             ),
             (
-                f"inversion_{what}",
-                inverse,
+                "inversion",
+                inversion_matrix(counts),
                 None,
                 "Inversion: p(simulated | best)",
                 f"How far the winner can be trusted, {what} by {what}, if all models are equally likely before.",
             ),
         ):
             page.figure(
-                name,
-                title.split(":")[0] + f", by {what}",
+                f"{name}_{what}",
+                f"{name.capitalize()}, by {what}",
                 caption,
                 1,
-                lambda axes, m=matrix, c=counts, t=title: plots.plot_matrix(m, counts=c, title=t, ax=axes[0]),
-                height=0.62 * len(found.names) + 1.8,
-                width=0.75 * len(found.names) + 3.0,
+                lambda axes, m=matrix, n=numbers, t=title: plots.plot_matrix(m, counts=n, title=t, ax=axes[0]),
+                height=0.62 * size + 1.8,
+                width=0.75 * size + 3.0,
             )
-            write_whole(page.folder / f"{name}.csv", matrix.to_csv())
+            write_whole(page.folder / f"{name}_{what}.csv", matrix.to_csv())

@@ -25,7 +25,8 @@ from scipy.stats import t as student
 from .estimation import AGREEMENT, Progress, fit_map
 from .laplace_em import COLLAPSED, FAR, Found, Group, People, available, maximise, standard_errors
 from .objective import Objective
-from .results import Fit
+from .parameters import ParameterSpace
+from .results import Fit, group_table
 
 INTERCEPT = "intercept"
 MISSED = "a better mode than that of the EM was found after it: raise restarts"
@@ -128,7 +129,7 @@ def fit_empirical_bayes(
         ),
         group_mean=center + scale * (design @ em.group.beta),
         group_sd=scale * em.group.sd,
-        group=_group_table(some, names, em, design, spread),
+        group=_group_table(some.space, names, em, design, spread),
         failures=first.failures,
     )
 
@@ -191,30 +192,16 @@ def _collapsed(names: Sequence[str], group: Group) -> str:
 
 
 def _group_table(
-    objective: Objective, columns: Sequence[str], em: Found, design: np.ndarray, spread: np.ndarray
+    space: ParameterSpace, columns: Sequence[str], em: Found, design: np.ndarray, spread: np.ndarray
 ) -> pd.DataFrame:
     """Means and effects of covariates, and spreads, of z, with intervals; the EM had covariates / ``spread``."""
-    space, (q, k) = objective.space, em.group.beta.shape
     se, log_se = standard_errors(em.group, em.people, design)
     to_z = space.prior_sd / spread[:, None]
     estimate, se, sd = to_z * em.group.beta, to_z * se, space.prior_sd * em.group.sd
     estimate[0] += space.prior_mean
-    half = student.ppf(0.975, len(design) - q) * se
+    half = student.ppf(0.975, len(design) - len(columns)) * se
     with np.errstate(over="ignore"):
-        sd_ends = sd * np.exp(np.outer(norm.ppf([0.025, 0.975]), log_se))
-    rows = [
-        {
-            "parameter": space.names[j],
-            "covariate": columns[i],
-            "estimate": estimate[i, j],
-            "se": se[i, j],
-            "lower": estimate[i, j] - half[i, j],
-            "upper": estimate[i, j] + half[i, j],
-            "group_sd": sd[j],
-            "group_sd_lower": sd_ends[0, j],
-            "group_sd_upper": sd_ends[1, j],
-        }
-        for j in range(k)
-        for i in range(q)
-    ]
-    return pd.DataFrame(rows)
+        lower, upper = sd * np.exp(np.outer(norm.ppf([0.025, 0.975]), log_se))
+    means = {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half}
+    spreads = {"group_sd": sd, "group_sd_lower": lower, "group_sd_upper": upper}
+    return group_table(space.names, columns, means, spreads)

@@ -14,10 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import logsumexp
+from scipy.stats import norm, qmc
 
 from .objective import Objective
-from .results import Fit
+from .results import Fit, check_finite
 from .table.data import Participant
+
+AT_ONCE = 64
+"""Draws of z in one call of an objective."""
 
 # ---- leaving out one trial: PSIS-LOO -----------------------------------------------------------------
 
@@ -26,15 +30,11 @@ from .table.data import Participant
 class Loo:
     """How well each unit (a trial) is predicted by the posterior given all others, by importance sampling."""
 
-    model: str
     ids: tuple[str, ...]
     """The participants', (P,)."""
-    elpd: tuple[np.ndarray, ...]
-    """Of each participant, (units,): expected log predictive density, nats."""
-    lpd: tuple[np.ndarray, ...]
-    """Of each participant, (units,): log predictive density given all units, nats."""
-    k_hat: tuple[np.ndarray, ...]
-    """Of each participant, (units,): shape of the importance weights' tail; above ``limit`` do not trust elpd."""
+    units: tuple[pd.DataFrame, ...]
+    """Of each participant, a row a unit: elpd and lpd, the log predictive density without and with it (nats), and
+    k_hat, the shape of its importance weights' tail; above ``limit`` do not trust elpd."""
     draws: int
     """S"""
 
@@ -48,15 +48,15 @@ class Loo:
         parameters), k_hat (the largest) and k_hat_bad (units above the limit)."""
         return pd.DataFrame(
             {
-                "model": self.model,
-                "participant": list(self.ids),
-                "units": [len(own) for own in self.elpd],
-                "elpd": [own.sum() for own in self.elpd],
-                "elpd_se": [_se_of_sum(own) for own in self.elpd],
-                "p_loo": [(lpd - elpd).sum() for lpd, elpd in zip(self.lpd, self.elpd, strict=True)],
-                "k_hat": [own.max() for own in self.k_hat],
-                "k_hat_bad": [int((own > self.limit).sum()) for own in self.k_hat],
+                "participant": id,
+                "units": len(own),
+                "elpd": own["elpd"].to_numpy().sum(),
+                "elpd_se": _se_of_sum(own["elpd"].to_numpy()),
+                "p_loo": (own["lpd"] - own["elpd"]).sum(),
+                "k_hat": own["k_hat"].max(),
+                "k_hat_bad": int((own["k_hat"] > self.limit).sum()),
             }
+            for id, own in zip(self.ids, self.units, strict=True)
         )
 
     @property
@@ -66,26 +66,12 @@ class Loo:
 
 
 def pointwise_draws(objective: Objective, samples: np.ndarray) -> list[np.ndarray]:
-    """Log-likelihood of each unit at posterior draws.
-
-    Args:
-        objective: of P participants.
-        samples: (S, P, k) draws of z, such as ``Fit.samples``.
-
-    Returns:
-        For each participant (S, units).
-    """
+    """Log-likelihood of units at posterior draws (S, P, k), such as ``Fit.samples``: (S, units) for each of P."""
     each = [objective.pointwise(torch.as_tensor(z, dtype=torch.float64)) for z in samples]
     return [np.stack([draw[p] for draw in each]) for p in range(len(objective.ids))]
 
 
-def psis_loo(
-    log_likelihood: Sequence[np.ndarray] | np.ndarray,
-    ids: Sequence[str],
-    *,
-    model: str = "",
-    relative_efficiency: float = 1.0,
-) -> Loo:
+def psis_loo(log_likelihood: Sequence[np.ndarray], ids: Sequence[str]) -> Loo:
     """Leave-one-out prediction from the posterior of all units, by Pareto-smoothed importance sampling.
 
     What is left out is the score of a trial's choices; the trial is still seen, and still the past of later
@@ -93,12 +79,8 @@ def psis_loo(
     ``eplstm[bayes]``.
 
     Args:
-        log_likelihood: for each of P participants (S, units), as from ``pointwise_draws``; or (S, P, units), NaN
-        where
-            a participant has fewer.
+        log_likelihood: for each of P participants (S, units), at independent draws, as from ``pointwise_draws``.
         ids: the participants'.
-        model: its name.
-        relative_efficiency: effective draws over S; 1 for independent draws.
 
     Raises:
         ImportError: arviz is not installed.
@@ -111,38 +93,29 @@ def psis_loo(
             from arviz import psislw
     except ImportError as error:
         raise ImportError("psis_loo needs arviz: pip install 'eplstm[bayes]'.") from error
-    people = _units(log_likelihood, tuple(ids))
-    elpd, lpd, k_hat = [], [], []
+    people = [np.asarray(own, dtype=float) for own in log_likelihood]
+    _check_draws(people, tuple(ids))
+    units = []
     for own in people:
-        smoothed = [psislw(-own[:, unit], reff=relative_efficiency) for unit in range(own.shape[1])]
+        smoothed = [psislw(-own[:, unit], reff=1.0) for unit in range(own.shape[1])]
         weights = np.stack([np.asarray(weight) for weight, _ in smoothed], axis=1)
-        elpd.append(logsumexp(weights + own, axis=0))
-        lpd.append(logsumexp(own, axis=0) - np.log(len(own)))
-        k_hat.append(np.array([float(k) for _, k in smoothed]))
-    return Loo(model, tuple(ids), tuple(elpd), tuple(lpd), tuple(k_hat), len(people[0]))
+        elpd, lpd = logsumexp(weights + own, axis=0), logsumexp(own, axis=0) - np.log(len(own))
+        units.append(pd.DataFrame({"elpd": elpd, "lpd": lpd, "k_hat": [float(k) for _, k in smoothed]}))
+    return Loo(tuple(ids), tuple(units), len(people[0]))
 
 
-def _units(log_likelihood: Sequence[np.ndarray] | np.ndarray, ids: tuple[str, ...]) -> list[np.ndarray]:
-    """Of each participant (S, units), checked."""
-    if isinstance(log_likelihood, np.ndarray):
-        if log_likelihood.ndim != 3:
-            raise ValueError(f"psis_loo: log_likelihood must be (S, P, units); got {log_likelihood.shape}.")
-        people = [own[:, ~np.isnan(own).all(0)] for own in np.moveaxis(log_likelihood, 1, 0)]
-    else:
-        people = [np.asarray(own, dtype=float) for own in log_likelihood]
-    draws = {own.shape[0] for own in people}
-    if (
-        len(people) != len(ids)
-        or not ids
-        or len(draws) != 1
-        or any(own.ndim != 2 or not own.size for own in people)
-    ):
+def _check_draws(people: Sequence[np.ndarray], ids: tuple[str, ...]) -> None:
+    shapes = [own.shape for own in people]
+    alike = len({shape[:1] for shape in shapes}) == 1 and all(
+        len(shape) == 2 and 0 not in shape for shape in shapes
+    )
+    if len(people) != len(ids) or not alike:
         raise ValueError(
             f"psis_loo: needs for each of {len(ids)} participants (S, units), with the same S and at least one "
-            f"unit; got {[own.shape for own in people]}."
+            f"unit; got {shapes}."
         )
-    if min(draws) < 25:
-        raise ValueError(f"psis_loo: needs at least 25 draws to smooth a tail, better 1000; got {min(draws)}.")
+    if len(people[0]) < 25:
+        raise ValueError(f"psis_loo: needs at least 25 draws to smooth a tail, better 1000; got {len(people[0])}.")
     for one, own in zip(ids, people, strict=True):
         if not np.isfinite(own).all():
             s, unit = np.argwhere(~np.isfinite(own))[0]
@@ -150,32 +123,16 @@ def _units(log_likelihood: Sequence[np.ndarray] | np.ndarray, ids: tuple[str, ..
                 f"psis_loo: log-likelihoods must be finite; that of participant '{one}', unit {unit}, is "
                 f"{own[s, unit]} in draw {s}. A small lapse, fixed={{'lapse': 0.01}}, keeps choices possible."
             )
-    return people
 
 
 # ---- leaving out blocks or people: cross-validation --------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class CrossValidation:
-    """How well choices are predicted that were not used for estimation."""
-
-    model: str
-    over: str
-    """``blocks`` or ``participants``: what was left out."""
-    folds: pd.DataFrame
-    """A row for each participant and fold in which something of theirs was left out: participant, fold,
-    n_choices (left out), log_likelihood (of these, nats), standard_error (of its numerical integration; 0 if
-    there was none), message ('' where all is well)."""
-
-    @property
-    def scores(self) -> pd.Series:
-        """Log-likelihood of all that was left out of each participant, for ``compare_scores``; NaN where a fold
-        failed."""
-        ids = list(dict.fromkeys(self.folds["participant"]))
-        who = np.array([ids.index(one) for one in self.folds["participant"]], int)
-        totals = np.bincount(who, weights=self.folds["log_likelihood"].to_numpy(dtype=float), minlength=len(ids))
-        return pd.Series(totals, index=pd.Index(ids, name="participant"), name="elpd")
+def total_scores(folds: pd.DataFrame) -> pd.Series:
+    """Log-likelihood of all that was left out of each participant, of ``cross_validate``, for ``compare_scores``;
+    NaN where a fold failed."""
+    by_person = folds.groupby("participant", sort=False)["log_likelihood"]
+    return pd.Series(by_person.agg(lambda own: own.sum(skipna=False)), name="elpd")
 
 
 def cross_validate(
@@ -184,12 +141,10 @@ def cross_validate(
     fit: Callable[[Objective], Fit],
     folds: str | int = "blocks",
     *,
-    model: str = "",
     draws: int | None = None,
-    laplace: Callable[..., Fit] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> CrossValidation:
+) -> pd.DataFrame:
     """Estimate on some of the data, and score the rest.
 
     ``folds="blocks"`` leaves out one block of each participant at a time: new blocks of the same people. (Trials
@@ -202,14 +157,15 @@ def cross_validate(
         participants: their choices.
         fit: the estimator; such as ``fit_map``, or for participants ``fit_empirical_bayes``.
         folds: ``"blocks"``, or a number from 2 to that of the participants.
-        model: its name.
         draws: blocks: average the likelihood over so many draws from the posterior of z; by default the estimate
             alone is used. Participants: average over so many draws from the group; by default 1024.
-        laplace: participants: in place of draws, Laplace's approximation of the average, by this estimator of
-        the
-            modes: ``fit_map``, or what is called as ``laplace(objective, prior=(mean, sd))``.
         seed: of folds and draws.
         progress: called with the number of folds done, and of all.
+
+    Returns:
+        A row for each participant and fold in which something of theirs was left out: participant, fold,
+        n_choices (left out), log_likelihood (of these, nats), standard_error (of its numerical integration; 0 if
+        there was none), message ('' where all is well).
 
     Raises:
         ValueError: a participant has fewer than two blocks with choices, ``folds`` is out of range, or over
@@ -220,7 +176,10 @@ def cross_validate(
         jobs = _block_folds(people)
     elif isinstance(folds, int) and not isinstance(folds, bool) and 2 <= folds <= len(people):
         order = np.random.default_rng(seed).permutation(len(people))
-        jobs = [_without(people, set(left.tolist())) for left in np.array_split(order, folds)]
+        parts = [set(left.tolist()) for left in np.array_split(order, folds)]
+        jobs = [
+            [[p for k, p in enumerate(people) if (k in left) is out] for out in (False, True)] for left in parts
+        ]
     else:
         raise ValueError(
             f"cross_validate: folds must be 'blocks', or a number from 2 to that of the participants "
@@ -231,8 +190,6 @@ def cross_validate(
         estimate, scored = fit(make_objective(training)), make_objective(left)
         if folds == "blocks":
             score, error, message = _score_blocks(estimate, scored, draws, (seed, number))
-        elif laplace is not None:
-            score, error, message = _score_by_laplace(*_group(estimate), scored, laplace)
         else:
             score, error = marginal_likelihood(scored, *_group(estimate), draws=draws or 1024, seed=(seed, number))
             message = np.where(np.isnan(score), "the likelihood is not a number for some people of the group", "")
@@ -241,9 +198,7 @@ def cross_validate(
         rows.append(pd.DataFrame(columns))
         if progress is not None:
             progress(number + 1, len(jobs))
-    return CrossValidation(
-        model, "blocks" if folds == "blocks" else "participants", pd.concat(rows, ignore_index=True)
-    )
+    return pd.concat(rows, ignore_index=True)
 
 
 def marginal_likelihood(
@@ -253,7 +208,6 @@ def marginal_likelihood(
     *,
     draws: int = 1024,
     seed: int | Sequence[int] = 0,
-    at_once: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log ∫ p(D|z) N(z; mean, sd²) dz of each participant, by averaging over quasi-random draws.
 
@@ -263,25 +217,20 @@ def marginal_likelihood(
         sd: (k,).
         draws: so many, or up to twice as many: eight copies, shifted at random, of a power of 2 Sobol points.
         seed: of the shifts.
-        at_once: draws in one call of the objective.
 
     Returns:
         (P,) in nats, and (P,) its standard error, from the copies' differences; NaN where a log-likelihood is.
     """
-    from scipy.stats import norm, qmc
-
     mean, sd = np.asarray(mean, dtype=float), np.asarray(sd, dtype=float)
     if not len(mean):
-        people = len(objective.ids)
-        with torch.no_grad():
-            return objective.log_likelihood(torch.zeros(1, people, 0).double())[0].numpy(), np.zeros(people)
+        return _at(objective, np.empty((1, 0)))[0], np.zeros(len(objective.ids))
     rng, shifts = np.random.default_rng(seed), 8
     grid = qmc.Sobol(len(mean), scramble=False).random_base2(max(0, int(np.ceil(np.log2(draws / shifts)))))
     found = []
     for _ in range(shifts):
         points = (grid + rng.random(len(mean))) % 1
         z = mean + sd * norm.ppf(np.clip(points, 1e-12, 1 - 1e-12))
-        found.append(logsumexp(_at(objective, z, at_once), axis=0) - np.log(len(z)))
+        found.append(logsumexp(_at(objective, z), axis=0) - np.log(len(z)))
     each = np.stack(found)
     total = logsumexp(each, axis=0) - np.log(shifts)
     # The error of a logarithm is the relative error of its argument.
@@ -293,7 +242,7 @@ def compare_scores(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
     """Models by how well they predict what was left out.
 
     Args:
-        scores: by model, each participant's log score (``Loo.scores`` or ``CrossValidation.scores``).
+        scores: by model, each participant's log score (``Loo.scores`` or ``total_scores``).
 
     Returns:
         A row a model, the best first: participants, elpd (sum, nats), difference (to the best, ≤ 0),
@@ -314,12 +263,7 @@ def compare_scores(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
             )
     elpd = np.stack([own.loc[ids].to_numpy(dtype=float) for own in scores.values()])
     names = list(scores)
-    if not np.isfinite(elpd).all():
-        m, p = np.argwhere(~np.isfinite(elpd))[0]
-        raise ValueError(
-            f"compare_scores: scores must be finite; that of {names[m]!r} for participant '{ids[p]}' is "
-            f"{elpd[m, p]}. Leave them out of all models."
-        )
+    check_finite("compare_scores: scores", elpd.T, ids, names, "Leave them out of all models.")
     order = np.argsort(-elpd.sum(1), kind="stable")
     difference = elpd - elpd[order[0]]
     best_in = np.bincount(elpd.argmax(0), minlength=len(names))
@@ -360,10 +304,6 @@ def _block_folds(people: list[Participant]) -> list[tuple[list[Participant], lis
     return folds
 
 
-def _without(people: list[Participant], left: set[int]) -> tuple[list[Participant], list[Participant]]:
-    return [p for k, p in enumerate(people) if k not in left], [p for k, p in enumerate(people) if k in left]
-
-
 def _score_blocks(
     estimate: Fit, scored: Objective, draws: int | None, seed: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -378,10 +318,7 @@ def _score_blocks(
             found = scored.only(there).log_likelihood(torch.as_tensor(z[:, rows])).numpy()
         total = logsumexp(found, axis=0)
         score[there] = total - np.log(len(z))
-        if draws:
-            error[there] = np.exp(found - total + np.log(draws)).std(0, ddof=1) / np.sqrt(draws)
-        else:
-            error[there] = 0.0
+        error[there] = np.exp(found - total + np.log(draws)).std(0, ddof=1) / np.sqrt(draws) if draws else 0.0
     return score, error, np.where((failed == "") & np.isnan(score), "the likelihood is not a number", failed)
 
 
@@ -400,22 +337,11 @@ def _group(estimate: Fit) -> tuple[np.ndarray, np.ndarray]:
     return estimate.group_mean[0], estimate.group_sd
 
 
-def _score_by_laplace(
-    mean: np.ndarray, sd: np.ndarray, scored: Objective, laplace: Callable[..., Fit]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Laplace's approximation of each participant's marginal likelihood under the group, zeros, and messages."""
-    found = laplace(scored, prior=(mean, sd))
-    evidence = dict(zip(found.ids, found.log_evidence, strict=True))
-    messages = dict(zip(found.ids, found.message, strict=True)) | found.failures
-    score = np.array([evidence.get(one, np.nan) for one in scored.ids])
-    return score, np.zeros(len(score)), np.array([messages.get(one, "") for one in scored.ids], dtype=object)
-
-
-def _at(objective: Objective, z: np.ndarray, at_once: int) -> np.ndarray:
+def _at(objective: Objective, z: np.ndarray) -> np.ndarray:
     """Log-likelihood of each participant at each of n points: z (n, k) → (n, P)."""
     found = []
     with torch.no_grad():
-        for start in range(0, len(z), at_once):
-            part = torch.as_tensor(z[start : start + at_once]).unsqueeze(1)
+        for start in range(0, len(z), AT_ONCE):
+            part = torch.as_tensor(z[start : start + AT_ONCE]).unsqueeze(1)
             found.append(objective.log_likelihood(part.repeat(1, len(objective.ids), 1)).numpy())
     return np.concatenate(found)

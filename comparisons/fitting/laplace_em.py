@@ -91,14 +91,10 @@ def available() -> Any:
 
 
 def maximise(estep: EStep, design: np.ndarray, first: People, *, max_iterations: int, tolerance: float) -> Found:
-    """The group that maximises the (Laplace-approximated) likelihood of all data.
+    """The group that maximises the (Laplace-approximated) likelihood of all data, by rounds of the EM.
 
-    Args:
-        estep: finds people under a group.
-        design: X, (P, q); columns of a standard deviation of about 1.
-        first: people under some wider prior, from which the group is guessed at first.
-        max_iterations: rounds of the EM at most.
-        tolerance: the EM ends when no β or σ² moves by more in a round.
+    ``design`` X (P, q) has columns of a standard deviation of about 1; ``first``: people under some wider prior,
+    from whom the group is guessed at first; ``tolerance``: it ends when no β or σ² moves by more in a round.
     """
     beta = np.linalg.lstsq(design, first.u, rcond=None)[0]
     known = np.asarray(np.isfinite(first.covariance).all((1, 2)))

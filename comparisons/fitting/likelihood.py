@@ -19,7 +19,7 @@ gradients of all. It can be differentiated once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
@@ -35,8 +35,9 @@ from ...models.engine import Weights
 from ...models.person import PARAMETERS, returning, with_lost_episodes
 from .agent import TrainedAgent
 from .chunk import Chunk, Values, equal_share
-from .network import acts_in_network
-from .observation import FreeResponse, StepChoices
+from .network import Batch, acts_in_network
+from .objective import OfPeople
+from .observation import Observation, StepChoices
 from .parameters import ParameterSpace
 from .planned_memory import context_of_key
 from .rounds import rows_at_once
@@ -48,7 +49,7 @@ KEPT_BYTES = 2**28
 """What is kept of the inputs' part of the gates' drive; beyond, it is computed at each evaluation."""
 
 
-class Likelihood:
+class Likelihood(OfPeople):
     """An ``Objective``: the log-likelihood of each participant's choices.
 
     Args:
@@ -68,14 +69,11 @@ class Likelihood:
         agent: TrainedAgent,
         participants: Sequence[Participant],
         space: ParameterSpace,
-        observation: StepChoices | FreeResponse | None = None,
+        observation: Observation | None = None,
         threads: int | None = None,
     ) -> None:
-        self.agent, self.space, self.observation = agent, space, observation or StepChoices()
-        self.participants = tuple(participants)
-        self.threads = threads
-        if not self.participants:
-            raise ValueError("Likelihood: needs at least one participant; got none.")
+        super().__init__(participants, space)
+        self.agent, self.observation, self.threads = agent, observation or StepChoices(), threads
         self._check_parameters()
         neutral = {name: parameter.neutral for name, parameter in PARAMETERS.items()}
         self._fixed = {name: value for name, value in space.fixed.items() if value != neutral.get(name)}
@@ -85,16 +83,6 @@ class Likelihood:
         for participant in self.participants:
             for block in participant.blocks:
                 self._check_block(f"Participant '{participant.id}', block {block.number}", block)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The participants'."""
-        return tuple(participant.id for participant in self.participants)
-
-    @property
-    def n_choices(self) -> np.ndarray:
-        """(P,) int: choices of each participant; trials without a response are not counted, censored or not."""
-        return np.array([participant.n_choices for participant in self.participants])
 
     def only(self, rows: Sequence[int]) -> Likelihood:
         """The same for some of the participants, in this order."""
@@ -154,7 +142,7 @@ class Likelihood:
         Raises:
             ValueError: z has another shape or precision.
         """
-        z = self._checked(z, 3)
+        z = self.checked(z, 3)
         if z.requires_grad and torch.is_grad_enabled():
             return _WithGradient.apply(z, self)
         return self._evaluate(z.detach(), with_gradient=False)[0]
@@ -166,13 +154,8 @@ class Likelihood:
         response, and if those without are censored, any. Trials that return to one episode, which may not have
         been encoded, are one unit.
         """
-        z = self._checked(z, 2).detach()
-        found = {}
-        with _one_thread(), torch.no_grad(), np.errstate(all="ignore"):
-            for keys, chunk in self._chunks:
-                units = chunk.units(self._values(z[None][:, chunk.owners]), 1)[0].numpy()
-                found |= {key: units[: chunk.n_units[b], b] for b, key in enumerate(keys)}
-        return [np.concatenate(own) for own in self._by_person(found)]
+        each = self._of_blocks(self.checked(z, 2), lambda chunk, _, values: chunk.pointwise(values))
+        return [np.concatenate(own) for own in each]
 
     def policies(
         self, z: Tensor | np.ndarray, encoded: Sequence[Sequence[np.ndarray]] | None = None
@@ -184,28 +167,24 @@ class Likelihood:
             encoded: of each participant and block (n,) bool: whether the episode of each trial was encoded, as
                 ``with_lost_episodes`` takes it; by default all were.
         """
-        z = self._checked(torch.as_tensor(z, dtype=torch.float64), 2).detach()
-        found = {}
+
+        def work(chunk: Chunk, keys: list[tuple[int, int]], values: Values) -> list[np.ndarray]:
+            if encoded is None:
+                return chunk.policies(values, None)
+            return chunk.policies(values, [_lost(self.participants[p].blocks[b], encoded[p][b]) for p, b in keys])
+
+        return self._of_blocks(self.checked(torch.as_tensor(z, dtype=torch.float64), 2), work)
+
+    def _of_blocks(
+        self, z: Tensor, work: Callable[[Chunk, list[tuple[int, int]], Values], list[np.ndarray]]
+    ) -> list[list[np.ndarray]]:
+        """What is found for each block of a chunk, at z (P, k), by participant."""
+        found: dict[tuple[int, int], np.ndarray] = {}
         with _one_thread(), torch.no_grad(), np.errstate(all="ignore"):
             for keys, chunk in self._chunks:
-                lost = None
-                if encoded is not None:
-                    lost = [_lost(self.participants[p].blocks[b], encoded[p][b]) for p, b in keys]
-                policies = chunk.policies(self._values(z[None][:, chunk.owners]), lost)
-                found |= dict(zip(keys, policies, strict=True))
-        return self._by_person(found)
-
-    def _by_person(self, found: Mapping[tuple[int, int], np.ndarray]) -> list[list[np.ndarray]]:
+                values = self._values(z.detach()[None][:, chunk.owners])
+                found |= dict(zip(keys, work(chunk, keys, values), strict=True))
         return [[found[p, b] for b in range(len(one.blocks))] for p, one in enumerate(self.participants)]
-
-    def _checked(self, z: Tensor, axes: int) -> Tensor:
-        expected = (len(self.participants), len(self.space))
-        if z.ndim != axes or tuple(z.shape[-2:]) != expected or z.dtype != torch.float64:
-            form = "(R, P, k)" if axes == 3 else "(P, k)"
-            raise ValueError(
-                f"Likelihood: z must be float64 {form} with (P, k) = {expected}; got {z.dtype} {tuple(z.shape)}."
-            )
-        return z
 
     def _values(self, z: Tensor) -> Values:
         """Natural values of all parameters that are not neutral, from z of each block (R, B, k)."""
@@ -256,7 +235,15 @@ class Likelihood:
             trials = blocks[key].trials
             return trials.length, int(np.any(trials.encode, axis=1).sum()), len(trials)
 
-        hidden_size, common = self.agent.config.hidden_size, self._common_to_chunks()
+        agent, hidden_size = self.agent, self.agent.config.hidden_size
+        is_free = "context_weight" in self.space.names
+        fixed = {} if is_free else {k: v for k, v in self.space.fixed.items() if k == "context_weight"}
+        network: dict[str, Any] = {
+            "config": agent.config,
+            "weights": Weights.of({name: array[None] for name, array in agent.weights.items()}),
+            "key_scale": agent.person(fixed).key_scale(agent.config),
+            "context": context_of_key(agent.config, agent.context_columns) if is_free else None,
+        }
         chunks, kept = [], 0
         for _, equal in itertools.groupby(sorted(blocks, key=size), key=lambda key: size(key)[0]):
             rest = list(equal)
@@ -267,21 +254,16 @@ class Likelihood:
                 here, rest = rest[-at_once:], rest[:-at_once]
                 kept += 8 * 5 * hidden_size * largest.length * len(largest) * len(here)
                 keep = kept <= KEPT_BYTES and any(map(acts_in_network, self.space.names))
-                own, owners = [blocks[key] for key in here], [p for p, _ in here]
-                chunks.append((here, Chunk(blocks=own, owners=owners, keep_drive=keep, **common)))
+                own, needed = [blocks[key] for key in here], self.observation.needed
+                batch = Batch(
+                    blocks=[b.trials for b in own],
+                    needed=[needed(b.choices) for b in own],
+                    keep_drive=keep,
+                    **network,
+                )
+                chunk = Chunk(batch, own, [p for p, _ in here], self.observation, self._loses_episodes)
+                chunks.append((here, chunk))
         return chunks
-
-    def _common_to_chunks(self) -> dict[str, Any]:
-        agent, is_free = self.agent, "context_weight" in self.space.names
-        fixed = {} if is_free else {k: v for k, v in self.space.fixed.items() if k == "context_weight"}
-        return {
-            "config": agent.config,
-            "weights": Weights.of({name: array[None] for name, array in agent.weights.items()}),
-            "observation": self.observation,
-            "key_scale": agent.person(fixed).key_scale(agent.config),
-            "context": context_of_key(agent.config, agent.context_columns) if is_free else None,
-            "loses_episodes": self._loses_episodes,
-        }
 
 
 class _WithGradient(torch.autograd.Function):

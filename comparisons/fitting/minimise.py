@@ -9,7 +9,7 @@ beyond the current point: where the function is infinite or NaN, the step is hal
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class Minima:
     """(n,) int: steps taken."""
     stuck: np.ndarray
     """(n,) bool: no step from x makes the value smaller, though the gradient is above the tolerance."""
+
+    def only(self, rows: np.ndarray) -> Minima:
+        """Some of the problems."""
+        return Minima(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def slope(self) -> np.ndarray:

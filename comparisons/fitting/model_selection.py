@@ -1,4 +1,4 @@
-"""Which model explains people's choices: criteria, random-effects selection, and (of ``held_out``) prediction.
+"""Which model explains people's choices: criteria, and random-effects selection (prediction: ``held_out``).
 
 AIC = −2 log p(D|z) + 2 k, BIC = −2 log p(D|z) + k log n (n: a person's scored choices), and Laplace's
 approximation of the log evidence, log ∫ p(D|z) p(z) dz. At some 120 choices a person the BIC of single people is
@@ -23,34 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import digamma, gammainc, gammainccinv, gammaincinv, gammaln, log_softmax, logsumexp
 
-from .held_out import (
-    CrossValidation,
-    Loo,
-    compare_scores,
-    cross_validate,
-    marginal_likelihood,
-    pointwise_draws,
-    psis_loo,
-)
-from .results import Fit
-
-__all__ = [
-    "CRITERIA",
-    "CrossValidation",
-    "Loo",
-    "ModelSelection",
-    "compare_groups",
-    "compare_people",
-    "compare_scores",
-    "criteria",
-    "cross_validate",
-    "evidence_matrix",
-    "exceedance_probabilities",
-    "marginal_likelihood",
-    "pointwise_draws",
-    "psis_loo",
-    "random_effects_selection",
-]
+from .results import Fit, check_finite
 
 CRITERIA = ("aic", "bic", "log_evidence")
 """What fits are compared by. Smaller is better in the first two, larger in the last."""
@@ -113,9 +86,7 @@ def compare_people(fits: Sequence[Fit], participants: Sequence[str] | None = Non
 def compare_groups(fits: Sequence[Fit], participants: Sequence[str] | None = None) -> pd.DataFrame:
     """The criteria of the group under each model: sums over participants, as if all had the same model.
 
-    Args:
-        fits: as ``compare_people``.
-        participants: as ``compare_people``.
+    Arguments and errors are those of ``compare_people``.
 
     Returns:
         A row a model: participants, n_choices, k (a person), the sums log_likelihood, aic, bic, log_evidence,
@@ -123,9 +94,6 @@ def compare_groups(fits: Sequence[Fit], participants: Sequence[str] | None = Non
         −2 Σ log evidence + (group means and spreads) · log(all choices), of fits that estimate a group. It pays
         for the group's parameters, for which the sum of log evidences does not; NaN without a group, or if its
         means depend on covariates.
-
-    Raises:
-        ValueError: as ``compare_people``.
     """
     people = compare_people(fits, participants)
     each = {name: people[name].to_numpy().reshape(len(fits), -1) for name in ("n_choices", "k", *SUMMED)}
@@ -149,13 +117,8 @@ def evidence_matrix(
     """Log evidence of each participant (rows, P) under each model (columns, M), for
     ``random_effects_selection``.
 
-    Args:
-        fits: as ``compare_people``.
-        criterion: ``log_evidence``; or ``aic`` or ``bic``, which stand for it as −AIC/2 and −BIC/2.
-        participants: as ``compare_people``.
-
-    Raises:
-        ValueError: as ``compare_people``, or an unknown criterion.
+    ``criterion``: ``log_evidence``; or ``aic`` or ``bic``, which stand for it as −AIC/2 and −BIC/2 (ValueError if
+    another). All else is as in ``compare_people``.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"evidence_matrix: criterion must be one of {CRITERIA}; got {criterion!r}.")
@@ -297,17 +260,16 @@ def random_effects_selection(
         raise ValueError(f"random_effects_selection: prior must be above 0; got {prior!r}.")
     before = np.full(len(models), float(prior))
     responsibilities = np.exp(log_softmax(evidence, axis=1))
-    alpha, change = before + responsibilities.sum(0), np.inf
+    alpha, last = before + responsibilities.sum(0), before
     for _ in range(iterations):
         responsibilities = np.exp(log_softmax(evidence + _expected_log(alpha), axis=1))
-        change = np.abs(before + responsibilities.sum(0) - alpha).max()
-        alpha = before + responsibilities.sum(0)
-        if change <= tolerance:
+        last, alpha = alpha, before + responsibilities.sum(0)
+        if np.abs(alpha - last).max() <= tolerance:
             break
     else:
         raise RuntimeError(
-            f"random_effects_selection: alpha still changes by {change:.1e} after {iterations} iterations; give "
-            "more, or a larger tolerance."
+            f"random_effects_selection: alpha still changes by {np.abs(alpha - last).max():.1e} after "
+            f"{iterations} iterations; give more, or a larger tolerance."
         )
     different = _free_energy(evidence, alpha, responsibilities, before)
     equal = (logsumexp(evidence, axis=1) - np.log(len(models))).sum()
@@ -371,10 +333,6 @@ def _named(
     names = tuple(f"model {m + 1}" for m in range(values.shape[1])) if models is None else tuple(models)
     if len(names) != values.shape[1]:
         raise ValueError(f"{what}: needs a name for each of {values.shape[1]} models; got {list(names)}.")
-    if not np.isfinite(values).all():
-        p, m = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(
-            f"{what}: the log evidence must be finite; that of participant '{ids[p]}' under {names[m]!r} is "
-            f"{values[p, m]}. Fit again with more restarts, compare by aic or bic, or leave the participant out."
-        )
+    remedy = "Fit again with more restarts, compare by aic or bic, or leave the participant out."
+    check_finite(f"{what}: the log evidence", values, ids, names, remedy)
     return values, ids, names

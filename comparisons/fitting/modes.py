@@ -6,13 +6,12 @@ parameters' scales: steps, tolerances and curvatures mean the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from .batches import Batches
-from .minimise import ROUNDING, Minima, largest, minimise
+from .minimise import ROUNDING, Minima, largest
 
 HESSIAN_STEP = 1e-4
 """Of the central differences of gradients, in prior standard deviations: rounding and truncation both ~1e-9."""
@@ -44,15 +43,13 @@ class Problems:
         """z (n, k) → u (n, k)."""
         return (z - self.mean) / self.sd
 
-    def function(self, u: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """−log posterior density of z at u (m, k), (m,), and its gradient by u (m, k), of some of the problems."""
-        return self._function(u, rows, with_gradient=True)
+    def function(
+        self, u: np.ndarray, rows: np.ndarray, with_gradient: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """−log posterior density of z at u (m, k), (m,), and its gradient by u (m, k), of some of the problems.
 
-    def values(self, u: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The same without the gradient."""
-        return self._function(u, rows, with_gradient=False)[0]
-
-    def _function(self, u: np.ndarray, rows: np.ndarray, with_gradient: bool) -> tuple[np.ndarray, np.ndarray]:
+        The gradient is NaN if it is not asked for.
+        """
         z = self.mean[rows] + self.sd[rows] * u
         value, gradient = self.batches(z, self.participants[rows], with_gradient)
         constant = 0.5 * u.shape[1] * np.log(2 * np.pi) + np.log(self.sd[rows]).sum(axis=1)
@@ -94,21 +91,6 @@ class Modes:
         return Modes(**new)
 
 
-def search(
-    problems: Problems,
-    start: np.ndarray,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    after_round: Callable[[np.ndarray], object] | None = None,
-) -> Minima:
-    """Search each problem's mode from z = start (n, k); the result is in units of the prior."""
-    u = problems.in_units(start)
-    return minimise(
-        problems.function, u, tolerance=tolerance, max_iterations=max_iterations, after_round=after_round
-    )
-
-
 def laplace(problems: Problems, found: Minima) -> Modes:
     """Laplace's approximation at what a search has found; a Newton step first, where it leads nearer."""
     local = hessians(problems, found.x)
@@ -145,11 +127,7 @@ def widened(problems: Problems, u: np.ndarray, value: np.ndarray, hessian: np.nd
     the log posterior is measured ``WIDTH`` standard deviations to both sides, λ = 2 · drop / step², and the steps
     are set anew by what comes out. Where the posterior is normal, nothing changes.
 
-    Args:
-        problems: n of them.
-        u: modes, (n, k), in units of the prior.
-        value: −log posterior there, (n,).
-        hessian: at the modes, (n, k, k).
+    Given modes u (n, k) in units of the prior, −log posterior there (n,), and Hessians there (n, k, k).
     """
     which = np.flatnonzero(definite(hessian))
     k = u.shape[1]
@@ -160,7 +138,7 @@ def widened(problems: Problems, u: np.ndarray, value: np.ndarray, hessian: np.nd
         step = WIDTH / np.sqrt(roots)
         moves = np.stack([step, -step], 1)[..., None] * axes.transpose(0, 2, 1)[:, None]  # (m, 2, axis, k)
         probes = (u[which, None, None] + moves).reshape(-1, k)
-        there, _ = problems.function(probes, np.repeat(which, 2 * k))
+        there, _ = problems.function(probes, np.repeat(which, 2 * k), with_gradient=False)
         drop = (there.reshape(len(which), 2, k) - value[which, None, None]).mean(1)
         usable = np.isfinite(drop) & (drop > 0)  # beyond a better mode, or outside of what is possible: as it was
         # bounded, so that a single step across another hill does not decide

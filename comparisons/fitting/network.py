@@ -40,12 +40,9 @@ class Batch:
     """Blocks of equally long trials that are run side by side, whatever their participants.
 
     Args:
-        config: of the model.
-        weights: of the trained agent.
-        blocks: the trials of each.
-        needed: for each block, (n,) the steps of each trial that are needed, counted from the first.
-        key_scale: (K,) by what each column of the key is multiplied.
-        context: (K,) bool, the key's columns that show the context, if their weight is free; else None.
+        config, weights: of the agent.
+        blocks, needed: as in ``Arrangement``.
+        key_scale, context: as in ``Entries``.
         keep_drive: keep the inputs' part of the drive, 40 · H · T bytes a trial, or compute it whenever needed.
     """
 

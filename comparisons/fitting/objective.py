@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .parameters import ParameterSpace
+from .table.data import Participant
 
 
 class Objective(Protocol):
@@ -54,3 +57,43 @@ class Objective(Protocol):
     def policies(self, z: Tensor | np.ndarray) -> list[list[np.ndarray]]:
         """z (P, k) → probabilities of choices, p_t (n, T, A), of each participant and block."""
         ...
+
+
+class OfPeople:
+    """What objectives of people's choices share.
+
+    Args:
+        participants: P people.
+        space: the k parameters.
+
+    Raises:
+        ValueError: there is nobody, or two have the same id.
+    """
+
+    def __init__(self, participants: Sequence[Participant], space: ParameterSpace) -> None:
+        self.participants, self.space = tuple(participants), space
+        if not self.participants:
+            raise ValueError(f"{type(self).__name__}: needs at least one participant; got none.")
+        twice = [one for one, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise ValueError(f"{type(self).__name__}: ids must differ; {twice[0]!r} is there twice.")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The participants'."""
+        return tuple(participant.id for participant in self.participants)
+
+    @property
+    def n_choices(self) -> np.ndarray:
+        """(P,) int: choices of each participant; trials without a response are not counted, censored or not."""
+        return np.array([participant.n_choices for participant in self.participants])
+
+    def checked(self, z: Tensor, axes: int) -> Tensor:
+        """z, if it is float64 (R, P, k) or, of two axes, (P, k). ValueError otherwise."""
+        expected = (len(self.participants), len(self.space))
+        if z.ndim != axes or tuple(z.shape[-2:]) != expected or z.dtype != torch.float64:
+            raise ValueError(
+                f"{type(self).__name__}: z must be float64 {'(R, P, k)' if axes == 3 else '(P, k)'} with (P, k) = "
+                f"{expected}; got {z.dtype} {tuple(z.shape)}."
+            )
+        return z

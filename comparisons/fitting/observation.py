@@ -112,13 +112,11 @@ class FreeResponse:
 
     def scored(self, choices: np.ndarray) -> np.ndarray:
         """See ``StepChoices``."""
-        if self.missing == "censored":
-            return np.ones(len(choices), bool)
-        return np.any(choices != NO_CHOICE, axis=1)
+        return StepChoices().scored(choices) | (self.missing == "censored")
 
     def needed(self, choices: np.ndarray) -> np.ndarray:
         """See ``StepChoices``: up to the response, or all where not responding is scored."""
-        steps = ((choices != NO_CHOICE) * np.arange(1, choices.shape[1] + 1)).max(1)
+        steps = StepChoices().needed(choices)
         return np.where(self.scored(choices) & (steps == 0), choices.shape[1], steps)
 
     def log_likelihood(
@@ -159,3 +157,6 @@ class FreeResponse:
             none = log_mixture(silent(steps - whole - 1), silent(steps - whole), fraction)
             found = torch.where(there & ~responds, none, found)
         return found
+
+
+Observation = StepChoices | FreeResponse

@@ -67,6 +67,10 @@ class FreeParameter:
             return self.lower + torch.exp(z)
         return self.lower + (self.upper - self.lower) * torch.sigmoid(z)
 
+    def natural_array(self, z: np.ndarray) -> np.ndarray:
+        """``natural`` of an array."""
+        return self.natural(torch.tensor(np.asarray(z, dtype=float))).numpy()
+
     def unconstrained(self, value: Tensor) -> Tensor:
         """The inverse of ``natural``; infinite or NaN outside the range."""
         if self.transform == "identity":
@@ -137,9 +141,7 @@ class ParameterSpace:
         object.__setattr__(self, "free", tuple(self.free))
         object.__setattr__(self, "fixed", {name: float(value) for name, value in dict(self.fixed).items()})
         names = [*self.names, *self.fixed]
-        unknown = sorted(set(names) - set(KNOWN))
-        if unknown:
-            raise ValueError(f"Parameters: {unknown} are not known; known are {sorted(KNOWN)}.")
+        check_known(names)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Parameters: {twice} stand twice; a parameter is free or fixed, once.")
@@ -164,14 +166,9 @@ class ParameterSpace:
         Raises:
             ValueError: an unknown name.
         """
-        unknown = sorted((set(names) | set(priors)) - set(KNOWN))
-        if unknown:
-            raise ValueError(f"Parameters: {unknown} are not known; known are {sorted(KNOWN)}.")
-        free = [
-            replace(KNOWN[n], prior_mean=priors[n][0], prior_sd=priors[n][1]) if n in priors else KNOWN[n]
-            for n in names
-        ]
-        return cls(tuple(free), fixed or {})
+        check_known([*names, *priors])
+        prior = {name: dict(zip(("prior_mean", "prior_sd"), own, strict=True)) for name, own in priors.items()}
+        return cls(tuple(replace(KNOWN[name], **prior.get(name, {})) for name in names), fixed or {})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -197,10 +194,8 @@ class ParameterSpace:
 
     def natural_array(self, z: np.ndarray) -> np.ndarray:
         """z (..., k) → natural values (..., k)."""
-        values = self.natural(torch.from_numpy(np.array(z, dtype=float)))
-        return (
-            np.stack([values[name].numpy() for name in self.names], axis=-1) if values else np.empty(np.shape(z))
-        )
+        each = [p.natural_array(np.asarray(z)[..., k]) for k, p in enumerate(self.free)]
+        return np.stack(each, axis=-1) if each else np.empty(np.shape(z))
 
     def unconstrained_array(self, values: np.ndarray) -> np.ndarray:
         """Natural values (..., k) → z (..., k)."""
@@ -211,6 +206,13 @@ class ParameterSpace:
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """z of n people drawn from the prior: (n, k)."""
         return self.prior_mean + self.prior_sd * rng.standard_normal((n, len(self)))
+
+
+def check_known(names: Iterable[str]) -> None:
+    """Raise ValueError if one of the names is not in ``KNOWN``."""
+    unknown = sorted(set(names) - set(KNOWN))
+    if unknown:
+        raise ValueError(f"Parameters: {unknown} are not known; known are {sorted(KNOWN)}.")
 
 
 def log_normal(z: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:

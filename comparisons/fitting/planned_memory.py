@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...models.bank import Bank
 from ...models.config import ModelConfig
-from ...models.kernels import Kernel, kernel
+from ...models.kernels import kernel
 from ...models.match import Match, Retrieval, View, average_weights, nearest_rows
 from ...models.person import Person
 from .rounds import Arrangement, Round
@@ -33,10 +33,9 @@ def context_of_key(config: ModelConfig, context_columns: tuple[int, int] | None)
 
 
 def lags(config: ModelConfig, keys: np.ndarray) -> np.ndarray:
-    """What the memory holds after each of E storings, of these keys (E, K).
+    """What the memory holds after k = 0 ... E storings, of these keys (E, K).
 
-    Returns:
-        (E + 1, E) int: after k storings, the lag of each event's entry: 0 for the newest; −1 if there is none.
+    (E + 1, E) int: the lag of each event's entry: 0 for the newest; −1 if there is none.
     """
     events = len(keys)
     bank, after = Bank([keys.shape[1], 1], config.memory_capacity), np.full((events + 1, events), -1)
@@ -61,6 +60,8 @@ class Entries:
         self, config: ModelConfig, arrangement: Arrangement, key_scale: np.ndarray, context: np.ndarray | None
     ) -> None:
         self._kernel, self._context = kernel(config.kernel), context
+        self.weighs_context = context is not None
+        """Whether the similarities depend on the weight of the context."""
         retrieval = Retrieval(config.kernel, config.retrieval, ties=config.ties)
         order = arrangement.order
         shape = (order.shape[1], len(order), arrangement.length, len(arrangement.events))
@@ -100,31 +101,16 @@ class Entries:
         halves = [(queries[:, part], keys[:, part]) for part in (self._context, ~self._context)]
         return [s.numpy() for q, k in halves for s in self._kernel.sums(torch.from_numpy(q), torch.from_numpy(k))]
 
-    @property
-    def weighs_context(self) -> bool:
-        """Whether the similarities depend on the weight of the context."""
-        return self._context is not None
-
     def similarity(self, where: tuple, weight: Tensor | None) -> Tensor:
         """(B, n, T, e), or for the context's weight (R, B) (R, B, n, T, e), differentiable by it."""
         parts = [torch.from_numpy(part[where]) for part in self.similar]
         if weight is None:
             return parts[0]
-        return weighted_similarity(self._kernel, parts, weight[..., None, None, None])
-
-
-def weighted_similarity(kernel: Kernel, parts: list[Tensor], w: Tensor) -> Tensor:
-    """Similarities of keys whose context is multiplied by 2w, and all else by 2 (1 − w).
-
-    Args:
-        kernel: of the model.
-        parts: the sums of ``Kernel.sums`` over the context's columns, then those over the others.
-        w: as it goes with them.
-    """
-    half = len(parts) // 2
-    of_context, of_others = (2 * w) ** kernel.degree, (2 * (1 - w)) ** kernel.degree
-    sums = [of_context * a + of_others * b for a, b in zip(parts[:half], parts[half:], strict=True)]
-    return kernel.of_sums(sums)
+        # The context's columns are multiplied by 2w, all others by 2 (1 − w).
+        w, half, degree = weight[..., None, None, None], len(parts) // 2, self._kernel.degree
+        of_context, of_others = (2 * w) ** degree, (2 * (1 - w)) ** degree
+        sums = [of_context * a + of_others * b for a, b in zip(parts[:half], parts[half:], strict=True)]
+        return self._kernel.of_sums(sums)
 
 
 @dataclass(eq=False)
@@ -148,13 +134,10 @@ class Found:
 
 
 class PlannedMemory:
-    """The values that an evaluation stores and reads: a ``Memory`` of the engine.
+    """The values that an evaluation stores and reads among ``entries``: a ``Memory`` of the engine.
 
-    Args:
-        entries: what can be found.
-        values: of the parameters ``sharpness``, ``forgetting`` and ``context_weight``, as far as they matter.
-        free: those of them for which gradients are asked.
-        shape: R, B, H.
+    ``values`` are of ``sharpness``, ``forgetting`` and ``context_weight``, as far as they matter, ``free`` those
+    of them for which gradients are asked, and ``shape`` is R, B, H.
     """
 
     follows = True

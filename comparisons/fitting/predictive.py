@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from .agent import TrainedAgent
+from .observation import Observation
 from .results import Fit
 from .simulation import draw_choices
 from .table.data import NO_CHOICE, Participant
-from .variant import Observation, Variant
+from .variant import Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,34 +41,22 @@ class PredictiveCheck:
         """(S, E, T): mean over people, of each simulated group."""
         return _mean(self.simulated, 1)
 
-    def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper edge of where simulated groups lie, (E, T) and (E, T)."""
-        tail = 100 * (1 - level) / 2
-        lower, upper = np.nanpercentile(self.predicted, [tail, 100 - tail], axis=0)
-        return lower, upper
-
     def table(self) -> pd.DataFrame:
-        """Tidy: a row for each encounter and step; ``p`` is the share of simulated groups above the observed mean
-        (ties count half): near 0 or 1 where the model fails."""
-        lower, upper = self.band()
-        above = (self.predicted > self.observed).mean(0) + 0.5 * (self.predicted == self.observed).mean(0)
-        return pd.DataFrame(
-            [
-                {
-                    "model": self.model,
-                    "encounter": encounter,
-                    "step": step,
-                    "people": self.observed[e, step],
-                    "predicted": _mean(self.predicted[:, e, step], 0),
-                    "lower": lower[e, step],
-                    "upper": upper[e, step],
-                    "p": above[e, step],
-                }
-                for e, encounter in enumerate(self.encounters)
-                for step in range(self.people.shape[2])
-                if np.isfinite(self.observed[e, step])
-            ]
-        )
+        """Tidy: a row for each encounter and step; 95 % of simulated groups lie between ``lower`` and ``upper``;
+        ``p`` is their share above the observed mean (ties count half): near 0 or 1 where the model fails."""
+        predicted, observed = self.predicted, self.observed
+        lower, upper = np.nanpercentile(predicted, [2.5, 97.5], axis=0)
+        above = (predicted > observed).mean(0) + 0.5 * (predicted == observed).mean(0)
+        columns = {
+            "people": observed,
+            "predicted": _mean(predicted.transpose(1, 2, 0).copy(), -1),
+            "lower": lower,
+            "upper": upper,
+            "p": above,
+        }
+        where = np.nonzero(np.isfinite(observed))
+        table = {"model": self.model, "encounter": np.array(self.encounters)[where[0]], "step": where[1]}
+        return pd.DataFrame(table | {name: values[where] for name, values in columns.items()})
 
 
 def predictive_check(

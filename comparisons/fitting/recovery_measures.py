@@ -73,9 +73,6 @@ def recovery_table(true: Truth, fit: Fit, level: float = 0.95) -> pd.DataFrame:
         three people −1 and 1), spearman, bias (estimate − true) with bias_se, rmse, coverage (share of intervals
         that hold the truth) with coverage_low and coverage_high (Wilson), intervals (how many there were),
         converged (share). Correlations are NaN of fewer than three people, or of values that do not vary.
-
-    Raises:
-        ValueError: as ``recovery_pairs``.
     """
     return measures_of_pairs(recovery_pairs(true, fit, level))
 
@@ -99,15 +96,9 @@ def recovery_across(replicates: Sequence[tuple[Truth, Fit]], level: float = 0.95
     if len(names) > 1:
         raise ValueError(f"recovery_across: replicates must have the same parameters; got {sorted(names)}.")
     pairs = [recovery_pairs(true, fit, level) for true, fit in replicates]
-    table = measures_of_pairs(pd.concat(pairs, ignore_index=True))
-    own = np.stack([measures_of_pairs(part)["r"].to_numpy() for part in pairs])
-    known = np.isfinite(own)
-    table["replicates"] = len(replicates)
-    table["r_mean"] = [r[there].mean() if there.any() else np.nan for r, there in zip(own.T, known.T, strict=True)]
-    table["r_sd"] = [
-        r[there].std(ddof=1) if there.sum() > 1 else np.nan for r, there in zip(own.T, known.T, strict=True)
-    ]
-    return table
+    own = pd.DataFrame([measures_of_pairs(part)["r"] for part in pairs])  # whose mean and sd leave out what is NaN
+    spread = {"replicates": len(replicates), "r_mean": own.mean().to_numpy(), "r_sd": own.std().to_numpy()}
+    return measures_of_pairs(pd.concat(pairs, ignore_index=True)).assign(**spread)
 
 
 def _matched(true: Truth, fit: Fit) -> np.ndarray:
@@ -176,30 +167,10 @@ def _varies(x: np.ndarray) -> bool:
 # ---- models ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """How often data of one model (rows) were best explained by another (columns)."""
-
-    models: tuple[str, ...]
-    counts: np.ndarray
-    """(M, M) int: simulated, best."""
-
-    @property
-    def probabilities(self) -> pd.DataFrame:
-        """p(best | simulated), the confusion matrix: rows sum to 1; NaN rows of models that were not simulated."""
-        counts = self.table(self.counts)
-        return counts.div(counts.sum(axis=1), axis=0)
-
-    def table(self, values: np.ndarray) -> pd.DataFrame:
-        """(M, M) values with the models' names at rows and columns."""
-        rows, columns = pd.Index(self.models, name="simulated"), pd.Index(self.models, name="best")
-        return pd.DataFrame(values, index=rows, columns=columns)
-
-
 def confusion_matrix(
     simulated: Sequence[str], best: Sequence[str], models: Sequence[str] | None = None
-) -> Confusion:
-    """Count which model explained best what each model simulated.
+) -> pd.DataFrame:
+    """How often data of one model (rows) were best explained by another (columns): counts, (M, M).
 
     Args:
         simulated: of each data set (a person or a group), the model that it is from.
@@ -214,19 +185,19 @@ def confusion_matrix(
             "confusion_matrix: needs simulated and best of the same data sets; got "
             f"{len(simulated)} and {len(best)} of them."
         )
-    order = tuple(dict.fromkeys([*simulated, *best] if models is None else models))
+    order = list(dict.fromkeys([*simulated, *best] if models is None else models))
     unknown = sorted({*simulated, *best} - set(order))
     if unknown:
-        raise ValueError(f"confusion_matrix: {unknown} are not among the models {list(order)}.")
-    rows, columns = (pd.Series(pd.Categorical(names, order)) for names in (simulated, best))
-    return Confusion(order, pd.crosstab(rows, columns, dropna=False).to_numpy())
+        raise ValueError(f"confusion_matrix: {unknown} are not among the models {order}.")
+    rows, columns = pd.Series(simulated, name="simulated"), pd.Series(best, name="best")
+    return pd.crosstab(rows, columns).reindex(index=order, columns=order, fill_value=0)
 
 
-def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None) -> pd.DataFrame:
+def inversion_matrix(counts: pd.DataFrame, prior: Sequence[float] | None = None) -> pd.DataFrame:
     """p(simulated | best): how far the winner of a comparison can be trusted (Wilson & Collins, 2019, box 5).
 
     Args:
-        confusion: the counts.
+        counts: (M, M), from ``confusion_matrix``.
         prior: (M,) probability of each model before; equal by default.
 
     Returns:
@@ -235,16 +206,16 @@ def inversion_matrix(confusion: Confusion, prior: Sequence[float] | None = None)
     Raises:
         ValueError: a model was not simulated, or the prior does not fit.
     """
-    size = len(confusion.models)
+    size = len(counts)
     before = np.full(size, 1 / size) if prior is None else np.asarray(prior, dtype=float)
     if before.shape != (size,) or not (before >= 0).all() or not before.sum() > 0:
         raise ValueError(f"inversion_matrix: the prior must be {size} numbers ≥ 0, not all 0; got {prior!r}.")
-    silent = [name for name, n in zip(confusion.models, confusion.counts.sum(1), strict=True) if not n]
+    silent = list(counts.index[counts.sum(axis=1) == 0])
     if silent:
         raise ValueError(
             f"inversion_matrix: no data were simulated from {silent}; simulate them, or leave them out."
         )
-    joint = confusion.probabilities.mul(before, axis=0)
+    joint = counts.div(counts.sum(axis=1), axis=0).mul(before, axis=0)
     return joint.div(joint.sum(axis=0), axis=1)
 
 
@@ -271,73 +242,46 @@ class Calibration:
         ranks = self.ranks[:, self.names.index(parameter)]
         return ranks[ranks >= 0]
 
-    def table(self, bins: int | None = None, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Whether ranks are uniform.
-
-        Args:
-            bins: of the chi-square test; by default at most 20, and so that 5 ranks are expected in each.
-            level: of the simultaneous band.
-            seed: of its simulation.
 
         Returns:
             A row a parameter: n, missing, mean_rank (over draws: .5 is expected; above, estimates are too low),
             bins, chi2, chi2_p, ecdf_difference (largest, absolute), ecdf_p, ecdf_inside (whether the
             distribution of ranks lies within the band). NaN of the tests with fewer than 10 ranks.
         """
-        return pd.DataFrame([self._row(name, bins, level, seed) for name in self.names])
+        return pd.DataFrame([self._row(name) for name in self.names])
 
-    def ecdf(
-        self, parameter: str, level: float = 0.95, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def ecdf(self, parameter: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Shares of ranks: points z_i (I,) in (0, 1), share below − z_i (I,), lower and upper edge of its band."""
-        ranks = self.of(parameter)
-        points = _points(self.draws)
-        expected = points / (self.draws + 1)
-        share = np.array([(ranks < point).mean() if len(ranks) else np.nan for point in points])
-        lower, upper = ecdf_band(len(ranks), expected, level=level, seed=seed)
-        return expected, share - expected, lower - expected, upper - expected
+        below, n, z = self._below(parameter)
+        share = below / n if n else np.full(len(z), np.nan)
+        lower, upper = ecdf_band(n, z)
+        return z, share - z, lower - z, upper - z
 
-    def _row(self, name: str, bins: int | None, level: float, seed: int) -> dict[str, object]:
+    def _below(self, parameter: str) -> tuple[np.ndarray, int, np.ndarray]:
+        """How many ranks are below each point (I,), of how many, and the points as shares (I,)."""
+        ranks, points = self.of(parameter), np.arange(1, self.draws + 1)
+        if self.draws > 100:  # a hundred are enough; without the last, where the share is 1
+            points = np.unique(np.linspace(1, self.draws, 100).round().astype(int))
+        return (ranks[:, None] < points).sum(0), len(ranks), points / (self.draws + 1)
+
+    def _row(self, name: str) -> dict[str, object]:
+        below, n, z = self._below(name)
         ranks = self.of(name)
-        n = len(ranks)
         row: dict[str, object] = {"parameter": name, "n": n, "missing": len(self.ranks) - n}
         row["mean_rank"] = ranks.mean() / self.draws if n else np.nan
         tests = ("bins", "chi2", "chi2_p", "ecdf_difference", "ecdf_p", "ecdf_inside")
         if n < 10:
             return row | dict.fromkeys(tests, np.nan)
-        counts, expected = rank_histogram(ranks, self.draws, bins)
+        counts, expected = rank_histogram(ranks, self.draws)
         test = chisquare(counts, expected)
-        points = _points(self.draws)
-        z = points / (self.draws + 1)
-        below = np.array([(ranks < point).sum() for point in points])
-        minima = _smallest_tails(n, tuple(z), 10_000, seed)
-        smallest = _tails(n, z)[below, np.arange(len(z))].min()
-        lower, upper = ecdf_band(n, z, level=level, seed=seed)
-        inside = bool(((lower <= below / n) & (below / n <= upper)).all())
+        _, difference, lower, upper = self.ecdf(name)
+        inside = bool(((lower <= difference) & (difference <= upper)).all())
+        minima, smallest = _smallest_tails(n, tuple(z)), _tails(n, z)[below, np.arange(len(z))].min()
         p = (1 + (minima <= smallest).sum()) / (1 + len(minima))
-        found = (len(counts), test.statistic, test.pvalue, np.abs(below / n - z).max(), p, inside)
+        found = (len(counts), test.statistic, test.pvalue, np.abs(difference).max(), p, inside)
         return row | dict(zip(tests, found, strict=True))
-
-
-def calibration(true_z: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> Calibration:
-    """Rank the truth among posterior draws.
-
-    Args:
-        true_z: (N, k), z that were drawn from the prior.
-        samples: (S, N, k), draws from each posterior, nearly independent.
-        names: of the parameters, (k,).
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    true_z, samples = np.asarray(true_z, dtype=float), np.asarray(samples, dtype=float)
-    if true_z.ndim != 2 or samples.shape[1:] != true_z.shape or not len(samples) or true_z.shape[1] != len(names):
-        raise ValueError(
-            f"calibration: needs true values (N, {len(names)}) and samples (S, N, {len(names)}); got "
-            f"{true_z.shape} and {samples.shape}."
-        )
-    known = np.isfinite(samples).all(0) & np.isfinite(true_z)
-    return Calibration(tuple(names), np.where(known, (samples < true_z).sum(0), -1), len(samples))
 
 
 def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: int = 0) -> Calibration:
@@ -355,22 +299,26 @@ def calibrate(replicates: Sequence[tuple[Truth, Fit]], draws: int = 99, seed: in
     if len(names) != 1:
         raise ValueError(f"calibrate: needs fits with the same parameters; got {sorted(names)}.")
     rng = np.random.default_rng(seed)
-    true = [fit.space.unconstrained_array(_matched(values, fit)) for values, fit in replicates]
-    samples = [fit.draws(draws, rng) for _, fit in replicates]
-    return calibration(np.concatenate(true), np.concatenate(samples, axis=1), names.pop())
+    ranks = []
+    for values, fit in replicates:
+        true, samples = fit.space.unconstrained_array(_matched(values, fit)), fit.draws(draws, rng)
+        known = np.isfinite(samples).all(0) & np.isfinite(true)
+        ranks.append(np.where(known, (samples < true).sum(0), -1))
+    return Calibration(names.pop(), np.concatenate(ranks), draws)
 
 
 def rank_histogram(ranks: np.ndarray, draws: int, bins: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of ranks 0 ... draws in bins, and what is expected in each: (B,) and (B,)."""
+    """Counts of ranks 0 ... draws in bins, and what is expected in each: (B,) and (B,).
+
+    By default at most 20 bins, and so that 5 ranks are expected in each.
+    """
     bins = max(2, min(20, len(ranks) // 5)) if bins is None else bins
     edges = np.linspace(0, draws + 1, min(bins, draws + 1) + 1).round().astype(int)
     counts = np.histogram(ranks, edges - 0.5)[0]
     return counts, len(ranks) * np.diff(edges) / (draws + 1)
 
 
-def ecdf_band(
-    n: int, points: np.ndarray, *, level: float = 0.95, simulations: int = 10_000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def ecdf_band(n: int, points: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Edges between which the share of n uniform values up to each point lies, at all points at once.
 
     Binomial intervals at each point, made wider so that all hold together: Säilynoja et al. (2022), algorithm 1.
@@ -379,29 +327,21 @@ def ecdf_band(
         n: how many values.
         points: z_i (I,), ascending, within (0, 1).
         level: probability that the share lies within the edges at all points.
-        simulations: of n uniform values, to find how much wider.
-        seed: of the simulations.
 
     Returns:
         (I,) and (I,), shares.
     """
-    gamma = np.quantile(_smallest_tails(n, tuple(points), simulations, seed), 1 - level)
+    gamma = np.quantile(_smallest_tails(n, tuple(points)), 1 - level)
     lower, upper = binom.ppf(gamma / 2, n, points), binom.ppf(1 - gamma / 2, n, points)
     return lower / max(n, 1), upper / max(n, 1)
 
 
-def _points(draws: int) -> np.ndarray:
-    """Ranks at which the distribution is looked at: all of them, or a hundred; without the last, where it is 1."""
-    inner = np.arange(1, draws + 1)
-    return inner if draws <= 100 else np.unique(np.linspace(1, draws, 100).round().astype(int))
-
-
 @lru_cache(maxsize=16)
-def _smallest_tails(n: int, points: tuple[float, ...], simulations: int, seed: int) -> np.ndarray:
-    """Of each simulation of n uniform values, the smallest two-sided tail probability over the points."""
+def _smallest_tails(n: int, points: tuple[float, ...]) -> np.ndarray:
+    """Of 10,000 simulations of n uniform values each, the smallest two-sided tail probability over the points."""
     z = np.array(points)
     cells = np.diff(np.concatenate([[0.0], z, [1.0]]))
-    below = np.random.default_rng(seed).multinomial(n, cells, simulations)[:, :-1].cumsum(1)
+    below = np.random.default_rng(0).multinomial(n, cells, 10_000)[:, :-1].cumsum(1)
     return _tails(n, z)[below, np.arange(len(z))].min(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from ..work.files import write_whole
+from ...tasks.files import write_whole
 from ..work.plain_data import DamagedData, from_bytes, to_bytes
 from .parameters import FreeParameter, ParameterSpace
 
@@ -127,23 +127,14 @@ class Fit:
     def table(self) -> pd.DataFrame:
         """Tidy: a row for each participant and parameter, with estimate and 95 % interval."""
         lower, upper = self.interval()
-        natural, sd = self.natural, np.sqrt(np.einsum("pkk->pk", self.covariance))
-        rows = [
-            {
-                "participant": id,
-                "parameter": name,
-                "estimate": natural[p, k],
-                "lower": lower[p, k],
-                "upper": upper[p, k],
-                "z": self.z[p, k],
-                "z_sd": sd[p, k],
-                "converged": bool(self.converged[p]),
-            }
-            for p, id in enumerate(self.ids)
-            for k, name in enumerate(self.space.names)
-        ]
-        columns = ["participant", "parameter", "estimate", "lower", "upper", "z", "z_sd", "converged"]
-        return pd.DataFrame(rows, columns=columns)
+        columns = {"estimate": self.natural, "lower": lower, "upper": upper, "z": self.z}
+        columns["z_sd"] = np.sqrt(np.einsum("pkk->pk", self.covariance))
+        k, of_person = len(self.space), np.array(self.ids, object)
+        return pd.DataFrame(
+            {"participant": np.repeat(of_person, k), "parameter": list(self.space.names) * len(self)}
+            | {name: array.ravel() for name, array in columns.items()}
+            | {"converged": np.repeat(self.converged, k)}
+        )
 
     # ---- on disk and in pieces
 
@@ -168,11 +159,8 @@ class Fit:
         """Write ``fit.npz``, which ``load`` reads, and ``estimates.csv``, which people and other programs read."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (
-            (FIT_FILE, to_bytes(self.to_plain())),
-            (TABLE_FILE, self.table().to_csv(index=False)),
-        ):
-            write_whole(folder / name, content)
+        write_whole(folder / FIT_FILE, to_bytes(self.to_plain()))
+        write_whole(folder / TABLE_FILE, self.table().to_csv(index=False))
         return folder
 
     @classmethod
@@ -209,20 +197,42 @@ class Fit:
         if len(set(everybody)) < len(everybody):
             twice = next(id for id in everybody if everybody.count(id) > 1)
             raise ValueError(f"Fit.join: participant {twice!r} is in several of the fits.")
-        joined = {}
+        joined, kept = {}, [fit for fit in fits if len(fit)] or [first]  # of nobody, there is nothing to join
         for name in BY_PERSON:
-            parts = [getattr(fit, name) for fit in fits]
+            parts = [getattr(fit, name) for fit in kept]
             joined[name] = None if any(part is None for part in parts) else np.concatenate(parts)
-        draws = [fit.samples for fit in fits if fit.samples is not None]
+        draws = [fit.samples for fit in kept if fit.samples is not None]
         if len({len(own) for own in draws}) > 1:
             raise ValueError(f"Fit.join: the fits have different numbers of draws: {[len(own) for own in draws]}.")
-        tables = [fit.diagnostics for fit in fits if len(fit)]
         return replace(
             first,
             ids=ids,
             message=tuple(text for fit in fits for text in fit.message),
-            diagnostics=pd.concat(tables, ignore_index=True) if tables else first.diagnostics,
+            diagnostics=pd.concat([fit.diagnostics for fit in kept], ignore_index=True),
             samples=np.concatenate(draws, axis=1) if draws else None,
             failures={id: why for fit in fits for id, why in fit.failures.items()},
             **joined,
         )
+
+
+def group_table(
+    names: Sequence[str],
+    covariates: Sequence[str],
+    means: Mapping[str, np.ndarray],
+    spreads: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    """A group as ``Fit.group`` has it: a row for each of k parameters and q covariates, the intercept first.
+
+    By column, ``means`` are (q, k), of means and effects, and ``spreads`` (k,).
+    """
+    q, k = len(covariates), len(names)
+    table = {"parameter": [name for name in names for _ in range(q)], "covariate": [*covariates] * k}
+    table |= {name: values.T.ravel() for name, values in means.items()}
+    return pd.DataFrame(table | {name: np.repeat(values, q) for name, values in spreads.items()})
+
+
+def check_finite(what: str, values: np.ndarray, ids: Sequence[object], models: Sequence[str], remedy: str) -> None:
+    """Raise ValueError if one of the values (P, M), of participants under models, is not finite."""
+    for p, m in np.argwhere(~np.isfinite(values))[:1]:
+        whose = f"that of participant '{ids[p]}' under {models[m]!r}"
+        raise ValueError(f"{what} must be finite; {whose} is {values[p, m]}. {remedy}")

@@ -29,12 +29,8 @@ def rows_at_once(hidden_size: int, n_trials: int, length: int, events: int) -> i
 class Round(Source):
     """Trials that are run at once, of all blocks and restarts: one that stores, or several of the others.
 
-    Args:
-        trials: of the arranged trials.
-        stretches: steps that are run at once, in order.
-        stored: steps that store.
-        drive: W_x x_t + b_x + b_h of these trials and steps, (T, 5H, n, B).
-        restarts: R; the rows are R · n · B.
+    ``stretches``: steps that are run at once; ``stored``: steps that store; ``drive``: W_x x_t + b_x + b_h of
+    these trials and steps, (T, 5H, n, B).
     """
 
     answers = False
@@ -109,13 +105,10 @@ class Arrangement:
         return np.argsort(order, kind="stable")[np.count_nonzero(order < 0) :]
 
     def rounds(self, drive: np.ndarray, restarts: int, finds: np.ndarray | None, full: bool) -> list[Round]:
-        """What is run at once.
+        """What is run at once, with this ``drive`` of the inputs (T, 5H, n, B).
 
-        Args:
-            drive: of the inputs, (T, 5H, n, B).
-            restarts: R.
-            finds: (n, B, T) bool: which queries find an entry; None: no memory is read, and nothing stored.
-            full: all steps; else of trials that are run for their choices alone only as many as needed.
+        ``finds``: (n, B, T) bool, which queries find an entry; None: no memory is read, and nothing stored.
+        ``full``: all steps; else of trials that are run for their choices alone only as many as needed.
         """
         stores = self.encode & (finds is not None)
         steps = np.arange(1, self.length + 1)

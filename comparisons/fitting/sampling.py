@@ -63,15 +63,11 @@ def sample(
     draws: int,
     after_round: Callable[[np.ndarray], object] | None = None,
 ) -> Posteriors:
-    """Sample the posteriors of n problems.
+    """Sample the posteriors of n problems, given their modes, and ``others``: u (m, k) of other places to look at
+    first, modes of other restarts.
 
-    Args:
-        problems: n of them.
-        modes: their modes and Laplace's covariances.
-        others: of each problem, (m, k) u of other places to look at first: modes of other restarts.
-        rngs: of each problem: what comes out does not depend on the others.
-        draws: S.
-        after_round: called with the (n,) bool problems that are still under way.
+    Each has a generator of its own: what comes out does not depend on the others. ``after_round`` is called with
+    the (n,) bool problems that are still under way.
     """
     u = problems.in_units(modes.z)
     scale = problems.sd[:, :, None] * problems.sd[:, None, :]
@@ -84,7 +80,7 @@ def sample(
         if not len(rows):
             break
         new = [people[n].propose() for n in rows]
-        value = problems.values(np.concatenate(new), np.repeat(rows, AT_ONCE))
+        value = problems.function(np.concatenate(new), np.repeat(rows, AT_ONCE), with_gradient=False)[0]
         for n, x, own in zip(rows, new, value.reshape(len(rows), AT_ONCE), strict=True):
             people[n].take(x, to_units[n] - own)
             under_way[n] = done + 1 < LEAST_ROUNDS or people[n].effective < ENOUGH
@@ -101,12 +97,8 @@ def sample(
 
 
 class _Person:
-    """One person's draws, and the proposals that they came from.
-
-    Args:
-        places: (m, k): u of the modes, the best first.
-        covariance: (k, k): Laplace's, of the best; NaN if there is none, and then the prior proposes first.
-        rng: all that is drawn.
+    """One person's draws, and the proposals that they came from: first around ``places`` (m, k), u of the modes,
+    the best first, with Laplace's covariance there (k, k); where that is NaN, with the prior's.
     """
 
     def __init__(self, places: np.ndarray, covariance: np.ndarray, rng: np.random.Generator) -> None:

@@ -17,7 +17,8 @@ from ...tasks.trials import Trials
 from .agent import TrainedAgent
 from .designs import Design
 from .likelihood import Likelihood
-from .observation import FreeResponse, StepChoices
+from .objective import Objective
+from .observation import FreeResponse, Observation
 from .parameters import ParameterSpace
 from .table.data import NO_CHOICE, ObservedBlock, Participant
 
@@ -38,7 +39,7 @@ def simulate_people(
     z: np.ndarray,
     seed: int,
     *,
-    observation: StepChoices | FreeResponse | None = None,
+    observation: Observation | None = None,
     policies: Policies | None = None,
     ids: Sequence[str] | None = None,
 ) -> list[Participant]:
@@ -73,13 +74,7 @@ def simulate_people(
     probed = [[design.probed(trials, rng) for trials in blocks] for blocks, rng in zip(shown, rngs, strict=True)]
     values = [{**space.fixed, **dict(zip(space.names, row, strict=True))} for row in space.natural_array(z)]
     choices = draw_choices(policies or policies_of_agent(agent), shown, probed, values, rngs, observation)
-    return [
-        Participant(
-            id,
-            tuple(ObservedBlock(t, c, number=k) for k, (t, c) in enumerate(zip(blocks, own, strict=True))),
-        )
-        for id, blocks, own in zip(ids, shown, choices, strict=True)
-    ]
+    return [observed(*each) for each in zip(ids, shown, choices, strict=True)]
 
 
 def draw_choices(
@@ -88,17 +83,12 @@ def draw_choices(
     probed: list[list[np.ndarray]],
     values: list[Values],
     rngs: Sequence[np.random.Generator],
-    observation: StepChoices | FreeResponse | None = None,
+    observation: Observation | None = None,
 ) -> list[list[np.ndarray]]:
-    """What each person chooses on given trials: of each block (n, T) int, -1 where there is no choice.
+    """What each person chooses on the blocks shown to them: of each (n, T) int, -1 where there is no choice.
 
-    Args:
-        policies: where the network's policies are from.
-        shown: the blocks of each person.
-        probed: (n, T) bool of each: where a choice is asked for; not used by free responses.
-        values: natural values of each person.
-        rngs: each person's.
-        observation: a choice at each probed step (default), or one free response a trial.
+    ``probed``: (n, T) bool of each block, where a choice is asked for; not used by free responses. The rest is as
+    in ``simulate_people``.
     """
     seen = [[_as_seen(b, v, rng) for b in blocks] for blocks, v, rng in zip(shown, values, rngs, strict=True)]
     found = policies(seen, values)
@@ -119,27 +109,29 @@ def _as_seen(trials: Trials, values: Values, rng: np.random.Generator) -> Trials
 # ---- policies ----------------------------------------------------------------------------------------
 
 
-def policies_of_agent(agent: TrainedAgent) -> Policies:
-    """Those of the likelihood, of all people together."""
+def policies_from(make: Callable[[list[Participant], ParameterSpace], Objective]) -> Policies:
+    """Those of an objective, which is made of people whose choices do not matter; of all people together."""
 
     def policies(seen: list[list[Trials]], values: list[Values]) -> list[list[np.ndarray]]:
-        names = [name for name in values[0] if name not in OF_CHOICE] if values else []
-        space = ParameterSpace.of(*names)
-        natural = np.array([[v[name] for name in names] for v in values]).reshape(len(seen), len(names))
-        return Likelihood(agent, unanswered(seen), space).policies(space.unconstrained_array(natural))
+        space = ParameterSpace.of(*(name for name in (values[0] if values else ()) if name not in OF_CHOICE))
+        natural = np.array([[v[name] for name in space.names] for v in values]).reshape(len(seen), len(space))
+        people = [
+            observed(str(p), blocks, [np.zeros_like(b.targets) for b in blocks]) for p, blocks in enumerate(seen)
+        ]
+        return make(people, space).policies(space.unconstrained_array(natural))
 
     return policies
 
 
-def unanswered(seen: list[list[Trials]]) -> list[Participant]:
-    """People as the likelihood takes them, whose choices do not matter."""
-    return [
-        Participant(
-            str(p),
-            tuple(ObservedBlock(block, np.zeros_like(block.targets), number=k) for k, block in enumerate(blocks)),
-        )
-        for p, blocks in enumerate(seen)
-    ]
+def policies_of_agent(agent: TrainedAgent) -> Policies:
+    """Those of the likelihood."""
+    return policies_from(lambda people, space: Likelihood(agent, people, space))
+
+
+def observed(id: str, blocks: Sequence[Trials], choices: Sequence[np.ndarray]) -> Participant:
+    """Somebody who has seen these blocks, numbered from 0, and chosen so."""
+    each = enumerate(zip(blocks, choices, strict=True))
+    return Participant(id, tuple(ObservedBlock(trials, own, number=k) for k, (trials, own) in each))
 
 
 def policies_of(model: Any) -> Policies:
@@ -180,15 +172,11 @@ def choice_probabilities(policy: np.ndarray, values: Values) -> np.ndarray:
     return np.broadcast_to(p, (n_actions + 1, *policy.shape))
 
 
-def _draw(p: np.ndarray, rng: np.random.Generator) -> int:
-    return int(draw(p, np.array(rng.random())))
-
-
 def _step_choices(policy: np.ndarray, probed: np.ndarray, values: Values, rng: np.random.Generator) -> np.ndarray:
     """A choice at each probed step: (n, T), -1 elsewhere."""
     choices, last, p = np.full(probed.shape, NO_CHOICE), NO_CHOICE, choice_probabilities(policy, values)
     for n, t in np.argwhere(probed):
-        last = choices[n, t] = _draw(p[last - NO_CHOICE, n, t], rng)
+        last = choices[n, t] = draw(p[last - NO_CHOICE, n, t], np.array(rng.random()))
     return choices
 
 
@@ -203,5 +191,5 @@ def _responses(policy: np.ndarray, values: Values, rng: np.random.Generator) -> 
         decides = np.flatnonzero(rng.random(length) < hazard)
         delay = int(whole) + int(rng.random() < fraction)
         if len(decides) and decides[0] + delay < length:
-            last = choices[trial, decides[0] + delay] = _draw(p[decides[0]], rng)
+            last = choices[trial, decides[0] + delay] = draw(p[decides[0]], np.array(rng.random()))
     return choices

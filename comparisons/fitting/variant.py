@@ -12,18 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from ...tasks.trials import Trials
 from .agent import TrainedAgent
 from .baselines import BiasOnly, EvidenceOnly
 from .designs import Design
 from .likelihood import Likelihood
 from .objective import Objective
-from .observation import FreeResponse, StepChoices
+from .observation import FreeResponse, Observation
 from .parameters import ParameterSpace
-from .simulation import OF_CHOICE, Policies, Values, policies_of_agent, simulate_people, unanswered
+from .simulation import Policies, policies_from, simulate_people
 from .table.data import Participant
-
-Observation = StepChoices | FreeResponse
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,6 @@ class Variant:
     """Whether the memory is read; False: m_t = 0, which is a plain LSTM of the same weights."""
     baseline: Literal["", "bias", "evidence"] = ""
     """A baseline without a network, if it is one."""
-
-    def with_space(self, space: ParameterSpace) -> Variant:
-        """The same with other parameters."""
-        return replace(self, space=space)
 
     def agent(self, agent: TrainedAgent) -> TrainedAgent:
         """The agent with this variant's key. ValueError if it does not say which columns show the context."""
@@ -65,25 +58,12 @@ class Variant:
                 raise ValueError(f"{self.name}: baselines are of choices at steps; they have no response times.")
             kind = BiasOnly if self.baseline == "bias" else EvidenceOnly
             return kind(participants, self.space, agent.config.n_actions, agent.context_columns)
-        seen = participants if self.memory else [_without_memory(p) for p in participants]
-        return Likelihood(self.agent(agent), seen, self.space, observation or StepChoices())
+        seen = participants if self.memory else [without_memory(p) for p in participants]
+        return Likelihood(self.agent(agent), seen, self.space, observation)
 
     def policies(self, agent: TrainedAgent) -> Policies:
         """What people of this variant choose from, for ``simulate_people``."""
-
-        def of_baseline(seen: list[list[Trials]], values: list[Values]) -> list[list[np.ndarray]]:
-            names = [name for name in values[0] if name not in OF_CHOICE]
-            space = ParameterSpace.of(*names)
-            z = space.unconstrained_array(np.array([[v[name] for name in names] for v in values]))
-            bare = replace(self, space=space)
-            objective = bare.objective(agent, unanswered(seen))
-            return objective.policies(z)
-
-        def of_network(seen: list[list[Trials]], values: list[Values]) -> list[list[np.ndarray]]:
-            shown = seen if self.memory else [[b.lesioned(retrieve=False) for b in blocks] for blocks in seen]
-            return policies_of_agent(self.agent(agent))(shown, values)
-
-        return of_baseline if self.baseline else of_network
+        return policies_from(lambda people, space: replace(self, space=space).objective(agent, people))
 
     def simulate(
         self,
@@ -101,7 +81,8 @@ class Variant:
         )
 
 
-def _without_memory(participant: Participant) -> Participant:
+def without_memory(participant: Participant) -> Participant:
+    """The same, on trials at which nothing is retrieved."""
     blocks = [replace(block, trials=block.trials.lesioned(retrieve=False)) for block in participant.blocks]
     return Participant(participant.id, tuple(blocks))
 
@@ -119,30 +100,23 @@ def variants(*free: str) -> dict[str, Variant]:
         free: parameters of the full model; by default ``RECOMMENDED``. The others leave out what they deny.
     """
     free = free or RECOMMENDED
-    choice = tuple(name for name in free if name not in OF_MEMORY)
+    choice = (name for name in free if name not in OF_MEMORY)
     stay = tuple(name for name in free if name in ("perseveration", "lapse"))
 
-    def but(*denied: str) -> ParameterSpace:
-        return ParameterSpace.of(*(name for name in free if name not in denied))
+    def but(denied: str) -> ParameterSpace:
+        return ParameterSpace.of(*(name for name in free if name != denied))
 
+    rule = "The evidence of the trial so far, summed by a rule, without a network."
+    bias = ParameterSpace.of("response_bias", *stay)
+    by_evidence = ParameterSpace.of("response_bias", "evidence_weight", *stay)
     each = (
-        Variant("full", "The agent with all parameters.", but()),
+        Variant("full", "The agent with all parameters.", ParameterSpace.of(*free)),
         Variant("no forgetting", "All entries count alike, however old.", but("forgetting")),
         Variant("no memory", "Nothing is retrieved: a plain LSTM.", ParameterSpace.of(*choice), memory=False),
         Variant("whole-input key", "Entries are found by all that is seen.", but("context_weight"), key="input"),
         Variant("context key", "Entries are found by the context alone.", but("context_weight"), key="context"),
-        Variant(
-            "bias only",
-            "A leaning, whatever is shown.",
-            ParameterSpace.of("response_bias", *stay),
-            baseline="bias",
-        ),
-        Variant(
-            "evidence only",
-            "The evidence of the trial so far, summed by a rule, without a network.",
-            ParameterSpace.of("response_bias", "evidence_weight", *stay),
-            baseline="evidence",
-        ),
+        Variant("bias only", "A leaning, whatever is shown.", bias, baseline="bias"),
+        Variant("evidence only", rule, by_evidence, baseline="evidence"),
     )
     return {variant.name: variant for variant in each}
 

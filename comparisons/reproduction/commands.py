@@ -8,23 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ..fitting.commands import Where, check_folder, told
 from ..page import Page
+from ..progress import progress_bar
 from ..work.pieces import Piece, run_pieces
 from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
@@ -90,21 +83,17 @@ def reproduce(command: Reproduce, console: Console) -> int:
             train_and_measure,
             pieces,
             store=out / "pieces",
-            key=settled(study, command.fast),
+            key=study.rests_on(command.fast),
             where=where,
             progress=finished,
             overwrite=command.overwrite,
         )
     if done.failures:
         console.print(done.summary(), style="red")
-    found: Found = {
-        (agent, seed): done.results[name]
-        for agent in command.agents
-        for seed in seeds
-        if (name := f"{agent}, seed {seed}") in done.results
-    }
-    if not found:
+    kept = [piece for piece in pieces if piece.name in done.results]
+    if not kept:
         raise ValueError("reproduce: no agent could be trained; the tracebacks are in the folder of the pieces.")
+    found = Found({(p.arguments["agent"], p.arguments["seed"]): done.results[p.name] for p in kept})
     with told(console, out):
         claims = write_report(out, study, found, command)
     for claim in claims:
@@ -113,39 +102,28 @@ def reproduce(command: Reproduce, console: Console) -> int:
     return int(bool(done.failures))
 
 
-def settled(study: Study, fast: bool) -> dict[str, Any]:
-    """What agents rest on beside their kind and seed: those of other settings are not taken for these."""
-    fresh = (study.fresh_worlds, study.fresh_epochs)
-    return {"task": study.task, "lessons": study.lessons, "settings": study.settings(fast), "fresh worlds": fresh}
-
-
 @contextmanager
 def training_bar(
     console: Console, study: Study, command: Reproduce, pieces: list[Piece]
 ) -> Iterator[Callable[[int, int, int], None]]:
     """A progress bar of updates over all agents, which looks at their checkpoints wherever they are trained."""
-    each = study.settings(command.fast).updates
-    folders = [Path(piece.arguments["folder"]) for piece in pieces]
-    ended, stop = [0, 0], threading.Event()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    each, count = study.settings(command.fast).updates, len(pieces)
+    ended, failing, stop = 0, 0, threading.Event()
 
     def finished(done: int, _total: int, failed: int) -> None:
-        ended[:] = done, failed
+        nonlocal ended, failing
+        ended, failing = done, failed
         show()
 
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("Training", total=each * len(pieces))
+    def show() -> None:
+        updates = sum(min(trained_so_far(piece.arguments["folder"])[0], each) for piece in pieces)
+        tell(max(updates, ended * each), count * each, failing, f"Training: {ended} of {count} agents")
 
-        def show() -> None:
-            updates = sum(min(trained_so_far(folder)[0], each) for folder in folders)
-            failed = f", {ended[1]} failed" if ended[1] else ""
-            what = f"Training: {ended[0]} of {len(pieces)} agents{failed}"
-            bar.update(task, description=what, completed=max(updates, ended[0] * each))
+    def watch() -> None:
+        while not stop.wait(LOOK_EVERY):
+            show()
 
-        def watch() -> None:
-            while not stop.wait(LOOK_EVERY):
-                show()
-
+    with progress_bar(console, "Training") as tell:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
@@ -163,19 +141,18 @@ def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> l
     page.text(study.about)
     if command.fast:
         page.text("The fast setting: agents are hardly trained, and claims are not expected to hold.", bad=True)
-    claims = study.claims(study, found)
+    claims = list(study.claims(found))
     page.heading("What is claimed, and what was measured")
     page.text(f"Means over {command.seeds} seeds with 95 % intervals (t), in worlds that nobody was trained in.")
     page.table("claims", pd.DataFrame([asdict(claim) for claim in claims]))
     if study.tried:
         page.text(study.tried)
-    for figure in study.figures(study, found):
-        page.figure(figure.name, figure.title, figure.caption, figure.panels, figure.draw)
+    study.figures(page, found)
     page.heading("Numbers")
-    for name, numbers in study.tables(study, found).items():
+    for name, numbers in study.tables(found).items():
         page.table(name, numbers, numbers.head(12), digits=3)
     page.heading("Training")
-    seconds = [plain["seconds"] for plain in found.values()]
+    seconds = [plain["seconds"] for plain in found.pieces.values()]
     page.text(
         f"{len(seconds)} agents, each trained through PsyNeuLink's learn(), took {np.sum(seconds) / 60:.0f} min "
         f"of one core together ({np.median(seconds):.0f} s an agent). One update is from an episode of all worlds."

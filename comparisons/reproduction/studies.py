@@ -30,10 +30,10 @@ def train_and_measure(study: str, agent: str, seed: int, fast: bool, folder: str
     """
     found = STUDIES[study].quick() if fast else STUDIES[study]
     start = time.monotonic()
-    model, history = found.train(found, agent, seed, fast, folder)
+    model, history = found.train(agent, seed, fast, folder)
     seconds = time.monotonic() - start if folder is None else trained_so_far(folder)[1]
     plain: dict[str, Any] = {"history": history, "seconds": seconds}
     for state, (retrieve, encode) in LESIONS.items():
         if state == INTACT or agent != LSTM:
-            plain[state] = found.act(found, model, seed, retrieve, encode)
+            plain[state] = found.act(model, seed, retrieve, encode)
     return plain

@@ -7,17 +7,17 @@ with intervals over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from scipy.stats import t as student
 
-from ...models import EpisodeRecord, EpisodicLSTMComposition
-from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF
+from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF, mean_and_error
+from ..page import Page
 from ..settings import LoopSettings
 from .training import Lesson, act_in_fresh_worlds, train_agent
 
@@ -28,8 +28,6 @@ AGENTS = (EPLSTM, LSTM, AS_INPUT)
 LESIONS = {INTACT: (True, True), RETRIEVAL_OFF: (False, True), ENCODING_OFF: (True, False)}
 Measures = dict[str, np.ndarray]
 """What is measured of one agent in one state, by name."""
-Found = Mapping[tuple[str, int], Mapping[str, Any]]
-"""By agent and seed: what ``train_and_measure`` gave."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,59 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of the report."""
+class Found:
+    """What the pieces of a study gave."""
 
-    name: str
-    title: str
-    caption: str
-    panels: int
-    draw: Callable[[Sequence[Axes]], object]
+    pieces: Mapping[tuple[str, int], Mapping[str, Any]]
+    """By agent and seed, as ``train_and_measure`` gives it."""
+
+    @property
+    def agents(self) -> list[str]:
+        """In the order in which they were first named."""
+        return list(dict.fromkeys(agent for agent, _ in self.pieces))
+
+    @property
+    def states(self) -> list[tuple[str, str]]:
+        """The agents in all states in which they were measured."""
+        each = [(agent, state) for (agent, _), own in self.pieces.items() for state in LESIONS if state in own]
+        return list(dict.fromkeys(each))
+
+    @property
+    def compared(self) -> list[tuple[str, str, str]]:
+        """What figures set side by side: agents, states, and how they are called.
+
+        The lesion comes last: the agents have the colours that they have where they are shown intact alone.
+        """
+        each = ((EPLSTM, INTACT), (LSTM, INTACT), (AS_INPUT, INTACT), (EPLSTM, RETRIEVAL_OFF))
+        known = self.states
+        return [(a, state, a if state == INTACT else f"{a}, {state}") for a, state in each if (a, state) in known]
+
+    def of(self, agent: str, name: str, state: str = INTACT) -> np.ndarray:
+        """A measure of all seeds of an agent, (seeds, ...)."""
+        return np.stack(
+            [own[state][name] for (who, _), own in self.pieces.items() if who == agent and state in own]
+        )
+
+    def table(self, name: str, axes: Mapping[str, Sequence[Any]], value: str, prefix: str = "") -> pd.DataFrame:
+        """A measure with its 95 % interval over seeds, by agent, state and axes, which are the index.
+
+        Args:
+            name: the measure's.
+            axes: name and values of each.
+            value: column of the mean.
+            prefix: of the columns ``lower`` and ``upper``.
+        """
+        by = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+        frames = {}
+        for agent, state in self.states:
+            mean, half = (each.ravel() for each in mean_and_half(self.of(agent, name, state)))
+            columns = {value: mean, f"{prefix}lower": mean - half, f"{prefix}upper": mean + half}
+            frames[agent, state] = pd.DataFrame(columns, index=by)
+        return pd.concat(frames, names=["agent", "state"])
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(ABC):
     """A task, how agents are trained on it, what is measured, and what is claimed."""
 
     name: str
@@ -67,17 +106,25 @@ class Study:
     fast: LoopSettings
     """A look in a minute or two: no agent is well trained."""
     fresh_worlds: int
-    fresh_epochs: int
-    measure: Callable[[EpisodeRecord, Any], Measures]
-    claims: Callable[[Study, Found], list[Claim]]
-    tables: Callable[[Study, Found], dict[str, pd.DataFrame]]
-    figures: Callable[[Study, Found], list[Figure]]
-    train: Callable[[Study, str, int, bool, str | None], tuple[Any, np.ndarray]]
-    """(study, kind of agent, seed, fast, folder of checkpoints) → agent, and mean rewards of a step by call."""
-    act: Callable[[Study, Any, int, bool, bool], Measures]
-    """(study, agent, seed, retrieve, encode) → what is measured in fresh worlds."""
+    fresh_epochs: int = 1
     tried: str = ""
     """What was tried where a result does not come, and what it shows."""
+
+    @abstractmethod
+    def measure(self, record: Any, encounter: np.ndarray) -> Measures:
+        """What is measured of an agent in fresh worlds: of n episodes, and which encounter each is, (n,)."""
+
+    @abstractmethod
+    def claims(self, found: Found) -> Iterator[Claim]:
+        """What is claimed, and what came of it."""
+
+    @abstractmethod
+    def tables(self, found: Found) -> dict[str, pd.DataFrame]:
+        """The numbers, with 95 % intervals over seeds, by the table's name."""
+
+    @abstractmethod
+    def figures(self, page: Page, found: Found) -> None:
+        """Draw them."""
 
     def settings(self, fast: bool) -> LoopSettings:
         """Of training."""
@@ -87,43 +134,35 @@ class Study:
         """The same with fewer fresh worlds, for a look."""
         return replace(self, fresh_worlds=min(self.fresh_worlds, 16), fresh_epochs=1)
 
+    def rests_on(self, fast: bool) -> dict[str, Any]:
+        """What agents rest on beside their kind and seed: those of other settings are not taken for these."""
+        fresh = (self.fresh_worlds, self.fresh_epochs)
+        return {"task": self.task, "lessons": self.lessons, "settings": self.settings(fast), "fresh worlds": fresh}
+
+    def train(self, agent: str, seed: int, fast: bool, folder: str | None) -> tuple[Any, np.ndarray]:
+        """Train an agent of a kind; the agent, and mean rewards of a step by call of ``learn()``."""
+        settings = self.settings(fast)
+        config = settings.config(self.task, self.task.key_columns, **memory_of(agent))
+        return train_agent(self.lessons, config, settings, seed, folder)
+
+    def act(self, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:
+        """Measure an agent in fresh worlds."""
+        record = act_in_fresh_worlds(
+            model, self.task, self.fresh_worlds, seed, self.fresh_epochs, retrieve=retrieve, encode=encode
+        )
+        assert record.trials is not None and record.trials.encounter is not None
+        return self.measure(record, record.trials.encounter)
+
 
 def memory_of(agent: str) -> dict[str, Any]:
     """Settings in which kinds of agents differ, for ``AgentSettings.config``."""
     return {"memory": agent != LSTM, "reinstatement": "input" if agent == AS_INPUT else "gate"}
 
 
-def train_in_worlds(
-    study: Study, agent: str, seed: int, fast: bool, folder: str | None
-) -> tuple[EpisodicLSTMComposition, np.ndarray]:
-    """Train an agent with the environment in the loop."""
-    settings = study.settings(fast)
-    config = settings.config(study.task, study.task.key_columns, **memory_of(agent))
-    return train_agent(study.lessons, config, settings, seed, folder)
-
-
-def act_in_worlds(study: Study, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:
-    """Measure an agent in fresh worlds."""
-    record = act_in_fresh_worlds(
-        model, study.task, study.fresh_worlds, seed, study.fresh_epochs, retrieve=retrieve, encode=encode
-    )
-    return study.measure(record, study.task)
-
-
-# ---- over seeds --------------------------------------------------------------------------------------
-
-
-def of_seeds(found: Found, agent: str, name: str, state: str = INTACT) -> np.ndarray:
-    """A measure of all seeds of an agent, (seeds, ...)."""
-    return np.stack([plain[state][name] for (who, _), plain in found.items() if who == agent and state in plain])
-
-
 def mean_and_half(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over seeds, and half the width of its 95 % interval (t distribution; NaN with one seed)."""
-    n = len(samples)
-    if n < 2:
-        return samples.mean(0), np.full(samples.shape[1:], np.nan)
-    return samples.mean(0), student.ppf(0.975, n - 1) * samples.std(0, ddof=1) / np.sqrt(n)
+    mean, error = mean_and_error(samples)
+    return mean, student.ppf(0.975, len(samples) - 1) * error
 
 
 def as_text(samples: np.ndarray, digits: int = 2) -> str:
@@ -132,27 +171,6 @@ def as_text(samples: np.ndarray, digits: int = 2) -> str:
     if np.isnan(half):
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({mean - half:.{digits}f} … {mean + half:.{digits}f})"
-
-
-def agents_of(found: Found) -> list[str]:
-    """The agents, in the order in which they were first named."""
-    return list(dict.fromkeys(agent for agent, _ in found))
-
-
-def states_of(found: Found) -> list[tuple[str, str]]:
-    """The agents in all states in which they were measured."""
-    each = [(agent, state) for (agent, _), plain in found.items() for state in LESIONS if state in plain]
-    return list(dict.fromkeys(each))
-
-
-def compared(found: Found) -> list[tuple[str, str, str]]:
-    """What figures set side by side: agents, states, and how they are called.
-
-    The lesion comes last, so that the agents have the colours that they have where they are shown intact alone.
-    """
-    each = ((EPLSTM, INTACT), (LSTM, INTACT), (AS_INPUT, INTACT), (EPLSTM, RETRIEVAL_OFF))
-    known = states_of(found)
-    return [(a, state, a if state == INTACT else f"{a}, {state}") for a, state in each if (a, state) in known]
 
 
 def means_by(labels: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:

@@ -52,7 +52,6 @@ def train_agent(
     settings: LoopSettings,
     seed: int,
     folder: str | os.PathLike[str] | None = None,
-    after_call: Callable[[int, float], object] | None = None,
 ) -> tuple[EpisodicLSTMComposition, np.ndarray]:
     """Train a composition in worlds, through PsyNeuLink's ``learn()``.
 
@@ -62,7 +61,6 @@ def train_agent(
         settings: of training.
         seed: of weights, worlds and draws.
         folder: a run folder, from which the same call goes on; None: none.
-        after_call: called after each call of ``learn()``, with the updates so far, and the mean reward of a step.
 
     Returns:
         The agent, and the mean reward of a step in each call of ``learn()``.
@@ -84,10 +82,7 @@ def train_agent(
             record="behavior",
             **settings.learning(update),
         )
-        reward, updates = float(record.reward.mean()), settings.epochs_at_once * task.episodes
-        if after_call is not None:
-            after_call(update + updates, reward)
-        return reward, updates
+        return float(record.reward.mean()), settings.epochs_at_once * task.episodes
 
     return train_by_calls(learn, lessons, config, settings, seed, folder)
 

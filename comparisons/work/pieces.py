@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,6 @@ from .identity import fingerprint
 from .places import Failure, outcomes
 from .plain_data import DamagedData, from_bytes
 from .store import FAILED, PieceStore
-
-Progress = Callable[[int, int, int], None]
-"""Is told how many pieces are done (with those that failed), how many there are, and how many failed."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def run_pieces(
     store: str | os.PathLike[str] | None = None,
     where: Any = 1,
     key: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, int], object] | None = None,
     overwrite: bool = False,
 ) -> Done:
     """Call a function once for each piece, with ``function(**piece.arguments)``.
@@ -118,7 +115,8 @@ def run_pieces(
             ``places.slurm_cluster`` makes) or a client of Dask, which stays open.
         key: what the results rest on beside function, code and arguments, by name, such as the content of a file
             that the function reads. With a store, all must be such that ``fingerprint`` can take them.
-        progress: called before the first piece, and after each.
+        progress: called before the first piece, and after each, with how many pieces are done (with those that
+            failed), how many there are, and how many failed.
         overwrite: delete what the store holds, and start anew.
 
     Raises:
@@ -196,34 +194,3 @@ def _interrupted(done: Done, total: int) -> str:
     if done.store is None:
         return f"{told}, and not kept: with a store, the same call would go on from there."
     return f"{told}, and kept in {done.store}. Give the same call again to go on."
-
-
-@contextmanager
-def progress_bar(console: Any = None, what: str = "Pieces") -> Iterator[Progress]:
-    """A progress bar; gives the function that is told how far the pieces are, as ``run_pieces`` does.
-
-    Args:
-        console: a ``rich.console.Console``; None: one that writes to the standard output.
-        what: stands before the bar.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    failing = TextColumn("[red]{task.fields[failing]}[/red]")
-    with Progress(*columns, failing, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = None
-
-        def tell(done: int, total: int, failed: int) -> None:
-            nonlocal task
-            if task is None:  # begins with what was kept: the time that remains goes by the pieces computed now
-                task = bar.add_task(what, total=total, completed=done, failing="")
-            bar.update(task, completed=done, failing=f"{failed} failed" if failed else "")
-
-        yield tell

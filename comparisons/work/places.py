@@ -182,7 +182,7 @@ def _settle(parent: int) -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(1)
+    signal.raise_signal(signal.SIGTERM)  # ends the process, whatever its other threads do
 
 
 # ---- a cluster ---------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import check_folder, describe_folder, remove, write_whole
+from ...tasks.files import remove, write_whole
+from .folders import check_folder, describe_folder
 from .identity import code_of, fingerprint, full_name
 from .plain_data import DamagedData, from_bytes, to_bytes
 

@@ -30,14 +30,7 @@ class Values:
 
 
 def read_column(table: RawTable, column: Column, problems: Problems, below: int | None = None) -> Values:
-    """The values of a column.
-
-    Args:
-        table: the cells.
-        column: what they must hold.
-        problems: where cells that hold something else are noted.
-        below: numbers must be smaller than this.
-    """
+    """The values of a column; cells that hold something else, or numbers not ``below`` this, are noted."""
     cells = table.columns[column.name]
     read, filler, dtype = _READERS[column.kind]
     array = np.full(len(cells), filler, dtype)
@@ -52,27 +45,9 @@ def read_column(table: RawTable, column: Column, problems: Problems, below: int 
             array[i], given[i] = value, True
     for i in np.flatnonzero(wrong).tolist():
         found = "nothing" if cells[i] in (None, "") or _is_nan(cells[i]) else repr(cells[i])
-        problems.add(table.row(i), f"'{column.name}'", found, _expected(column, below), _remedy(column))
+        remedy = column.remedy or "Correct the cell" + (", or empty it." if column.may_be_missing else ".")
+        problems.add(table.row(i), f"'{column.name}'", found, column.expected(below), remedy)
     return Values(array, given, wrong)
-
-
-def _expected(column: Column, below: int | None) -> str:
-    """What a cell must hold, in words."""
-    if below is None:
-        return column.expected
-    return f"a whole number from {column.least} to {below - 1}" + (", or nothing" if column.may_be_missing else "")
-
-
-_REMEDIES = {
-    "participant": "Give every row its participant's id; NA and the like mean that there is none.",
-    "choice": "Number the actions from 0, as many as the model has; leave missing choices empty, or write NA.",
-    "target": "Number the actions from 0, as many as the model has.",
-    "rt": "Give seconds; leave missing times empty, or write NA.",
-}
-
-
-def _remedy(column: Column) -> str:
-    return _REMEDIES.get(column.name, "Correct the cell" + (", or empty it." if column.may_be_missing else "."))
 
 
 def _in_range(value: Any, column: Column, below: int | None) -> bool:

@@ -45,10 +45,6 @@ class Rows:
             rows.setdefault(self.keys[i][0], []).append(i)
         return {one: np.array(mine) for one, mine in rows.items()}
 
-    def row(self, i: int) -> str:
-        """Where row i is, in words."""
-        return self.table.row(i)
-
 
 def check_order(rows: Rows, problems: Problems) -> None:
     """Note rows that are there twice, and rows that do not follow their participant's row before."""
@@ -59,13 +55,15 @@ def check_order(rows: Rows, problems: Problems) -> None:
         one, *trial = rows.keys[i]
         place = (trial[0], trial[1], steps[i])
         if (original := first.setdefault((one, *place), i)) != i:
-            found = f"{_place(place)} of '{one}' again, after {rows.row(original)}"
-            problems.add(rows.row(i), ", ".join(KEY), found, "each once", "Remove one of them, or correct it.")
+            found = f"{_place(place)} of '{one}' again, after {rows.table.row(original)}"
+            problems.add(
+                rows.table.row(i), ", ".join(KEY), found, "each once", "Remove one of them, or correct it."
+            )
             continue
         if one in before and place < before[one]:
             found = f"{_place(place)} of '{one}' after {_place(before[one])}"
             remedy = "Sort the rows by block, trial and step; these numbers say the order in time."
-            problems.add(rows.row(i), ", ".join(KEY[1:]), found, "ascending numbers", remedy)
+            problems.add(rows.table.row(i), ", ".join(KEY[1:]), found, "ascending numbers", remedy)
         before[one] = place
 
 
@@ -76,7 +74,7 @@ def check_choices(rows: Rows, problems: Problems) -> None:
         if not (choice.given | choice.wrong)[mine].any():
             found = f"no choice of '{one}' (rows: {len(mine)})"
             remedy = "Leave out those without a choice: read_trials(..., exclude=[...])."
-            problems.add(rows.row(int(mine[0])), "'choice'", found, "at least one choice of each", remedy)
+            problems.add(rows.table.row(int(mine[0])), "'choice'", found, "at least one choice of each", remedy)
 
 
 def check_match(rows: Rows, seen: Stimuli, origin: str, problems: Problems) -> None:
@@ -94,10 +92,10 @@ def check_match(rows: Rows, seen: Stimuli, origin: str, problems: Problems) -> N
             told.add(key)
             remedy = "Add the trial to the stimuli, or remove its rows."
             found = f"{in_words(key)}, which has no stimuli"
-            problems.add(rows.row(i), ", ".join(KEY[:3]), found, f"a trial of {origin}", remedy)
+            problems.add(rows.table.row(i), ", ".join(KEY[:3]), found, f"a trial of {origin}", remedy)
         elif key in known and steps[i] >= length:
             expected = f"a step from 0 to {length - 1}, as the stimuli have {length} steps"
-            problems.add(rows.row(i), "'step'", str(steps[i]), expected, "Count steps from 0.")
+            problems.add(rows.table.row(i), "'step'", str(steps[i]), expected, "Count steps from 0.")
 
 
 def check_input_size(row: str, column: str, size: int, config: ModelConfig | None, problems: Problems) -> None:
@@ -136,14 +134,16 @@ def _of_table(rows: Rows, name: str, beside: Mapping[Key, Any], problems: Proble
         value = value if column.given[i] else None
         if key in said:
             if value != said[key]:
-                expected = f"{_shown(said[key])}, as in {rows.row(first[key])} of the same trial"
+                expected = f"{_shown(said[key])}, as in {rows.table.row(first[key])} of the same trial"
                 remedy = f"Give {name} the same value in all rows of a trial."
-                problems.add(rows.row(i), f"'{name}'", _shown(value), expected, remedy)
+                problems.add(rows.table.row(i), f"'{name}'", _shown(value), expected, remedy)
             continue
         said[key], first[key] = value, i
         if None not in (value, beside[key]) and value != beside[key]:
             expected = f"{_shown(beside[key])}, as the stimuli say"
-            problems.add(rows.row(i), f"'{name}'", _shown(value), expected, "Correct the table or the stimuli.")
+            problems.add(
+                rows.table.row(i), f"'{name}'", _shown(value), expected, "Correct the table or the stimuli."
+            )
     return {key: value for key, value in said.items() if value is not None}
 
 
@@ -156,7 +156,7 @@ def _check_blocks(name: str, labels: Mapping[Key, Any], seen: Stimuli, problems:
     for key, place in zip(seen.keys, seen.places, strict=True):
         one = of_block.get(key[:2])
         if labels[key] is None and one is not None:
-            expected = BY_NAME[name].expected.removesuffix(", or nothing")
+            expected = BY_NAME[name].expected().removesuffix(", or nothing")
             remedy = f"Give {name} to all trials of a block, or to none."
             problems.add(place, f"'{name}'", f"nothing for {in_words(key)}", expected, remedy)
         elif name == "noise_off" and labels[key] != one:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from ....tasks.trials import MAX_ACTIONS, Trials
-from .report import DataReport
 from .schema import is_missing
 
 NO_CHOICE = -1
@@ -37,15 +34,12 @@ class ObservedBlock:
 
     def __post_init__(self) -> None:
         shape = self.trials.targets.shape
-        choices = _whole("choices", self.choices)
         rt = np.full(shape, np.nan) if self.rt is None else np.asarray(self.rt, dtype=float)
         numbers = np.arange(shape[0]) if self.trial_numbers is None else self.trial_numbers
-        numbers = _whole("trial_numbers", numbers)
-        for name, array, expected in (
-            ("choices", choices, shape),
-            ("rt", rt, shape),
-            ("trial_numbers", numbers, shape[:1]),
-        ):
+        choices, numbers = _whole("choices", self.choices), _whole("trial_numbers", numbers)
+        arrays = {"choices": choices, "rt": rt, "trial_numbers": numbers}
+        for name, array in arrays.items():
+            expected = shape[:1] if name == "trial_numbers" else shape
             if array.shape != expected:
                 raise ValueError(f"ObservedBlock: {name} must have the shape {expected}; got {array.shape}.")
             object.__setattr__(self, name, array)
@@ -95,40 +89,6 @@ class Participant:
     def n_choices(self) -> int:
         """Choices in all blocks: what a likelihood is made of."""
         return int(sum(block.observed.sum() for block in self.blocks))
-
-
-@dataclass(frozen=True, eq=False)
-class TrialTable:
-    """A table of choices that has been read and checked."""
-
-    participants: tuple[Participant, ...]
-    """In the order in which the table names them."""
-    report: DataReport
-    """What was used, and what was not and why."""
-    extra: pd.DataFrame
-    """Columns that are not in the schema, as the file has them, beside participant, block, trial, step."""
-
-    def __len__(self) -> int:
-        return len(self.participants)
-
-    def __iter__(self) -> Iterator[Participant]:
-        return iter(self.participants)
-
-    def __getitem__(self, id: str) -> Participant:
-        """The participant with this id.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for participant in self.participants:
-            if participant.id == id:
-                return participant
-        raise KeyError(f"There is no participant {id!r}; there are {', '.join(map(repr, self.ids))}.")
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The participants' ids."""
-        return tuple(participant.id for participant in self.participants)
 
 
 def check_id(what: str, id: object) -> None:

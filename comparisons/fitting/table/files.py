@@ -64,14 +64,6 @@ def read_table(source: str | os.PathLike[str] | pd.DataFrame) -> RawTable:
     return _read_csv(path) if path.suffix.lower() in CSV else _read_parquet(path)
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a .csv or .parquet file; floats keep their full precision."""
-    if path.suffix.lower() in CSV:
-        frame.to_csv(path, index=False, encoding="utf-8")
-    else:
-        frame.to_parquet(path, index=False, engine="pyarrow")
-
-
 def check_suffix(path: Path) -> None:
     """Check that a table of this name can be read and written.
 
@@ -90,17 +82,19 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file.
+def read_arrays(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """A name for errors, and the arrays of an .npz file, or those given themselves.
 
     Raises:
-        DataError: it is damaged, is no .npz file, or holds Python objects.
+        DataError: the file is damaged, is no .npz file, or holds Python objects.
         FileNotFoundError: there is no such file.
     """
+    if isinstance(source, Mapping):
+        return "the stimuli", {name: np.asarray(array) for name, array in source.items()}
+    path, arrays = Path(source), {}
     problems = Problems(path.name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Give the path of the stimuli's .npz file.")
-    arrays: dict[str, np.ndarray] = {}
     try:
         # Opened here: numpy leaves the file open if it is damaged.
         with path.open("rb") as file:
@@ -117,12 +111,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         remedy = "Write it again with numpy.savez_compressed, or with write_trials."
         problems.stop("file", "all", f"what numpy cannot read ({error})", "an .npz file", remedy)
     problems.stop_if_any()
-    return arrays
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return path.name, arrays
 
 
 def _read_csv(path: Path) -> RawTable:

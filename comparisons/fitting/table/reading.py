@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,47 @@ import pandas as pd
 from ....tasks.trials import MAX_ACTIONS, Trials
 from .cells import read_column
 from .checks import Rows, check_choices, check_input_size, check_match, check_order, trial_labels
-from .counting import make_report
-from .data import NO_CHOICE, ObservedBlock, Participant, TrialTable
-from .files import RawTable, read_table
+from .data import NO_CHOICE, ObservedBlock, Participant
+from .files import RawTable, read_arrays, read_table
 from .problems import Problems
+from .report import DataReport, make_report
 from .schema import COLUMNS, KEY, LABELS, STIMULUS, STIMULUS_COLUMNS, Column, plain_contexts, stimulus_number
-from .stimuli import Key, Stimuli, from_arrays, from_columns, load_arrays
+from .stimuli import Key, Stimuli, from_arrays, from_columns
 
 if TYPE_CHECKING:
     from ....models.config import ModelConfig
 
 StimulusSource = str | os.PathLike[str] | Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class TrialTable:
+    """A table of choices that has been read and checked."""
+
+    participants: tuple[Participant, ...]
+    """In the order in which the table names them."""
+    report: DataReport
+    """What was used, and what was not and why."""
+    extra: pd.DataFrame
+    """Columns that are not in the schema, as the file has them, beside participant, block, trial, step."""
+
+    def __len__(self) -> int:
+        return len(self.participants)
+
+    def __iter__(self) -> Iterator[Participant]:
+        return iter(self.participants)
+
+    def __getitem__(self, id: str) -> Participant:
+        """The participant with this id. KeyError if there is none."""
+        for participant in self.participants:
+            if participant.id == id:
+                return participant
+        raise KeyError(f"There is no participant {id!r}; there are {', '.join(map(repr, self.ids))}.")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The participants' ids."""
+        return tuple(participant.id for participant in self.participants)
 
 
 def read_trials(
@@ -66,9 +97,11 @@ def read_trials(
     check_order(rows, problems)
     check_choices(rows, problems)
     if stimuli is None:
-        origin, seen = "its columns", _from_columns(rows, problems)
+        problems.stop_if_any()  # trials cannot be put together from cells or rows that are wrong
+        values = {name: values.array for name, values in rows.values.items()}
+        origin, seen = "its columns", from_columns(values, rows.keys, table.row, problems)
     else:
-        origin, arrays = load_arrays(stimuli)
+        origin, arrays = read_arrays(stimuli)
         seen = from_arrays(origin, arrays, actions, dropped, problems)
         if seen is not None:
             check_match(rows, seen, origin, problems)
@@ -155,12 +188,6 @@ def _leave_out(
 
 
 # ---- what is made of them ----------------------------------------------------------------------------
-
-
-def _from_columns(rows: Rows, problems: Problems) -> Stimuli | None:
-    problems.stop_if_any()  # trials cannot be put together from cells or rows that are wrong
-    values = {name: values.array for name, values in rows.values.items()}
-    return from_columns(values, rows.keys, rows.row, problems)
 
 
 def _participants(rows: Rows, seen: Stimuli, labels: Mapping[str, dict[Key, Any]]) -> tuple[Participant, ...]:

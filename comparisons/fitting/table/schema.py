@@ -32,11 +32,14 @@ class Column:
     """Whether cells may be empty (or one of ``MISSING``)."""
     least: int | None = None
     """The smallest value."""
+    remedy: str = ""
+    """What to do if a cell holds something else; '': nothing particular."""
 
-    @property
-    def expected(self) -> str:
-        """What a cell must hold, in words."""
+    def expected(self, below: int | None = None) -> str:
+        """What a cell must hold, in words; ``below``: numbers must be smaller than this."""
         least = "" if self.least is None else f" ≥ {self.least}"
+        if below is not None:
+            least = f" from {self.least} to {below - 1}"
         what = {
             "id": "an id",
             "whole": f"a whole number{least}",
@@ -47,17 +50,21 @@ class Column:
         return what + (", or nothing" if self.may_be_missing else "")
 
 
+ID = "Give every row its participant's id; NA and the like mean that there is none."
+ACTIONS = "Number the actions from 0, as many as the model has."
+CHOICE = f"{ACTIONS[:-1]}; leave missing choices empty, or write NA."
+TIME = "Give seconds; leave missing times empty, or write NA."
 COLUMNS: tuple[Column, ...] = (
-    Column("participant", "id", "who; always text, so that 007 stays 007"),
+    Column("participant", "id", "who; always text, so that 007 stays 007", remedy=ID),
     Column("block", "whole", "trials between two clearings of the memory; a participant's blocks ascend"),
     Column("trial", "whole", "ascends within a block, in the order of presentation"),
     Column("step", "whole", "step of the trial, from 0; ascends within a trial", least=0),
-    Column("choice", "whole", "the action taken, from 0; no value where none was", may_be_missing=True, least=0),
-    Column("rt", "seconds", "response time in seconds", "never", True, 0),
+    Column("choice", "whole", "the action taken, from 0; no value where none was", "always", True, 0, CHOICE),
+    Column("rt", "seconds", "response time in seconds", "never", True, 0, TIME),
     Column("context", "id", "which context the trial shows; the same in all its rows", "never", True),
     Column("encounter", "whole", "how often the context has been seen, this trial included", "never", True, 1),
     Column("noise_off", "whole", "first step with evidence; the same in a whole block", "never", True, 0),
-    Column("target", "whole", "the action that is rewarded", "with x0", least=0),
+    Column("target", "whole", "the action that is rewarded", "with x0", least=0, remedy=ACTIONS),
     Column("encode", "switch", "whether the agent stores at this step", "with x0"),
     Column("retrieve", "switch", "whether it reads its memory; 1 if there is no such column", "never"),
 )
@@ -87,6 +94,9 @@ ARRAYS: dict[str, str] = {
 }
 """The arrays of the stimulus file, an entry for each of n trials; ids as in the table."""
 
+OF_ARRAY = {"inputs": STIMULUS, "targets": BY_NAME["target"]} | {n: BY_NAME[n] for n in ARRAYS if n in BY_NAME}
+"""The column that holds the same."""
+
 OPTIONAL_ARRAYS = ("retrieve", *LABELS)
 
 
@@ -112,5 +122,5 @@ def schema_table() -> str:
     needed = {"always": "yes", "with x0": "if there is `x0`", "never": "no"}
     for column in (*COLUMNS, STIMULUS):
         names = ", ".join(f"`{name}`" if name != "..." else name for name in column.name.split(", "))
-        lines.append(f"| {names} | {column.expected} | {needed[column.needed]} | {column.meaning} |")
+        lines.append(f"| {names} | {column.expected()} | {needed[column.needed]} | {column.meaning} |")
     return "\n".join(lines)

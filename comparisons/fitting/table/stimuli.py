@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .cells import LARGEST
-from .files import read_arrays
 from .problems import Problems
-from .schema import ARRAYS, LABELS, OPTIONAL_ARRAYS, is_missing, stimulus_number
+from .schema import ARRAYS, LABELS, OF_ARRAY, OPTIONAL_ARRAYS, is_missing, stimulus_number
 
 Key = tuple[str, int, int]
 """Participant, block and trial."""
+TEXTS = ("participant", "context")
+"""Arrays of ids; all others are numbers, ..."""
+NONE = -1
+"""... where this stands for no encounter, and for no evidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,13 @@ class Stimuli:
 def from_columns(
     columns: Mapping[str, np.ndarray], keys: Sequence[Key], place: Callable[[int], str], problems: Problems
 ) -> Stimuli | None:
-    """The stimuli that stand in the table itself, which must have a row for each step of each trial.
+    """The stimuli of the table itself, which must have a row for each step of each trial; None: it has problems.
 
     Args:
         columns: the values, (N,) each, of ``step``, ``target``, ``encode``, ``x0``, ...; ``retrieve`` if there.
         keys: to which trial each of the N rows belongs; the rows of a trial ascend in step.
         place: where row i is, in words.
         problems: where trials of another length, or with steps missing, are noted.
-
-    Returns:
-        The stimuli; None if there is a problem.
     """
     of: dict[Key, list[int]] = {}
     for i, key in enumerate(keys):
@@ -89,32 +87,12 @@ def _check_steps(steps: list[int], length: int, place: str, problems: Problems) 
     problems.add(place, "'step'", f"a trial with the steps {shown}", expected, remedy)
 
 
-def load_arrays(source: str | os.PathLike[str] | Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """A name for errors, and the arrays of an .npz file, or those given themselves.
-
-    Raises:
-        DataError: the file cannot be read.
-        FileNotFoundError: there is no such file.
-    """
-    if isinstance(source, Mapping):
-        return "the stimuli", {name: np.asarray(array) for name, array in source.items()}
-    return Path(source).name, read_arrays(Path(source))
-
-
 def from_arrays(
     name: str, arrays: Mapping[str, np.ndarray], actions: int, left_out: Collection[str], problems: Problems
 ) -> Stimuli | None:
-    """The stimuli from arrays (see ``ARRAYS``).
+    """The stimuli from arrays (see ``ARRAYS``) of a file of this name; None if there is a problem.
 
-    Args:
-        name: of their file.
-        arrays: the arrays.
-        actions: targets must be smaller than this.
-        left_out: participants whose trials are left out, and not checked.
-        problems: where all that does not fit is noted.
-
-    Returns:
-        The stimuli; None if there is a problem.
+    Targets must be smaller than ``actions``; trials of participants who are left out are not checked.
     """
     before = problems.count
     _check_names_and_shapes(name, arrays, problems)
@@ -124,19 +102,17 @@ def from_arrays(
     used = np.array([one not in left_out for one in ids], bool)
     places = [f"entry {i} of {name}" for i in np.flatnonzero(used)]
     part = {key: array[used] for key, array in arrays.items() if key in ARRAYS}
-    ids = [one for one, keep in zip(ids, used, strict=True) if keep]
-    block, trial = (_whole(part[key], key, places, problems, None, None) for key in ("block", "trial"))
-    inputs = _finite(part["inputs"], places, problems)
-    targets = _whole(part["targets"], "targets", places, problems, 0, actions)
-    encode = _switch(part["encode"], "encode", places, problems)
-    retrieve = part.get("retrieve")
-    retrieve = np.ones(encode.shape, bool) if retrieve is None else _switch(retrieve, "retrieve", places, problems)
-    labels = {key: _label(part[key], key, places, problems) for key in LABELS if key in part}
+    texts = {key: [str(one).strip() for one in part.pop(key).tolist()] for key in TEXTS if key in part}
+    values = {key: _values(array, key, places, problems, actions) for key, array in part.items()}
     if problems.count > before:
         return None
-    keys = [(one, int(b), int(t)) for one, b, t in zip(ids, block, trial, strict=True)]
+    keys = [*zip(texts["participant"], values["block"].tolist(), values["trial"].tolist(), strict=True)]
     _check_unique(keys, places, problems)
-    return Stimuli(keys, inputs, targets, encode, retrieve, labels, places)
+    labels = {key: [None if v == NONE else v for v in values[key].tolist()] for key in LABELS if key in values}
+    if "context" in texts:
+        labels["context"] = [None if is_missing(text) else text for text in texts["context"]]
+    retrieve = values.get("retrieve", np.ones(values["encode"].shape, bool))
+    return Stimuli(keys, values["inputs"], values["targets"], values["encode"], retrieve, labels, places)
 
 
 def _check_names_and_shapes(name: str, arrays: Mapping[str, np.ndarray], problems: Problems) -> None:
@@ -151,64 +127,39 @@ def _check_names_and_shapes(name: str, arrays: Mapping[str, np.ndarray], problem
         remedy = "Give n ≥ 1 trials of T ≥ 1 steps with D ≥ 1 columns."
         problems.add(name, "inputs", f"the shape {inputs.shape}", "(n, T, D)", remedy)
         return
-    for key, array in arrays.items():
-        if key not in ARRAYS or key == "inputs":
+    for key in ARRAYS:
+        array = arrays.get(key)
+        if array is None:
             continue
-        shape = inputs.shape[: 1 if ARRAYS[key].startswith("(n,)") else 2]
+        shape = inputs.shape if key == "inputs" else inputs.shape[: 1 if ARRAYS[key].startswith("(n,)") else 2]
         if array.shape != shape:
             text = f"{shape}, as inputs are {inputs.shape}"
             problems.add(name, key, f"the shape {array.shape}", text, "Give every array an entry for each trial.")
-    for key in ("inputs", "block", "trial", "targets", "encode", "retrieve", "encounter", "noise_off"):
-        if key in arrays and arrays[key].dtype.kind not in "biuf":
-            found = f"the type {arrays[key].dtype}"
+        if key not in TEXTS and array.dtype.kind not in "biuf":
+            found = f"the type {array.dtype}"
             problems.add(name, key, found, ARRAYS[key], "Save numbers as numbers, not as text.")
 
 
-def _note(
-    wrong: np.ndarray, array: np.ndarray, name: str, places: list[str], what: str, remedy: str, problems: Problems
-) -> None:
-    """Note the wrong values, the first of each entry."""
+def _values(array: np.ndarray, name: str, places: list[str], problems: Problems, actions: int) -> np.ndarray:
+    """The array with the type of its column; what does not fit is noted, the first of each entry."""
+    column, below = OF_ARRAY[name], actions if name == "targets" else None
+    numbers = array.astype(float)
+    wrong = ~np.isfinite(numbers)
+    if column.kind == "switch":
+        wrong = ~np.isin(array, (0, 1))
+    elif column.kind == "whole":
+        wrong = ~(np.abs(numbers) < LARGEST) | (numbers != np.floor(numbers))
+        wrong |= (numbers < (-np.inf if column.least is None else column.least)) & ~(
+            column.may_be_missing & (numbers == NONE)
+        )
+        wrong |= numbers >= (np.inf if below is None else below)
     for i in np.flatnonzero(wrong.any(axis=tuple(range(1, wrong.ndim)))):
         where = tuple(np.argwhere(np.atleast_1d(wrong[i]))[0].tolist())
-        value = np.atleast_1d(array[i])[where].item()
+        found = repr(np.atleast_1d(array[i])[where].item())
         at = f"[{', '.join(map(str, where))}]" if wrong.ndim > 1 else ""
-        problems.add(places[i], f"{name}{at}", repr(value), what, remedy)
-
-
-def _finite(array: np.ndarray, places: list[str], problems: Problems) -> np.ndarray:
-    remedy = "Replace missing values by what the participant saw."
-    array = array.astype(float)
-    _note(~np.isfinite(array), array, "inputs", places, "a finite number", remedy, problems)
-    return array
-
-
-def _whole(
-    array: np.ndarray, name: str, places: list[str], problems: Problems, least: int | None, below: int | None
-) -> np.ndarray:
-    numbers = array.astype(float)
-    wrong = ~(np.abs(numbers) < LARGEST) | (numbers != np.floor(numbers))
-    if least is not None:
-        wrong |= numbers < least
-    if below is not None:
-        wrong |= numbers >= below
-    bounds = f" from {least} to {below - 1}" if below is not None else "" if least is None else f" ≥ {least}"
-    remedy = "Number the actions from 0; the model must have as many." if name == "targets" else "Correct it."
-    _note(wrong, array, name, places, f"a whole number{bounds}", remedy, problems)
-    return np.where(wrong, 0, array).astype(np.int64)
-
-
-def _switch(array: np.ndarray, name: str, places: list[str], problems: Problems) -> np.ndarray:
-    wrong = ~np.isin(array, (0, 1))
-    _note(wrong, array, name, places, "True or False", "Give booleans, or 0 and 1.", problems)
-    return np.where(wrong, 0, array).astype(bool)
-
-
-def _label(array: np.ndarray, name: str, places: list[str], problems: Problems) -> list[Any]:
-    if name == "context":
-        texts = [str(one).strip() for one in array.tolist()]
-        return [None if is_missing(text) else text for text in texts]
-    values = _whole(array, name, places, problems, -1, None)
-    return [None if value == -1 else int(value) for value in values]
+        remedy = column.remedy or "Correct it."
+        problems.add(places[i], f"{name}{at}", found, column.expected(below), remedy)
+    return np.where(wrong, 0, array).astype({"number": float, "whole": np.int64, "switch": bool}[column.kind])
 
 
 def _check_unique(keys: list[Key], places: list[str], problems: Problems) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ....tasks.files import written_whole
 from ....tasks.trials import Trials
-from ...work.files import written_whole
 from .data import ObservedBlock, Participant, check_id
-from .files import check_suffix, write_arrays, write_table
+from .files import CSV, check_suffix
 from .schema import LABELS
 
 
@@ -53,18 +54,21 @@ def write_trials(
         frame = frame.loc[frame["choice"].notna() | frame["rt"].notna(), :]
         beside.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(beside) as new:
-            write_arrays(new, _arrays(participants))
+            np.savez_compressed(new, **_arrays(participants))  # type: ignore[arg-type]
     empty = [name for name in ("rt", *LABELS) if frame[name].count() == 0]
     frame = frame.drop(columns=empty)
     with written_whole(path) as new:
-        write_table(frame, new)
+        if path.suffix.lower() in CSV:
+            frame.to_csv(new, index=False, encoding="utf-8")
+        else:
+            frame.to_parquet(new, index=False, engine="pyarrow")
 
 
 def _check_participants(participants: tuple[Participant, ...]) -> None:
     if not participants:
         raise ValueError("write_trials: needs at least one participant; got none.")
     ids = [participant.id for participant in participants]
-    twice = [one for k, one in enumerate(ids) if one in ids[:k]]
+    twice = [one for one, count in Counter(ids).items() if count > 1]
     if twice:
         raise ValueError(f"write_trials: ids must differ; {twice[0]!r} is there twice.")
     blocks = [(p.id, block) for p in participants for block in p.blocks]

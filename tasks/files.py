@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whatever interrupts their writing."""
+"""Files and folders, of models and of results, that are there whole or not at all, whatever interrupts writing."""
 
 from __future__ import annotations
 
