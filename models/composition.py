@@ -716,11 +716,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """By the path that was chosen."""
-        plan: Plan = self.call.session.plan
-        interaction = plan.interaction
-        if interaction is None:
-            steps = plan.trials.longest(slice(which.start, which.stop))
-            inputs = {node: values[:, :steps] for node, values in inputs.items()}
+        interaction = self.call.session.plan.interaction
         if self.detour is None:
             if interaction is None:
                 return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
@@ -729,6 +725,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
             return AgentTrace(self._fast, engine, inputs, before)
         if interaction is not None:
             return self._execute_in_loop(wrapper, interaction, inputs, before)
+        lengths = self.call.session.lengths(which)
+        if lengths is not None and len(set(lengths)) > 1 and len(memories(self)) > self.parts.has_memory:
+            raise NotTrainable(
+                f"'{self.name}' has further episodic memories, which may store at each step, also beyond the end "
+                f"of a trial: trials side by side must have equally many steps; got lengths {lengths.tolist()}. "
+                "Give trial k of all environments the same length, or train in one environment."
+            )
         return self._execute_general(wrapper, which, inputs, before)
 
     def _execute_general(

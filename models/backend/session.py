@@ -22,8 +22,12 @@ class Session:
         """Values of nodes before the first step of these trials: {mechanism: (B, size)}; others start at 0."""
         return {}
 
+    def lengths(self, which: range) -> np.ndarray | None:
+        """Steps of each of these trials, (B,) int; None: all T. None is executed for longer than the longest."""
+        return None
+
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
-        """Loss (one number) of these trials, from each node's values {mechanism: (B, T, size)}."""
+        """Loss (one number) of these trials, from each node's values {mechanism: (B, T, size)}, T as executed."""
         raise NotImplementedError
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
