@@ -212,7 +212,7 @@ PAY = np.arange(18.0).reshape(2, 3, 3)
         ({"lengths": 3}, r"lengths must have the shape .*got \(\)"),
         (
             {"rewards": PAY[..., 0]},
-            r"rewards must have the shape \(n, T, A\), with \(n, T\) = \(2, 3\) .*got \(2, 3\)",
+            r"rewards must have the shape \(n, T, A\), with .*got \(2, 3\)",
         ),
         ({"rewards": PAY[:, :2]}, r"rewards must have the shape .*got \(2, 2, 3\)"),
         ({"rewards": np.where(PAY == 5, np.inf, PAY)}, r"rewards must be finite; rewards\[0, 1, 2\] is inf"),

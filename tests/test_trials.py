@@ -6,7 +6,18 @@ That all paths agree with the reference is for the ladder to say; here, that wha
 import numpy as np
 import psyneulink as pnl
 import pytest
+import torch
 from common import pristine
+from eplstm.comparisons.behavior import accuracy_by_step
+from eplstm.comparisons.fitting import (
+    FreeResponse,
+    Likelihood,
+    ObservedBlock,
+    ParameterSpace,
+    Participant,
+    TrainedAgent,
+    write_trials,
+)
 from eplstm.models import (
     Cohort,
     EncodingMechanism,
@@ -374,3 +385,58 @@ def test_what_a_loss_of_ones_own_is_given(path):
         np.testing.assert_array_equal(own["asks"], trials.asks[n : n + 1, :steps])
         np.testing.assert_array_equal(own["action"] == -1, ~own["asks"])
         assert np.isfinite(own["returns"]).all()
+
+
+# ---- what is made of it --------------------------------------------------------------------------------------
+
+
+def test_likelihood_of_choices_at_the_steps_that_ask():
+    """Σ log p_t(a_t) of the reference's policies, from h_0 = c_0 = 0; nothing else has an effect."""
+    reference = ReferenceEpisodicLSTM(CONFIG, 0).double()
+    actions, zeros = given()[0], np.zeros((N, H))
+    space = ParameterSpace.of("perseveration", "inverse_temperature")
+    natural = {"perseveration": 0.8, "inverse_temperature": 1.7}
+    reference.person = Person(**natural)
+    policy = reference.run_trials(make_trials(), actions, (zeros, zeros)).policy
+    expected = sum(np.log(policy[n, t, actions[n, t]]) for n, t in np.argwhere(make_trials().asks))
+    reference.person = Person()
+    for beyond in (0, 1):
+        trials = make_trials(beyond=beyond)
+        person = Participant("one", (ObservedBlock(trials, np.where(trials.asks, actions, -1)),))
+        likelihood = Likelihood(TrainedAgent.of(reference), [person], space)
+        z = torch.tensor(space.unconstrained_array(np.array([list(natural.values())])))
+        assert likelihood.log_likelihood(z[None]).item() == pytest.approx(expected, abs=ATOL)
+        assert likelihood.n_choices.tolist() == [make_trials().asks.sum()]
+    for n, t, why in ((0, 1, "no answer is asked for"), (1, 3, "the trial has ended")):
+        choices = np.full((N, T), -1)
+        choices[n, t] = 2
+        with pytest.raises(ValueError, match=f"trial {n} has the choice 2 at step {t}, where {why}"):
+            ObservedBlock(make_trials(), choices)
+    with pytest.raises(ValueError, match="a free response may come at any step"):
+        FreeResponse().check(ObservedBlock(make_trials(), np.full((N, T), -1)))
+
+
+def test_accuracy_is_of_the_steps_that_ask():
+    trials = make_trials(encounter=[1, 1, 1, 2, 2])
+    record = ReferenceEpisodicLSTM(CONFIG, 0).double().run_trials(trials, seed=0)
+    course = accuracy_by_step(trials, record)
+    for e, of in enumerate((range(3), range(3, 5))):
+        for t in range(T):
+            right = [record.action[n, t] == trials.targets[n, t] for n in of if trials.asks[n, t]]
+            expected = np.mean(right) if right else np.nan
+            assert course.mean[e, t] == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(course.mean).any()
+    assert (course.mean > 0).any()
+
+
+def test_what_cannot_be_told_is_refused(tmp_path):
+    config = ModelConfig(D, H, A + 1, memory_capacity=4)
+    for model in (ReferenceEpisodicLSTM(config), Cohort(config, [0])):
+        with pytest.raises(
+            ValueError, match="rewards of 3 actions, the model has 4: make the model with n_actions=3"
+        ):
+            model.run_trials(make_trials())
+    trials = make_trials()
+    person = Participant("one", (ObservedBlock(trials, np.where(trials.asks, 0, -1)),))
+    with pytest.raises(ValueError, match="tables hold neither rewards"):
+        write_trials(tmp_path / "table.csv", [person])

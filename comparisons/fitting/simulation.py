@@ -136,7 +136,10 @@ def unanswered(seen: list[list[Trials]]) -> list[Participant]:
     return [
         Participant(
             str(p),
-            tuple(ObservedBlock(block, np.zeros_like(block.targets), number=k) for k, block in enumerate(blocks)),
+            tuple(
+                ObservedBlock(block, np.where(block.asks, 0, NO_CHOICE), number=k)
+                for k, block in enumerate(blocks)
+            ),
         )
         for p, blocks in enumerate(seen)
     ]
