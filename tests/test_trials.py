@@ -363,6 +363,22 @@ def test_a_person_perseveres_over_steps_without_a_choice():
         np.testing.assert_allclose(shift[k + 1, last] - others, 2.0, rtol=0, atol=ATOL)
 
 
+@pytest.mark.parametrize("path", ("fast", "general", "cohort"))
+def test_choices_are_drawn_where_an_answer_is_asked_for(path):
+    """The same as those of the reference, from the same numbers."""
+    trials, model, reference = make_trials(), make(path), make("reference")
+    expected = train(reference, trials, seed=5, **SETTINGS)
+    if path == "cohort":
+        found = model.train(trials, seed=[5, 5], **SETTINGS)[1]
+    else:
+        found = train(model, trials, seed=5, **SETTINGS)
+    np.testing.assert_array_equal(found.action, expected.action)
+    np.testing.assert_array_equal(found.action == -1, ~trials.asks)
+    np.testing.assert_array_equal(found.reward, expected.reward)
+    np.testing.assert_allclose(found.policy_loss, expected.policy_loss, rtol=0, atol=ATOL)
+    assert len(np.unique(found.action)) == A + 1
+
+
 # ---- a loss of one's own -------------------------------------------------------------------------------------
 
 

@@ -59,8 +59,8 @@ class ObservedBlock:
             n, t = unasked[0]
             why = "no answer is asked for (a target of -1)" if self.trials.exists[n, t] else "the trial has ended"
             raise ValueError(
-                f"ObservedBlock: trial {n} has the choice {choices[n, t]} at step {t}, where {why}. Leave the choice "
-                "out (-1), or correct the trials."
+                f"ObservedBlock: trial {n} has the choice {choices[n, t]} at step {t}, where {why}. Leave the "
+                "choice out (-1), or correct the trials."
             )
         wrong = rt[(rt < 0) | np.isinf(rt)]
         if wrong.size:

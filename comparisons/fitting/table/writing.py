@@ -78,8 +78,8 @@ def _check_participants(participants: tuple[Participant, ...]) -> None:
             )
         if block.trials.rewards is not None or not block.trials.asks.all():
             raise ValueError(
-                f"{where}: tables hold neither rewards of actions, nor trials of unequal length, nor steps that ask "
-                "for no answer (targets of -1). Keep the trials as arrays, np.savez(...)."
+                f"{where}: tables hold neither rewards of actions, nor trials of unequal length, nor steps that "
+                "ask for no answer (targets of -1). Keep the trials as arrays, np.savez(...)."
             )
         _check_labels(where, block.trials)
 
