@@ -376,7 +376,7 @@ def test_choices_are_drawn_where_an_answer_is_asked_for(path):
     np.testing.assert_array_equal(found.action == -1, ~trials.asks)
     np.testing.assert_array_equal(found.reward, expected.reward)
     np.testing.assert_allclose(found.policy_loss, expected.policy_loss, rtol=0, atol=ATOL)
-    assert len(np.unique(found.action)) == A + 1
+    assert len(np.unique(found.action[trials.asks])) > 1
 
 
 # ---- a loss of one's own -------------------------------------------------------------------------------------
