@@ -6,6 +6,7 @@ with fewer than two of either they are NaN.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,11 +66,16 @@ class PrincipalComponents:
 
 
 def mean_and_error(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error along an axis; NaN errors where there are fewer than two samples."""
+    """Mean and its standard error along an axis, of samples that are not NaN; NaN errors of fewer than two."""
     count = samples.shape[axis]
     if count == 0:
         nothing = np.full(np.delete(samples.shape, axis), np.nan)
         return nothing, nothing
+    there = ~np.isnan(samples)
+    if not there.all():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of places with too few
+            return np.nanmean(samples, axis), np.nanstd(samples, axis, ddof=1) / np.sqrt(there.sum(axis))
     mean = samples.mean(axis)
     return mean, sem(samples, axis) if count > 1 else np.full_like(mean, np.nan, dtype=float)
 
@@ -80,7 +86,7 @@ def encounters_of(trials: Trials) -> np.ndarray:
 
 
 def accuracy_by_step(trials: Trials | Sequence[Trials], records: TrialRecord | Sequence[TrialRecord]) -> Course:
-    """Share of right choices by encounter and step, (E, T).
+    """Share of right choices by encounter and step, (E, T), among the steps at which an answer is asked for.
 
     Args:
         trials: n trials; one ``Trials`` for each record, if they differ.
@@ -90,7 +96,7 @@ def accuracy_by_step(trials: Trials | Sequence[Trials], records: TrialRecord | S
         ValueError: a record is not of the trials it comes with.
     """
     pairs = _paired(trials, records)
-    return _course(pairs, [(record.action == shown.targets).astype(float) for shown, record in pairs])
+    return _course(pairs, [shown.right(record.action) for shown, record in pairs])
 
 
 def gate_course(trials: Trials | Sequence[Trials], records: TrialRecord | Sequence[TrialRecord]) -> Course:
@@ -260,7 +266,7 @@ def _course(pairs: list[tuple[Trials, TrialRecord]], measures: list[np.ndarray])
         if len(pairs) == 1:
             samples = chosen[0]
         else:
-            samples = np.array([m.mean(0) for m in chosen if len(m)])
+            samples = np.array([mean_and_error(m)[0] for m in chosen if len(m)])
         mean, error = mean_and_error(samples)
         means.append(mean)
         errors.append(error)

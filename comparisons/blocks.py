@@ -13,7 +13,7 @@ import psyneulink as pnl
 from ..models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
 from ..models.cohort import CHUNK
 from ..tasks.trials import concatenate
-from .behavior import Course, accuracy_by_step, encounters_of
+from .behavior import Course, accuracy_by_step, encounters_of, mean_and_error
 from .runs import Kind, ModelKind, RunFolder, RunState, go_on
 from .settings import FRESH, Block, RunSettings
 
@@ -116,8 +116,8 @@ def _summary(trials: list[Any], records: list[Any]) -> dict[str, np.ndarray]:
     for shown, found in zip(trials, records, strict=True):
         shown, found = ([each] if not isinstance(each, list) else each for each in (shown, found))
         encounters = np.concatenate([encounters_of(t) for t in shown])
-        right = np.concatenate([r.reward for r in found])
-        kept["accuracy"].append([right[encounters == e].mean(0) for e in np.unique(encounters)])
+        right = np.concatenate([t.right(r.action) for t, r in zip(shown, found, strict=True)])
+        kept["accuracy"].append([mean_and_error(right[encounters == e])[0] for e in np.unique(encounters)])
         for what in ("policy_loss", "value_loss"):
             kept[what].append(np.mean([getattr(r, what) for r in found]))
     return {what: np.array(values) for what, values in kept.items()}

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .products import product
+
 GATES = 5
 """Blocks of H rows in the drive."""
 AT_ONCE = 2**18
@@ -69,15 +71,15 @@ class States:
 
     @cached_property
     def by_step(self) -> list[tuple[Any, ...]]:
-        """What a step works on: h_{t-1}, the drive, the gates, the candidate and tanh c_t as tensors; f, i, o, r,
-        ĉ, tanh c_t, c_t and h_t as arrays. All are the same numbers: PyTorch's products, σ and tanh take a good
-        part less time than NumPy's, and its other operations more."""
-        drives = torch.from_numpy(self.gates)
-        sigmoids, tanhs = drives.split([(GATES - 1) * self.size, self.size], 2)
-        tensors = torch.from_numpy(self.hiddens[:-1]), drives, sigmoids, tanhs, torch.from_numpy(self.squashed)
+        """What a step works on: its drive; its gates and its candidate as tensors; f, i, o, r, ĉ, tanh c_t; the
+        last as a tensor; c_t, h_t. All are the same numbers: PyTorch's σ and tanh take a third of the time of
+        NumPy's, without AVX-512."""
+        sigmoids, tanhs = torch.from_numpy(self.gates).split([(GATES - 1) * self.size, self.size], 2)
         gates = (self.gate(k) for k in range(GATES))
-        arrays = *gates, self.squashed, self.cells[1:], self.hiddens[1:]
-        return list(zip(*(tensor.unbind() for tensor in tensors), *arrays, strict=True))
+        after = self.cells[1:], self.hiddens[1:]
+        squashes = torch.from_numpy(self.squashed).unbind()
+        each = self.gates, sigmoids.unbind(), tanhs.unbind(), *gates, self.squashed, squashes, *after
+        return list(zip(*each, strict=True))
 
     def gate(self, number: int, steps: slice = slice(None)) -> np.ndarray:
         """One of the gates, by its place in ``GATE_ORDER``: (steps, P, H, B)."""
@@ -92,13 +94,13 @@ def advance(states: States, steps: slice, hidden_weight: np.ndarray) -> None:
         steps: which of its steps.
         hidden_weight: W_h (P, 5H, H).
     """
-    c, part = states.cells[steps.start], np.empty(states.squashed.shape[1:])
+    recurrent, part = np.empty(states.gates.shape[1:]), np.empty(states.squashed.shape[1:])
+    h, c = states.hiddens[steps.start], states.cells[steps.start]
     memory = states.memory if states.reinstates else None
-    weight, starts_at_zero = torch.from_numpy(hidden_weight), not states.hiddens[steps.start].any()
     for t in range(steps.start, steps.stop):
-        h, z_t, sigmoids, tanhs, squash, f_t, i_t, o_t, r_t, candidate_t, tanh_c_t, c_t, h_t = states.by_step[t]
-        if t > steps.start or not starts_at_zero:
-            z_t.baddbmm_(weight, h)
+        z_t, sigmoids, tanhs, f_t, i_t, o_t, r_t, candidate_t, tanh_c_t, squash, c_t, h_t = states.by_step[t]
+        if t > steps.start or h.any():  # often, trials start at zeros
+            z_t += product(hidden_weight, h, out=recurrent)
         sigmoids.sigmoid_()
         tanhs.tanh_()
         np.multiply(f_t, c, out=c_t)
@@ -110,7 +112,7 @@ def advance(states: States, steps: slice, hidden_weight: np.ndarray) -> None:
         tanh_c_t[...] = c_t
         squash.tanh_()
         np.multiply(o_t, tanh_c_t, out=h_t)
-        c = c_t
+        h, c = h_t, c_t
 
 
 class Backward:
@@ -167,7 +169,7 @@ class Backward:
         for t in range(steps.stop - 1, steps.start - 1, -1):
             dh, dc = self._d_hidden[t], d_cells[t]
             if t + 1 < length and not (self._unroll and (t + 1) % self._unroll == 0):
-                dh = np.matmul(self._transposed, d_drive[t + 1], out=from_later)
+                dh = product(self._transposed, d_drive[t + 1], out=from_later)
                 dh += self._d_hidden[t]
                 dc += np.multiply(d_cells[t + 1], forget[t + 1], out=part)
             dc += np.multiply(dh, through[t - steps.start], out=part)

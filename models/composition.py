@@ -576,7 +576,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         Args:
             inputs: ``Trials``; or, as PsyNeuLink has it, {node: (n, T, size)} or a list of {node: (T, size)},
                 with ``retrieve_node`` and ``encode_node`` left out to retrieve at all steps and to store at none.
-            targets: (n, T) int: the rewarded actions, alone or as {actor: (n, T)}; not needed with ``Trials``.
+            targets: (n, T) int: the right actions, -1 where no answer is asked for, alone or as {actor: (n, T)};
+                not needed with ``Trials``.
             actions: (n, T) forced choices; without them they are drawn from the policy.
             initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
             seed: for what is drawn.
@@ -585,8 +586,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             entropy_weight: weight of an entropy bonus in the actor-critic loss.
             value_weight: weight of the critic's loss.
             unroll_steps: truncated backpropagation through time, in stretches of so many steps (see ``train``).
-            update, through_memory: one update a trial, or one from all trials of a pass; and whether gradients flow
-                through the memory (see ``train``).
+            update, through_memory: one update a trial, or one from all trials of a pass; and whether gradients
+                flow through the memory (see ``train``).
             optimizer: ``adam`` or ``rmsprop`` (see ``train``), from now on; None: as before, which is the
                 constructor's ``optimizer_type``.
             context: execution context, by default the composition's own.
@@ -726,11 +727,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """By the path that was chosen."""
-        plan: Plan = self.call.session.plan
-        interaction = plan.interaction
-        if interaction is None:
-            steps = plan.trials.longest(slice(which.start, which.stop))
-            inputs = {node: values[:, :steps] for node, values in inputs.items()}
+        interaction = self.call.session.plan.interaction
         if self.detour is None:
             if interaction is None:
                 return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
@@ -739,6 +736,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
             return AgentTrace(self._fast, engine, inputs, before)
         if interaction is not None:
             return self._execute_in_loop(wrapper, interaction, inputs, before)
+        lengths = self.call.session.lengths(which)
+        if lengths is not None and len(set(lengths)) > 1 and len(memories(self)) > self.parts.has_memory:
+            raise NotTrainable(
+                f"'{self.name}' has further episodic memories, which may store at each step, also beyond the end "
+                f"of a trial: trials side by side must have equally many steps; got lengths {lengths.tolist()}. "
+                "Give trial k of all environments the same length, or train in one environment."
+            )
         return self._execute_general(wrapper, which, inputs, before)
 
     def _execute_general(

@@ -21,6 +21,7 @@ import torch
 
 from .cell import Backward, States, advance
 from .choices import softmax
+from .products import sum_of_products
 from .source import Source
 from .weights import GATE_ORDER
 
@@ -266,18 +267,18 @@ def backward(
     through = memory is not None and memory.follows
     if all(d is None for d in (d_policy, d_value, d_hidden, d_cell, d_gates)) and not through:
         return found
-    hidden = _Columns(states.hiddens)
+    before, after = states.hiddens[:-1], states.hiddens[1:]
     to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
     if d_policy is not None:
         policy, d_logits = trace.choice_policy, _features_first(d_policy)
         d_logits *= policy
         d_logits -= policy * d_logits.sum(2, keepdims=True)
         to_hidden += np.matmul(weights.actor_weight.swapaxes(-1, -2), d_logits)
-        found.actor_weight, found.actor_bias = _Columns(d_logits).outer(hidden, 1), _summed(d_logits)
+        found.actor_weight, found.actor_bias = sum_of_products(d_logits, after), _summed(d_logits)
     if d_value is not None:
         d_values = np.ascontiguousarray(d_value.transpose(2, 0, 1))[:, :, None]
         to_hidden += d_values * weights.critic_weight.swapaxes(-1, -2)
-        found.critic_weight, found.critic_bias = _Columns(d_values).outer(hidden, 1), _summed(d_values)
+        found.critic_weight, found.critic_bias = sum_of_products(d_values, after), _summed(d_values)
     back = Backward(
         states,
         weights.hidden_weight,
@@ -290,11 +291,11 @@ def backward(
         go_back_through(trace, back, memory)  # type: ignore[arg-type]
     else:
         back.stretch(slice(0, len(states.gates)))
-    found.back, d_drive = back, _Columns(back.d_drive)
-    found.input_weight, found.bias = d_drive.outer(_Columns(trace.x.transpose(2, 0, 3, 1))), _summed(back.d_drive)
-    found.hidden_weight = d_drive.outer(hidden)
+    found.back, d_drive = back, back.d_drive
+    found.input_weight = sum_of_products(d_drive, trace.x.transpose(2, 0, 3, 1))
+    found.hidden_weight, found.bias = sum_of_products(d_drive, before), _summed(d_drive)
     if weights.memory_weight is not None and states.memory is not None:
-        found.memory_weight = d_drive.outer(_Columns(states.memory))
+        found.memory_weight = sum_of_products(d_drive, states.memory)
     return found
 
 
@@ -351,29 +352,6 @@ def by_inputs(trace: Trace, back: Backward) -> np.ndarray:
     """Derivatives by x_t, without what comes through the key: (P, B, T, D)."""
     d_x = np.matmul(trace.weights.input_weight.swapaxes(-1, -2), back.d_drive)
     return d_x.transpose(1, 3, 0, 2)
-
-
-class _Columns:
-    """(T, P, size, B) with the columns of all steps and rows side by side, for products over both."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.steps, self.agents, _, self.rows = array.shape
-
-    @cached_property
-    def flat(self) -> np.ndarray:
-        """(P, size, T · B)"""
-        if self.rows == 1:  # as they lie in memory
-            return self.array[..., 0].transpose(1, 2, 0)
-        return self.array.transpose(1, 2, 0, 3).reshape(*self.array.shape[1:3], -1)
-
-    def outer(self, other: _Columns, first: int = 0) -> np.ndarray:
-        """Σ over steps and rows of a bᵀ, with as many steps of b from ``first`` on: (P, m, n)."""
-        if self.agents == 1 < self.rows:  # without the copies
-            a, b = torch.from_numpy(self.array[:, 0]), torch.from_numpy(other.array[first : first + self.steps, 0])
-            return torch.addbmm(a.new_zeros(a.shape[1], b.shape[1]), a, b.mT).numpy()[None]
-        columns = slice(first * self.rows, (first + self.steps) * self.rows)
-        return np.matmul(self.flat, other.flat[..., columns].swapaxes(-1, -2))
 
 
 def _summed(array: np.ndarray) -> np.ndarray:

@@ -90,9 +90,10 @@ class AgentTrace(NodeValues):
 
     def output(self, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""
-        if mechanism is self.graph.actor and self._given is None:
+        direct = self._given is None and self.lengths is None
+        if mechanism is self.graph.actor and direct:
             return torch.from_numpy(self.engine.policy[0, :, -1])
-        if mechanism is self.graph.critic and self._given is None:
+        if mechanism is self.graph.critic and direct:
             return torch.from_numpy(self.engine.value[0, :, -1:])
         return super().output(mechanism, item)
 

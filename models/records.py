@@ -197,7 +197,7 @@ def _joined(parts: Sequence[np.ndarray], exists: np.ndarray, shape: tuple[int, .
     n, steps = exists.shape
     if exists.all() and parts:
         return np.concatenate([np.reshape(part, (-1, steps, *shape)) for part in parts])
-    whole, start = np.full((n, steps, *shape), beyond), 0
+    whole, start = np.full((n, steps, *shape), beyond, float), 0
     for part in parts:
         whole[start : start + len(part), : part.shape[1]] = np.reshape(part, (*part.shape[:2], *shape))
         start += len(part)

@@ -72,6 +72,11 @@ class TrialSession(Session):
             return [which]
         return [range(first, first + together) for first in range(which.start, which.stop, together)]
 
+    def lengths(self, which: range) -> np.ndarray | None:
+        """Steps of each of these trials, where they differ."""
+        lengths = self.plan.trials.lengths
+        return None if lengths is None else lengths[which.start : which.stop]
+
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
         """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
         found = values_of_nodes(self.graph, values.__getitem__)

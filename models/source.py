@@ -17,6 +17,7 @@ import numpy as np
 from ..tasks.environment import Worlds
 from ..tasks.trials import Trials
 from .choices import draw
+from .products import product
 
 
 class Source:
@@ -47,7 +48,8 @@ class Source:
         if x.shape[1] == 1:  # one product an agent, in place of one a step
             np.matmul(x[:, 0], input_weight.swapaxes(-1, -2), out=out[..., 0].swapaxes(0, 1))
         else:
-            np.matmul(input_weight, x.transpose(2, 0, 3, 1), out=out)
+            for x_t, drive_t in zip(x.transpose(2, 0, 3, 1), out, strict=True):
+                product(input_weight, x_t, out=drive_t)
         out += bias[..., None]
 
     def act(self, policy: np.ndarray) -> None:

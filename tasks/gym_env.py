@@ -234,6 +234,11 @@ class _BlockWorlds(Worlds):
     def _draw_epoch(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         block: Trials = self.task.choice.sample(self.task.n_contexts, rng)
         assert block.context is not None and block.encounter is not None
+        if block.rewards is not None or not block.asks.all():
+            raise ValueError(
+                "gym_env: it pays 1 for the target at every step; it cannot show trials with rewards, of unequal "
+                "length, or with steps that ask for no answer (targets of -1). Make a task of Worlds."
+            )
         return {
             "context": block.context,
             "exposure": block.encounter,

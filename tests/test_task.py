@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from eplstm.tasks import ContextualChoice, Trials
-from eplstm.tasks.trials import concatenate
+from eplstm.tasks.trials import concatenate, earned
 
 
 def block(**changes):
@@ -198,12 +198,76 @@ def test_bad_arrays_of_trials(changes, message):
         block(**changes)
 
 
+PAY = np.arange(18.0).reshape(2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lengths": [3]}, r"lengths must have the shape \(n,\) = \(2,\); got \(1,\)"),
+        ({"lengths": [3, 0]}, "lengths must be whole numbers from 1 to T = 3; that of trial 1 is 0. Leave out"),
+        ({"lengths": [4, 3]}, "lengths must be .* that of trial 0 is 4"),
+        ({"lengths": [1.5, 3]}, "lengths must be .* that of trial 0 is 1.5"),
+        ({"lengths": [np.nan, 3]}, "lengths must be .* that of trial 0 is nan"),
+        ({"lengths": 3}, r"lengths must have the shape .*got \(\)"),
+        (
+            {"rewards": PAY[..., 0]},
+            r"rewards must have the shape \(n, T, A\), with .*got \(2, 3\)",
+        ),
+        ({"rewards": PAY[:, :2]}, r"rewards must have the shape .*got \(2, 2, 3\)"),
+        ({"rewards": np.where(PAY == 5, np.inf, PAY)}, r"rewards must be finite; rewards\[0, 1, 2\] is inf"),
+        ({"rewards": PAY[..., :2]}, "there is a target 2, and rewards say what 2 actions pay, from 0"),
+        ({"targets": np.full((2, 3), -2), "lengths": [1, 3]}, "targets must be whole numbers .*got -2"),
+    ],
+)
+def test_rewards_and_lengths_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=f"Trials: {message}"):
+        block(**changes)
+
+
+def test_beyond_the_end_anything_may_stand():
+    """Such as the NaN with which tables are filled up. It is as if it had been zeros, -1 and False."""
+    exists = np.arange(3) < np.array([[2], [3]])
+    inputs, targets = np.arange(12.0).reshape(2, 3, 2), np.array([[0, -1, 2], [2, 1, -1]])
+    filled = block(
+        inputs=np.where(exists[..., None], inputs, np.nan),
+        targets=np.where(exists, targets, np.nan),
+        encode=np.where(exists, 0, 7),
+        retrieve=np.ones((2, 3)),
+        rewards=np.where(exists[..., None], PAY, np.nan),
+        lengths=[2, 3],
+    )
+    np.testing.assert_array_equal(filled.exists, exists)
+    np.testing.assert_array_equal(filled.asks, [[True, False, False], [True, True, False]])
+    np.testing.assert_array_equal(filled.inputs, inputs * exists[..., None])
+    np.testing.assert_array_equal(filled.targets, [[0, -1, -1], [2, 1, -1]])
+    np.testing.assert_array_equal(filled.retrieve, exists)
+    np.testing.assert_array_equal(filled.rewards, PAY * exists[..., None])
+    assert not filled.encode.any()
+    assert (filled.longest(), filled.longest(slice(0, 1)), filled.longest(slice(0, 0))) == (3, 2, 1)
+    assert (filled.targets.dtype, filled.retrieve.dtype, filled.lengths.dtype) == (np.int64, bool, np.int64)
+    assert block().exists.all()
+    assert block().longest() == 3
+
+
+def test_what_actions_earn():
+    action, targets = np.array([0, 1, 2, -1, -1]), np.array([0, 2, -1, -1, 0])
+    np.testing.assert_array_equal(earned(action, targets), [1, 0, 0, 0, 0])
+    rewards = np.arange(15.0).reshape(5, 3) + 1
+    np.testing.assert_array_equal(earned(action, targets, rewards), [1, 5, 9, 0, 0])
+    trials = block(targets=[[0, -1, 2], [1, 1, 1]])
+    np.testing.assert_array_equal(trials.right(np.array([[0, -1, 1], [1, 0, 1]])), [[1, np.nan, 0], [1, 0, 1]])
+    np.testing.assert_array_equal(trials.payoffs(3)[0], [[1, 0, 0], [0, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(block(rewards=PAY).payoffs(3), PAY)
+
+
 @pytest.mark.parametrize("which", [slice(1, 2), slice(None, None, -1), [1], [1, 0, 1], np.array([False, True])])
 def test_slicing_takes_every_array_along(which):
     encode, retrieve = np.eye(2, 3, dtype=bool), ~np.eye(2, 3, dtype=bool)
-    trials = block(encode=encode, retrieve=retrieve, context=[7, 8], encounter=[1, 2], noise_off=1)
+    given = {"rewards": PAY, "lengths": [2, 3], "context": [7, 8], "encounter": [1, 2], "noise_off": 1}
+    trials = block(encode=encode, retrieve=retrieve, **given)
     part = trials[which]
-    for name in ("inputs", "targets", "encode", "retrieve", "context", "encounter"):
+    for name in ("inputs", "targets", "encode", "retrieve", "rewards", "lengths", "context", "encounter"):
         np.testing.assert_array_equal(getattr(part, name), getattr(trials, name)[which])
     assert part.noise_off == 1
 
@@ -243,6 +307,27 @@ def test_concatenate_keeps_order_and_what_all_have():
     assert both.noise_off == 1
     assert concatenate([one, block(noise_off=2)]).noise_off is None
     assert len(concatenate([one])) == 2
+
+
+def test_concatenate_keeps_rewards_and_lengths_of_some():
+    """The others pay 1 for the target, and have all their steps."""
+    one, two = block(rewards=PAY, lengths=[3, 2]), block(targets=[[0, -1, 2], [1, 1, 1]])
+    both = concatenate([two, one])
+    np.testing.assert_array_equal(both.lengths, [3, 3, 3, 2])
+    np.testing.assert_array_equal(both.rewards, [*two.payoffs(3), *one.rewards])
+    assert concatenate([two, two]).rewards is concatenate([two, two]).lengths is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([block(), block(inputs=np.zeros((2, 3, 4)))], r"equally many steps and input columns; got \(T, D\) = "),
+        ([block(rewards=PAY), block(rewards=np.zeros((2, 3, 4)))], r"equally many actions; got \[3, 4\]"),
+    ],
+)
+def test_blocks_that_cannot_be_concatenated(blocks, message):
+    with pytest.raises(ValueError, match=message):
+        concatenate(blocks)
 
 
 def test_concatenate_needs_a_block():

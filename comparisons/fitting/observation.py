@@ -102,12 +102,17 @@ class FreeResponse:
             raise ValueError(f"FreeResponse: missing must be 'ignore' or 'censored'; got {self.missing!r}.")
 
     def check(self, block: ObservedBlock) -> None:
-        """Raise ValueError if a trial has more than one choice."""
+        """Raise ValueError if a trial has more than one choice, or steps at which there could be none."""
         several = block.observed.sum(1) > 1
         if several.any():
             raise ValueError(
                 f"trial {block.trial_numbers[several][0]} has several choices; a free response is one a trial. "
                 "Use StepChoices(), or keep the choice at the step of the response."
+            )
+        if not block.trials.asks.all():
+            raise ValueError(
+                "a free response may come at any step, but some steps of the trials ask for no answer (targets of "
+                "-1) or lie beyond their end. Use StepChoices(), or equally long trials that ask at each step."
             )
 
     def scored(self, choices: np.ndarray) -> np.ndarray:

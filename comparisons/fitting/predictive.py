@@ -128,7 +128,7 @@ def _accuracy(
             for e, encounter in enumerate(encounters):
                 rows = _encounter_of(block.trials) == encounter
                 made[p, e, :length] += (chosen[rows] != NO_CHOICE).sum(0)
-                right[p, e, :length] += (chosen[rows] == block.trials.targets[rows]).sum(0)
+                right[p, e, :length] += (block.trials.right(chosen)[rows] == 1).sum(0)
     return np.divide(right, made, out=np.full(made.shape, np.nan), where=made > 0)
 
 

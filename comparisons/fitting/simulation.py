@@ -116,7 +116,8 @@ def policies_from(make: Callable[[list[Participant], ParameterSpace], Objective]
         space = ParameterSpace.of(*(name for name in (values[0] if values else ()) if name not in OF_CHOICE))
         natural = np.array([[v[name] for name in space.names] for v in values]).reshape(len(seen), len(space))
         people = [
-            observed(str(p), blocks, [np.zeros_like(b.targets) for b in blocks]) for p, blocks in enumerate(seen)
+            observed(str(p), blocks, [np.where(b.asks, 0, NO_CHOICE) for b in blocks])
+            for p, blocks in enumerate(seen)
         ]
         return make(people, space).policies(space.unconstrained_array(natural))
 

@@ -141,7 +141,7 @@ class LearningLog:
             items = items_of(trace, each.owner)
             items = items if each.item is None else items[each.item : each.item + 1]
             for b, trial in enumerate(which):
-                for t in range(items[0].shape[1]):
+                for t in range(items[0].shape[1] if trace.lengths is None else trace.lengths[b]):
                     row = [item[b, t].copy() for item in items]
                     value = convert_to_np_array(row) if each.item is None else row[0]
                     _enter(each.parameter, value, Time(run, trial, 0, t), context)

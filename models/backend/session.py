@@ -27,8 +27,12 @@ class Session:
         after the other."""
         return [which]
 
+    def lengths(self, which: range) -> np.ndarray | None:
+        """Steps of each of these trials, (B,) int; None: all T. None is executed for longer than the longest."""
+        return None
+
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
-        """Loss (one number) of these trials, from each node's values {mechanism: (B, T, size)}."""
+        """Loss (one number) of these trials, from each node's values {mechanism: (B, T, size)}, T as executed."""
         raise NotImplementedError
 
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:

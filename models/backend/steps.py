@@ -89,6 +89,9 @@ class Trace:
         wrapper: PsyNeuLink's PyTorch form of the composition.
     """
 
+    lengths: np.ndarray | None = None
+    """Steps of each sequence, (B,) int; None: all."""
+
     def __init__(self, wrapper: Any) -> None:
         self.wrapper = wrapper
 
@@ -108,11 +111,18 @@ class Trace:
 
     def last_values(self) -> dict[Any, list[Tensor]]:
         """{node's wrapper: its value at the last step, item by item, each (B, 1, size)}."""
-        return {w: [item[:, -1:] for item in self.items(node)] for node, w in self.wrapper.nodes_map.items()}
+        nodes = self.wrapper.nodes_map.items()
+        return {w: [self._last(item)[:, None] for item in self.items(node)] for node, w in nodes}
 
     def output(self, mechanism: Any, item: int) -> Tensor:
         """An item of a node's value at the last step: (B, size)."""
-        return self.items(mechanism)[item][:, -1]
+        return self._last(self.items(mechanism)[item])
+
+    def _last(self, values: Tensor) -> Tensor:
+        """(B, T, size) → (B, size): those of each sequence's last step."""
+        if self.lengths is None:
+            return values[:, -1]
+        return values[torch.arange(len(values)), torch.from_numpy(self.lengths) - 1]
 
 
 class Rounds(Trace):
@@ -164,6 +174,8 @@ class NodeTrace(Trace):
 
     def last_values(self) -> dict[Any, list[Tensor]]:
         """{node's wrapper: its value at the last step}."""
+        if self.lengths is not None:
+            return super().last_values()
         return self.steps[-1] if self.steps else {}
 
 

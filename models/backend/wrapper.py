@@ -119,11 +119,15 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             raise NotTrainable("optimizations_per_minibatch must be 1: a sequence would be stored repeatedly.")
         call = self.composition.call
         which, by_node = call.next_sequences(inputs)
+        lengths = call.session.lengths(which)
+        if lengths is not None:
+            by_node = {node: values[:, : lengths.max()] for node, values in by_node.items()}
         rounds = call.session.rounds(which)
         if len(rounds) == 1:
             trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
         else:
             trace = Rounds(self, [self._execute_round(each, which, by_node) for each in rounds])
+        trace.lengths = lengths
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(sequences=which, _batch_size=len(which), trace=trace)
         if call.log is not None:

@@ -48,6 +48,14 @@ class ObservedBlock:
             raise ValueError(
                 f"ObservedBlock: choices must be actions, from 0, or -1 where there is none; got {wrong[0]}."
             )
+        unasked = np.argwhere((choices != NO_CHOICE) & ~self.trials.asks)
+        if len(unasked):
+            n, t = unasked[0]
+            why = "no answer is asked for (a target of -1)" if self.trials.exists[n, t] else "the trial has ended"
+            raise ValueError(
+                f"ObservedBlock: trial {n} has the choice {choices[n, t]} at step {t}, where {why}. Leave the "
+                "choice out (-1), or correct the trials."
+            )
         wrong = rt[(rt < 0) | np.isinf(rt)]
         if wrong.size:
             raise ValueError(f"ObservedBlock: rt must be seconds ≥ 0, or NaN where there is none; got {wrong[0]}.")

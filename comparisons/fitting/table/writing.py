@@ -80,6 +80,11 @@ def _check_participants(participants: tuple[Participant, ...]) -> None:
                 f"{where}: trials of one table must have equally many steps and columns; got (T, D) = {size} "
                 f"after {sizes[0]}. Write several tables."
             )
+        if block.trials.rewards is not None or not block.trials.asks.all():
+            raise ValueError(
+                f"{where}: tables hold neither rewards of actions, nor trials of unequal length, nor steps that "
+                "ask for no answer (targets of -1). Keep the trials as arrays, np.savez(...)."
+            )
         _check_labels(where, block.trials)
 
 
