@@ -25,6 +25,7 @@ from ..models import (
     train_episodes,
 )
 from ..models.losses import Loss
+from ..models.plans import Update
 from ..tasks import Trials
 from ..tasks.trials import concatenate
 from .echo import Echo
@@ -157,6 +158,8 @@ def climb_ladder(
     entropy_weight: float = 0.0,
     value_weight: float = 1.0,
     unroll_steps: int | None = None,
+    update: Update = "trial",
+    through_memory: bool = False,
     python_trials: int = 2,
     further_trials: int = 4,
     on_rung: Callable[[Rung], None] | None = None,
@@ -173,7 +176,7 @@ def climb_ladder(
         blocks: trials of each block; the first needs at least one.
         seed: for the weights, the actions and the initial states, which are given to both.
         learning_rate: Adam's; larger than in use, so that a difference in the update shows.
-        gamma, loss, entropy_weight, value_weight, unroll_steps: as in ``train``.
+        gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
         further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
             environments, a cohort, a person, worlds. 0 leaves these out.
@@ -191,6 +194,8 @@ def climb_ladder(
         "entropy_weight": entropy_weight,
         "value_weight": value_weight,
         "unroll_steps": unroll_steps,
+        "update": update,
+        "through_memory": through_memory,
     }
     ladder = Ladder()
     for rung in _climb(*models, blocks, np.random.default_rng(seed), python_trials, further_trials, settings):

@@ -276,7 +276,8 @@ def plan_episodes(
         config: the model's sizes.
         worlds: M worlds of a task.
         episodes: of each world, of the present epoch, and of each that follows.
-        actions: (epochs · episodes · M, T) forced choices, in the order of the rows.
+        actions: (epochs · episodes · M, T) forced choices, in the order of the rows; -1 where no answer is asked
+            for.
         seed: for initial states and choices; world e draws from the seed (seed, e).
         epochs: the present one, and those that follow.
         forget: clears the model's memory, where another epoch begins.
@@ -309,9 +310,12 @@ def plan_episodes(
         if actions.shape != expected:
             rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
             raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
-        forced = [actions[e :: worlds.n] for e in range(worlds.n)]
+        checked = np.where(actions == NO_CHOICE, 0, actions)  # where no answer is asked for, the worlds know
+        forced = [checked[e :: worlds.n] for e in range(worlds.n)]
+        actions = actions.astype(np.int64)
     plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed)
-    return replace(plan, interaction=Interaction(worlds, plan.luck, plan.actions, episodes, forget))
+    interaction = Interaction(worlds, plan.luck, actions, episodes, forget)
+    return replace(plan, actions=actions, interaction=interaction)
 
 
 def check_one_world(worlds: Any, method: str) -> None:

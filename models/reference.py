@@ -361,7 +361,9 @@ class ReferenceEpisodicLSTM(nn.Module):
                 states[e] = self._state_after(t, steps[e][-1], unroll)
             taken = [self._draw(own[-1][0], luck) for own, luck in zip(steps, plan.luck[rows, t], strict=True)]
             actions[:, t] = taken if plan.actions is None else plan.actions[rows, t]
+            unasked = ~interaction.worlds.asks
             rewards[:, t] = interaction.take(actions[:, t])
+            actions[unasked, t] = NO_CHOICE
         self.episodic_memory = self.memories[0]
         return [self._trial(*own) for own in zip(steps, actions, actions, rewards, strict=True)]
 

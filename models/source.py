@@ -16,7 +16,7 @@ import numpy as np
 
 from ..tasks.environment import Worlds
 from ..tasks.trials import Trials
-from .choices import draw
+from .choices import NO_CHOICE, draw
 from .products import product
 
 
@@ -184,9 +184,9 @@ class Interaction(Source):
 
     def take(self, action: np.ndarray) -> np.ndarray:
         """Take the actions (M,), go on to the next step, and give the rewards (M,)."""
-        rows, t = self.rows, self.step
-        self.action[rows, t] = action
-        rewards = self.reward[rows, t] = self.worlds.act(action)
+        rows, t, asks = self.rows, self.step, self.worlds.asks
+        self.action[rows, t] = np.where(asks, action, NO_CHOICE)
+        rewards = self.reward[rows, t] = self.worlds.act(np.where(asks, action, 0))
         for name, values in self.worlds.facts().items():
             if name not in self.facts:
                 self.facts[name] = np.zeros((len(self.action), self.length), np.asarray(values).dtype)
@@ -218,7 +218,8 @@ class Interaction(Source):
     # ---- what has happened
 
     def trials(self) -> Trials:
-        """The episodes as trials, with what the agent saw; targets are the actions it took."""
+        """The episodes as trials, with what the agent saw; targets are the actions it took, -1 where none was asked
+        for."""
         return Trials(
             self.inputs_seen,
             self.action,

@@ -6,6 +6,7 @@
 from .barcode_bandit import BarcodeBandit
 from .contextual_choice import ContextualChoice
 from .environment import Policy, RandomPolicy, Task, Worlds, play
+from .rlwm import RLWM
 from .trials import Trials
 from .two_step import TwoStep
 from .two_step_analysis import stay_effects, stay_table, stay_trials
@@ -13,6 +14,7 @@ from .two_step_baselines import ModelBased, ModelFree
 from .water_maze import WaterMaze, steps_by_exposure, steps_to_goal
 
 __all__ = [
+    "RLWM",
     "BarcodeBandit",
     "ContextualChoice",
     "ModelBased",

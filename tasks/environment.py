@@ -163,6 +163,11 @@ class Worlds(ABC):
         """(M,) bool: whether the agent reads its memory at this step; here, at all steps."""
         return self._on if self.step < self._length else self._off
 
+    @property
+    def asks(self) -> np.ndarray:
+        """(M,) bool: whether an answer is asked for at this step; here, at all steps. Elsewhere ``act`` gets 0."""
+        return self._on
+
     # ---- the course of things ------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:

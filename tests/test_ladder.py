@@ -143,6 +143,27 @@ CASES = {
         ragged,
         {"gamma": 0.9, "loss": lambda t: ((t.value - t.returns).abs() * (1 + t.asks)).sum() + t.cell.sum()},
     ),
+    "block": ({"memory_capacity": 4}, two_choices, {"gamma": 0.9, "update": "block"}),
+    "through the memory, overflow": (
+        {"memory_capacity": 4},
+        two_choices,
+        {"gamma": 0.9, "entropy_weight": 0.05, "update": "block", "through_memory": True},
+    ),
+    "through the memory, ties, overwrite": (
+        {"repeated_key": "overwrite", "memory_capacity": 5, "key": (1, 4), "ties": "newest"},
+        repeated,
+        {"update": "block", "through_memory": True},
+    ),
+    "through the memory, average, ragged": (
+        {"retrieval": "average", "kernel": "cosine", "sharpness": 2.5},
+        ragged,
+        {"gamma": 0.9, "update": "block", "through_memory": True},
+    ),
+    "through the memory as input, in a trial": (
+        {"reinstatement": "input", "retrieval": "average"},
+        two_choices,
+        {"gamma": 0.8, "unroll_steps": 2, "through_memory": True},
+    ),
     "one step": ({}, one_step, {}),
     "larger": ({"hidden_size": 11, "n_actions": 5, "key": (2, 3)}, two_choices, {"gamma": 0.5}),
 }
@@ -242,6 +263,13 @@ class DiscountsMore(ReferenceEpisodicLSTM):
         return super().loss(trial, replace(settings, gamma=0.99 * settings.gamma))
 
 
+class Detaches(ReferenceEpisodicLSTM):
+    """Lets no gradient flow through its memory."""
+
+    def learn_trials(self, plan, *, loss, **kwargs):
+        return super().learn_trials(plan, loss=replace(loss, through_memory=False), **kwargs)
+
+
 def assert_it_fails(failing, **models):
     settings = {"gamma": 0.9, "python_trials": 1, "further_trials": 0, "make_composition": pristine}
     ladder = climb_ladder(make_config(), [choice(2, np.random.default_rng(0))], **{**settings, **models})
@@ -269,6 +297,10 @@ def test_a_changed_composition_fails(alter, make):
 @pytest.mark.parametrize(("model", "failing"), [(StoresFirst, "memory"), (DiscountsMore, "loss")])
 def test_a_changed_reference_fails(model, failing):
     assert_it_fails(failing, make_reference=model)
+
+
+def test_gradients_through_the_memory_count():
+    assert_it_fails("gradients", make_reference=Detaches, update="block", through_memory=True)
 
 
 def test_discount_of_the_composition_counts(monkeypatch):

@@ -1,0 +1,30 @@
+"""Products of matrices of many agents at once, by whichever library takes less time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """a b, of P matrices each: (P, m, k), (P, k, n) → out (P, m, n)."""
+    if b.shape[-1] == 1:  # where the call takes longer than the product
+        return np.matmul(a, b, out=out)
+    torch.bmm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+    return out
+
+
+def sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ_t a_t b_tᵀ, of P matrices each: (T, P, m, B), (T, P, n, B) → (P, m, n)."""
+    agents, rows = a.shape[1], a.shape[3]
+    if agents == 1 < rows:  # without copies
+        left, right = torch.from_numpy(a[:, 0]), torch.from_numpy(b[:, 0])
+        return torch.addbmm(left.new_zeros(a.shape[2], b.shape[2]), left, right.mT).numpy()[None]
+    if rows == 1:  # as they lie in memory
+        return np.matmul(a[..., 0].transpose(1, 2, 0), b[..., 0].transpose(1, 0, 2))
+    return np.matmul(_columns(a), _columns(b).swapaxes(-1, -2))
+
+
+def _columns(array: np.ndarray) -> np.ndarray:
+    """The columns of all steps and rows side by side: (T, P, size, B) → (P, size, T · B)."""
+    return array.transpose(1, 2, 0, 3).reshape(*array.shape[1:3], -1)
