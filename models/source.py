@@ -218,8 +218,8 @@ class Interaction(Source):
     # ---- what has happened
 
     def trials(self) -> Trials:
-        """The episodes as trials, with what the agent saw; targets are the actions it took, -1 where none was asked
-        for."""
+        """The episodes as trials, with what the agent saw; targets are the actions it took, -1 where no answer was
+        asked for."""
         return Trials(
             self.inputs_seen,
             self.action,
