@@ -227,6 +227,7 @@ def test_pieces_give_what_one_fit_gives(agent, people):
     np.testing.assert_allclose(found.z, whole.z, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_recovery_study(agent, tmp_path):
     pieces = parameter_pieces(agent, FULL, [DESIGN], people=6, groups=2, restarts=1, seed=3)
     done = run_pieces(recover_parameters, pieces, store=tmp_path / "parameters")
