@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import psyneulink as pnl
 
-from ..models import Cohort, EpisodicLSTMComposition, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
+from ..models import (
+    Cohort,
+    EpisodicLSTMComposition,
+    ModelConfig,
+    NotFinite,
+    ReferenceEpisodicLSTM,
+    TrialRecord,
+    train,
+)
 from ..models.cohort import CHUNK
 from ..tasks.trials import concatenate
 from .behavior import Course, accuracy_by_step, encounters_of, mean_and_error
@@ -207,6 +215,7 @@ def train_blocks(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C; finished blocks are kept.
+        NotFinite: an update would not be finite, as in ``train``; finished blocks are kept.
     """
 
     def begin() -> RunState:
@@ -219,6 +228,9 @@ def train_blocks(
             f"Interrupted. {folder.done()} of {settings.blocks} blocks are kept in {folder.path}; give the same "
             "command again to go on."
         ) from None
+    except NotFinite as error:
+        done = folder.done()
+        raise NotFinite(f"Block {done}: {error} The {done} blocks before it are kept in {folder.path}.") from error
 
 
 def counting_from(before: int, after_trial: Callable[[int], None] | None) -> Callable[[int], None] | None:

@@ -73,10 +73,10 @@ class AsMade:
         made, now = self._made, self._structure(context, signature)
         for nodes in (set(now) - set(made), set(made) - set(now)):
             if nodes:
-                return f"{', '.join(sorted(repr(n) for n in nodes))} added or removed"
-        for name, settings in made.items():
-            if now[name] != settings:
-                return f"{name!r} changed"
+                return f"{', '.join(sorted(repr(words) for words, _ in nodes))} added or removed"
+        for part, settings in made.items():
+            if now[part] != settings:
+                return f"{part[0]!r} changed"
         for projection, matrix in self._fixed.items():
             if not np.array_equal(get_matrix(projection, context), matrix):
                 return f"the fixed matrix of '{projection.name}' changed"
@@ -93,24 +93,25 @@ class AsMade:
             p for p in inner_projections(self.graph.composition) if {p.sender.owner, p.receiver.owner} <= nodes
         ]
 
-    def _structure(self, context: Any, signature: tuple | None = None) -> dict[str, Any]:
-        """What ``graph_signature`` holds by node and projection, without what the fast path leaves open."""
+    def _structure(self, context: Any, signature: tuple | None = None) -> dict[tuple[str, int], Any]:
+        """What ``graph_signature`` holds by node and projection, (its name in words, its identity), without what
+        the fast path leaves open."""
         composition = self.graph.composition
         nodes, projections, conditions, _ = signature or graph_signature(composition, context)
-        structure: dict[str, Any] = {"scheduling conditions": conditions}
+        structure: dict[tuple[str, int], Any] = {("scheduling conditions", 0): conditions}
         for node, signature in zip(composition.nodes, nodes, strict=True):
             constants = tuple(  # PsyNeuLink changes the defaults of other ports when it nests the composition
                 np.ravel(port.defaults.variable).tobytes()
                 for port in getattr(node, "input_ports", ())
                 if port.default_input
             )
-            structure[f"{node.name}"] = (self._without_open_settings(node, signature), constants)
+            structure[node.name, id(node)] = (self._without_open_settings(node, signature), constants)
         inner, ports = {id(p): p.name for p in self._projections()}, self._port_ids()
         for identity, sender, receiver, _learnable, function in projections:
             if identity in inner:
-                structure[f"projection {inner[identity]} ({identity})"] = (sender, receiver, function)
+                structure[f"projection {inner[identity]}", identity] = (sender, receiver, function)
             elif sender in ports and receiver in ports:
-                structure[f"projection of a node to itself ({identity})"] = (sender, receiver, function)
+                structure["projection of a node to itself", identity] = (sender, receiver, function)
         return structure
 
     def _port_ids(self) -> set[int]:

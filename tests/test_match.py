@@ -93,7 +93,7 @@ def test_rings_that_are_not_equally_full(name, retrieval, rng):
     assert not found[0].any() and found[1:].all()
 
 
-@pytest.mark.parametrize("name", ["l2", *(rarely(name) for name in ("l1", "cosine"))])
+@pytest.mark.parametrize("name", [rarely(name) for name in KERNELS])
 def test_a_large_memory_is_retrieved_from_in_its_own_size(name):
     """The products of all queries and all keys, T times the memory, are never there at once."""
     code = f"""

@@ -318,7 +318,7 @@ def test_checkpoint_round_trip(saved, tmp_path):
     folder = save_model(made[saved], tmp_path / "agent")
     assert json.loads((folder / "model.json").read_text(encoding="utf-8"))["config"]["reinstatement"] == "input"
     expected = train(reference, make_trials(seed=1), learning_rate=0.02, seed=2)
-    for other in (ReferenceEpisodicLSTM(CONFIG).double(), pristine(CONFIG, which=1)):
+    for other in (ReferenceEpisodicLSTM(CONFIG).double(), pristine(CONFIG)):
         loaded = load_model(folder, model=other)
         same(expected, train(loaded, make_trials(seed=1), learning_rate=0.02, seed=2))
         same_models(reference, loaded)

@@ -313,7 +313,7 @@ def test_logs_of_the_gates(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "anew"), [rarely("nearest", True), ("average", False), rarely("no memory", True)]
+    ("name", "anew"), [rarely("nearest", True), rarely("average", False), rarely("no memory", True)]
 )
 def test_in_an_autodiff_composition_by_trials(name, anew):
     """A minibatch of trials is a sequence of steps; PsyNeuLink's loss is the mean over them."""

@@ -296,8 +296,9 @@ def test_intervals_over_seeds():
 def small(monkeypatch):
     """Studies of agents that are hardly trained at all."""
     for name, study in list(STUDIES.items()):
-        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=2, hidden_size=6)
-        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=3, fresh_epochs=1))
+        fast = replace(study.fast, updates=100 if name == "contextual-choice" else 1, worlds=4, hidden_size=6)
+        worlds = 3 if name == "bandit" else 6
+        monkeypatch.setitem(STUDIES, name, replace(study, fast=fast, fresh_worlds=worlds, fresh_epochs=1))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from eplstm.comparisons import blocks, runs
 from eplstm.comparisons.blocks import make_model, train_run
 from eplstm.comparisons.runs import RunFolder, find_checkpoint
 from eplstm.comparisons.settings import FRESH, RunSettings
+from eplstm.models import NotFinite
 from eplstm.models.checkpoint import CheckpointError, load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("pool")
@@ -105,6 +106,15 @@ def test_settings_out_of_range_are_refused(name, value):
 
 
 # ---- going on ----------------------------------------------------------------------------------------
+
+
+def test_an_update_that_is_not_finite_names_its_block(tmp_path):
+    def after_trial(done):
+        if done == 10:  # in the second of three blocks
+            raise NotFinite("Trial 3.")
+
+    with pytest.raises(NotFinite, match=r"^Block 1: Trial 3\. The 1 blocks before it are kept in .*run"):
+        train_run(tmp_path / "run", "reference", SMALL, after_trial=after_trial)
 
 
 @pytest.mark.parametrize("kind", KINDS)

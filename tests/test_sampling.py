@@ -140,6 +140,7 @@ def test_draws_that_are_worth_little_are_told(monkeypatch):
     assert not fit.converged[0] and "independent ones (needed: 50)" in fit.message[0]
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_say(rng):
     """6 choices each, of a steep logistic: posteriors far from normal."""
     n = 400

@@ -225,6 +225,7 @@ def test_pieces_give_what_one_fit_gives(agent, people):
     np.testing.assert_allclose(found.z, whole.z, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_recovery_study(agent, tmp_path):
     pieces = parameter_pieces(Setting(agent, restarts=1, seed=3), FULL, [DESIGN], people=6, groups=2)
     done = run_pieces(recover_parameters, pieces, store=tmp_path / "parameters")

@@ -358,6 +358,7 @@ def test_effects_are_differences_of_cells(rng):
     assert estimates["reward"] == pytest.approx(cells[1].mean() - cells[0].mean())
 
 
+@pytest.mark.slow
 def test_intervals_cover_and_know_of_clusters():
     """Of 400 intervals of 90%, with trials that depend on each other, 90% hold the truth; and the table's."""
     rng = np.random.default_rng(4)
