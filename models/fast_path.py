@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from .backend import Trace as NodeValues
 from .bank import RingMemory
 from .choices import probabilities
-from .engine import Trace, backward, backward_of_update, by_inputs, by_read, run
+from .engine import Trace, Weights, backward, backward_of_update, by_inputs, by_read, run
 from .graph import AgentGraph, LearnedMatrices
 from .losses import Slopes
 from .person import PARAMETERS, Drive, Person
@@ -169,6 +169,8 @@ class FastPath:
                 shows_keys=True,
                 keeps_values=nested,
             )
+        self._weights: Weights | None = None
+        """As they are until the next update."""
         self.is_finite = True
         """Whether the gradients given last were."""
         values = self.person.values(Drive)
@@ -194,7 +196,9 @@ class FastPath:
 
     def _run(self, source: Any, before: Mapping[Any, Tensor]) -> Trace:
         h0, c0 = (before[node].detach().numpy()[None] for node in (self.graph.hidden, self.graph.cell))
-        return run(self.matrices.joined(), source, self.memory, h0, c0, drive=self._drive)
+        if self._weights is None:
+            self._weights = self.matrices.joined()
+        return run(self._weights, source, self.memory, h0, c0, drive=self._drive)
 
     def found(self, engine: Trace) -> dict[str, Tensor | None]:
         """Key and value of what the memory gave, (B, T, size)."""
@@ -223,6 +227,7 @@ class FastPath:
             [None] * len(engines) if s is None else np.split(s[None], edges, 1) for s in vars(slopes).values()
         ]
         found = backward_of_update(engines, list(zip(*split, strict=True)), self.memory, unroll)
+        self._weights = None
         self.is_finite = all(np.isfinite(np.vdot(g, g)) for g in vars(found).values() if isinstance(g, np.ndarray))
         for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]
@@ -242,6 +247,7 @@ class FastPath:
         x = inputs[graph.input_node]
         zeros = x.new_zeros(len(x), graph.config.hidden_size)
         before = {node: before.get(node, zeros) for node in (graph.hidden, graph.cell)}
+        self._weights = None  # which the outer composition's optimiser changes
         engine = self.run(inputs, before)
         retrieve = inputs[graph.retrieve_node] if graph.has_memory else None
         states = before[graph.hidden], before[graph.cell]

@@ -141,6 +141,10 @@ class Rounds(Trace):
         """A node's value at all steps, item by item: [(B, T, size), ...]."""
         return [torch.cat(parts) for parts in zip(*(r.items(node) for r in self._rounds), strict=True)]
 
+    def last_values(self) -> dict[Any, list[Tensor]]:
+        """{node's wrapper: its value at the last step}, of the last round."""
+        return self._rounds[-1].last_values()
+
 
 class _Trajectory(Mapping):
     """Values by mechanism, joined where they are asked for."""

@@ -24,7 +24,7 @@ from ..optimizers import check_same_optimizer, kind_in_torch
 from .access import NotTrainable, get_matrix, self_projections, set_matrix, set_value
 from .around import execute_around, has_state
 from .nesting import NestedMechanismWrapper, NestedNode
-from .steps import Node, Rounds, mark_identity, plan_node
+from .steps import Node, Rounds, Trace, mark_identity, plan_node
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -126,7 +126,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         if len(rounds) == 1:
             trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
         else:
-            trace = Rounds(self, [self._execute_round(each, which, by_node) for each in rounds])
+            trace = Rounds(self, [self._execute_round(each, which, by_node, lengths) for each in rounds])
         trace.lengths = lengths
         # Straight into the dict: torch.nn.Module takes its time to set an attribute.
         self.__dict__.update(sequences=which, _batch_size=len(which), trace=trace)
@@ -137,11 +137,15 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             self.copy_node_variables_and_values_to_psyneulink({}, context)
         return outputs
 
-    def _execute_round(self, some: range, which: range, by_node: Mapping[Any, Tensor]) -> Any:
+    def _execute_round(
+        self, some: range, which: range, by_node: Mapping[Any, Tensor], lengths: np.ndarray | None
+    ) -> Trace:
         """Execute some of the sequences of a minibatch."""
         rows = slice(some.start - which.start, some.stop - which.start)
         own, call = {node: values[rows] for node, values in by_node.items()}, self.composition.call
-        return self.composition.execute_sequences(self, some, own, call.session.begin(some))
+        trace = self.composition.execute_sequences(self, some, own, call.session.begin(some))
+        trace.lengths = None if lengths is None else lengths[rows]
+        return trace
 
     def _leave_values(self) -> None:
         """Keep the last step's values where PsyNeuLink looks for them."""
