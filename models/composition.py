@@ -572,8 +572,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         Args:
             inputs: ``Trials``; or, as PsyNeuLink has it, {node: (n, T, size)} or a list of {node: (T, size)},
                 with ``retrieve_node`` and ``encode_node`` left out to retrieve at all steps and to store at none.
-            targets: (n, T) int: the right actions, -1 where no answer is asked for, alone or as {actor: (n, T)}; not
-                needed with ``Trials``.
+            targets: (n, T) int: the right actions, -1 where no answer is asked for, alone or as {actor: (n, T)};
+                not needed with ``Trials``.
             actions: (n, T) forced choices; without them they are drawn from the policy.
             initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1).
             seed: for what is drawn.

@@ -52,8 +52,8 @@ def train(
         trials: n trials of T steps; or a list of them, one item an environment, equally many in each.
         learning_rate: the optimiser's (dnd-lstm: 5e-4, of Adam).
         gamma: discount of later rewards (dnd-lstm: 0).
-        actions: (n, T) forced choices, not looked at where no answer is asked for; without them they are drawn from
-            the policy. With environments, a list.
+        actions: (n, T) forced choices, not looked at where no answer is asked for; without them they are drawn
+            from the policy. With environments, a list.
         initial_states: h0 (n, H) and c0 (n, H); without them drawn from 0.1 · N(0, 1). With environments, a list.
         seed: for what is drawn; the same seed gives both models the same draws.
         record_gradients: keep each trial's gradients, by the names of ``weights()``.
