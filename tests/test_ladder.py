@@ -177,6 +177,8 @@ RARE = {
     "average",
     "memory as input, overwrite, overflow",
     "memory as input, average",
+    "no answer, cross-entropy",
+    "ragged, a loss of one's own",
     "larger",
 }
 """Their settings are in other cases, too, side by side with others."""

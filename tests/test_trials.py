@@ -90,9 +90,15 @@ def make(path):
 def learn(model, trials, actions, states, **settings):
     settings = {**SETTINGS, **settings}
     if isinstance(model, Cohort):
-        forced = {"actions": [actions] * 2, "initial_states": [tuple(states)] * 2}
-        return model.train(trials, record="all", **forced, **settings)[1]
+        both = of_two_agents(trials, actions, states)
+        return model.train(record="all", **both, **settings)[1]
     return train(model, trials, actions=actions, initial_states=tuple(states), record_gradients=True, **settings)
+
+
+def of_two_agents(trials, actions, states):
+    """The first has the trials in the opposite order, so that trials of unequal length lie side by side."""
+    order = {"trials": [trials[::-1], trials], "actions": [actions[::-1], actions]}
+    return order | {"initial_states": [tuple(states[:, ::-1]), tuple(states)]}
 
 
 def state(model):
@@ -138,10 +144,7 @@ def test_running_short_trials_is_running_the_steps_that_they_have(path):
 
     def run(model, *of):
         if path == "cohort":
-            trials, actions, states = of
-            return model.run_trials(
-                trials, actions=[actions] * 2, initial_states=[tuple(states)] * 2, record="all"
-            )[1]
+            return model.run_trials(record="all", **of_two_agents(*of))[1]
         way = model.simulate if path in ("fast", "general") else model.run_trials
         return way(*of)
 
@@ -393,7 +396,8 @@ def test_what_a_loss_of_ones_own_is_given(path):
         return (given.value - given.returns).square().sum()
 
     learn(make(path), trials, actions, states, loss=loss)
-    seen = seen[:: len(seen) // N]
+    agents = len(seen) // N
+    seen = seen[agents - 1 :: agents]
     for n, (steps, own) in enumerate(zip(LENGTHS, seen, strict=True)):
         assert {array.shape[:2] for array in own.values()} == {(1, steps)}
         assert own["exists"].all()
