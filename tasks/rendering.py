@@ -1,4 +1,5 @@
-"""Pictures of one recorded episode, to see what happened: ``render_episode`` for each of the environments.
+"""Pictures of one recorded episode, to see what happened: ``render_episode`` for each of the environments, and a
+plain one of actions and rewards for any other.
 
 Each takes a record as ``play`` returns it, and which episode of which world to draw. Colours are those of Okabe
 and Ito, which colour-blind people can tell apart.
@@ -40,11 +41,11 @@ def render_episode(
         The axes.
 
     Raises:
-        TypeError: there is no picture of this task.
+        TypeError: it is no task.
         ValueError: the record does not fit the task, or has no such episode or world.
     """
-    if not isinstance(task, (BarcodeBandit, TwoStep, WaterMaze)):
-        raise TypeError(f"render_episode: draws BarcodeBandit, TwoStep and WaterMaze; got {type(task).__name__}.")
+    if not hasattr(task, "worlds"):
+        raise TypeError(f"render_episode: task must be one with worlds(); got {type(task).__name__}.")
     facts = _pick(task, record, episode, world)
     if isinstance(task, BarcodeBandit):
         ax = ax or _new_axes(5.6, 3.4)
@@ -52,9 +53,12 @@ def render_episode(
     elif isinstance(task, TwoStep):
         ax = ax or _new_axes(max(6.0, 3.2 + 0.085 * task.trials), 3.2)
         _two_step(task, facts, ax)
-    else:
+    elif isinstance(task, WaterMaze):
         ax = ax or _new_axes(max(3.8, 0.8 + 0.55 * task.width), 2.2 + 0.55 * task.height)
         _maze(task, facts, ax)
+    else:
+        ax = ax or _new_axes(max(3.8, 2.0 + 0.3 * task.length), 1.8 + 0.3 * task.n_actions)
+        _plain(task, facts, ax)
     return ax
 
 
@@ -107,7 +111,7 @@ def _pick(task: Task, record: Mapping[str, np.ndarray], episode: int, world: int
         BarcodeBandit: ("action", "reward", "good_arm"),
         TwoStep: ("first_action", "common", "state", "outcome", "cued", "good_state", "old_trial"),
         WaterMaze: ("position", "arrived", "goal", "reached"),
-    }[type(task)]  # type: ignore[index]
+    }.get(type(task), ("action", "reward"))  # type: ignore[call-overload]
     name = type(task).__name__
     missing = [key for key in (*needs, "context", "exposure") if key not in record]
     if missing:
@@ -121,6 +125,26 @@ def _pick(task: Task, record: Mapping[str, np.ndarray], episode: int, world: int
         if not 0 <= index < n:
             raise ValueError(f"{name}: the record has {n} {what}s, from 0; got {what} {index}.")
     return {key: np.asarray(record[key])[episode, world] for key in (*needs, "context", "exposure")}
+
+
+def _plain(task: Task, facts: dict[str, np.ndarray], ax: Axes) -> None:
+    """What was done and what it paid, of any task."""
+    steps, paid = np.arange(1, task.length + 1), facts["reward"] > 0
+    ax.plot(steps, facts["action"], color=GREY, lw=0.8, zorder=1)
+    ax.scatter(steps[paid], facts["action"][paid], s=60, color=BLUE, zorder=2)
+    ax.scatter(steps[~paid], facts["action"][~paid], s=60, facecolor="white", edgecolor=BLUE, zorder=2)
+    handles = [_mark(BLUE, BLUE, "reward > 0"), _mark(BLUE, "white", "no reward")]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+    ax.set(
+        xlabel="step",
+        ylabel="action",
+        xlim=(0.4, task.length + 0.6),
+        ylim=(task.n_actions - 0.4, -0.6),
+        title=f"Context {facts['context']}, exposure {facts['exposure']}",
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _bandit(task: BarcodeBandit, facts: dict[str, np.ndarray], ax: Axes) -> None:

@@ -18,12 +18,13 @@ from eplstm.models import (
     train,
     train_episodes,
 )
-from eplstm.tasks import BarcodeBandit, TwoStep, WaterMaze
+from eplstm.tasks import RLWM, BarcodeBandit, TwoStep, WaterMaze
 
 ATOL = 1e-10
 TASKS = {
     "bandit": BarcodeBandit(arms=3, contexts=4, exposures=3, pulls=4, barcode_bits=5, pulls_with_retrieval=2),
     "two-step": TwoStep(trials=8, barcode_bits=5),
+    "rlwm": RLWM(set_sizes=(2, 3), trials=6, barcode_bits=4, noise=0.1),
     "maze": WaterMaze(height=3, width=3, horizon=6, contexts=3, exposures=2, barcode_bits=5),
 }
 SEEN = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates")

@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
-from eplstm.tasks import BarcodeBandit, ModelBased, Policy, RandomPolicy, TwoStep, WaterMaze, play
+from eplstm.tasks import RLWM, BarcodeBandit, ModelBased, Policy, RandomPolicy, TwoStep, WaterMaze, play
 from eplstm.tasks.environment import draw_bag, draw_barcodes
 from eplstm.tasks.rendering import render_episode, render_exposures
 from matplotlib import pyplot as plt
@@ -15,8 +15,9 @@ TASKS = [
     TwoStep(trials=8, barcode_bits=5),
     WaterMaze(height=2, width=3, horizon=6, contexts=3, exposures=2, barcode_bits=4, step_cost=0.125),
     WaterMaze(height=1, width=2, horizon=1, contexts=1, exposures=1, barcode_bits=1, position="coordinates"),
+    RLWM(set_sizes=(2, 3), trials=8, barcode_bits=4, noise=0.1),
 ]
-every_task = pytest.mark.parametrize("task", TASKS, ids=["bandit", "two-step", "maze", "smallest maze"])
+every_task = pytest.mark.parametrize("task", TASKS, ids=["bandit", "two-step", "maze", "smallest maze", "rlwm"])
 
 
 def generators(n, seed=0):
@@ -131,7 +132,7 @@ def test_facts_of_a_step_stay_as_they_were(task, rng):
         np.testing.assert_array_equal(values, copies[name])
 
 
-@every_task
+@pytest.mark.parametrize("task", TASKS[:4], ids=["bandit", "two-step", "maze", "smallest maze"])
 def test_contexts_come_from_a_bag(task):
     n = 5
     record = play(task.worlds(generators(n)), RandomPolicy(task, np.random.default_rng(0)), 2 * task.episodes)
