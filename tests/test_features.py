@@ -676,6 +676,8 @@ def test_parameters_act_as_the_config(fast, model):
 
 
 def test_parameters_by_dot_and_by_context(model):
+    """The dot means the context that was executed last."""
+    model.run_trials(TRIALS[:1], seed=1)
     model.sharpness = 3.0
     assert model.parameters.sharpness.get() == model.config.sharpness == 3.0
     model.parameters.sharpness.set(7.0, "other")
