@@ -42,8 +42,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     Without a kernel all is as in PsyNeuLink's class, by its own code, but
 
     * entries are apart for each execution context: in PsyNeuLink's, one finds those of the other, or fails;
-    * entries of unequal fields are what was stored: PsyNeuLink's ``memory``, which it searches, shows others once the
-      oldest is dropped;
+    * entries of unequal fields are what was stored: PsyNeuLink's ``memory``, which it searches, shows others once
+      the oldest is dropped;
     * ``reset()`` works without an initializer, where PsyNeuLink's fails: nothing is stored then;
     * after ``reset()`` of a mechanism its value is zeros: PsyNeuLink puts the entries in the place of their
       fields, and fails if they are fewer.
@@ -64,7 +64,7 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
         of_kernel = [name for name in KERNEL_SETTINGS if kwargs.pop(name, None) is not None]
         if of_kernel:
             raise FunctionError(
-                f"{type(self).__name__}: it has no kernel, without which there is no {' and no '.join(of_kernel)}. "
+                f"{type(self).__name__}: it has no kernel, without which there is no {', '.join(of_kernel)}. "
                 "Give kernel='l2', 'l1' or 'cosine' to EpisodicMemory, or to a subclass of KernelMemory."
             )
         super().__init__(*args, **kwargs)
