@@ -106,7 +106,7 @@ class KernelSearch(EntriesByContext):
         return self.setting("equidistant_entries_select", context) == RANDOM
 
     def _similarity(
-        self, settings: Retrieval, cue: Sequence[Tensor | None], stored: list[Tensor], weights: list[float]
+        self, settings: Retrieval, cue: Sequence[Any], stored: list[Tensor], weights: list[float]
     ) -> Tensor:
         """Similarity of a cue to each entry: fields (size,) and (n, size) → (1, n)."""
         similarity = kernel_of(settings.kernel).similarity
@@ -115,15 +115,16 @@ class KernelSearch(EntriesByContext):
         counted = [i for i, weight in enumerate(weights) if weight]
         if not counted:
             return torch.zeros(1, len(stored[0]), dtype=torch.float64)
-        return sum(weights[i] * similarity(cue[i][None], stored[i]) for i in counted) / len(counted)
+        total = sum(weights[i] * similarity(cue[i][None], stored[i]) for i in counted)
+        return total / len(counted)  # pyright: ignore[reportReturnType]
 
     def _nearest(self, settings: Retrieval, similar: np.ndarray, view: View, context: Any) -> int:
         """Row of the most similar entry: (1, n)."""
         if self.draws_ties(context):
             order = np.argsort(-view.lag[0])  # by age, so that draws do not depend on where entries lie
             best = np.flatnonzero((similar[0] == similar.max())[order])
-            return order[self.setting("random_state", context).choice(best)]
-        return settings.nearest(similar[None], view)[0, 0]
+            return int(order[self.setting("random_state", context).choice(best)])
+        return int(settings.nearest(similar[None], view)[0, 0])
 
     def field_weights(self, context: Any = None, given: Any = None) -> list[float]:
         """Weight of each field: those given, or ``distance_field_weights``."""
