@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .cohort import Cohort
     from .composition import EpisodicLSTMComposition, GeneralPathWarning
     from .encoding import EncodingMechanism
-    from .memory import EpisodicMemory
+    from .memory import EpisodicMemory, KernelMemory
 
 _IN_PSYNEULINK = {
     "NotTrainable": "backend",
@@ -32,6 +32,7 @@ _IN_PSYNEULINK = {
     "LogWarning": "backend.logs",
     "EncodingMechanism": "encoding",
     "EpisodicMemory": "memory",
+    "KernelMemory": "memory",
 }
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "EpisodicLSTMComposition",
     "EpisodicMemory",
     "GeneralPathWarning",
+    "KernelMemory",
     "LogWarning",
     "LossSettings",
     "ModelConfig",

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import psyneulink as pnl
-import torch
 from psyneulink.core.components.functions.function import Function_Base, FunctionError
 from psyneulink.core.globals.parameters import Parameter, check_user_specified
-from torch import Tensor
 
-from .fieldwise import FieldwiseCall
 from .memory import EpisodicMemory
+from .pytorch_memory import PytorchStore
 
 
 class StoreEntry(Function_Base):
@@ -59,26 +57,6 @@ class StoreEntry(Function_Base):
 
     def _gen_pytorch_fct(self, device: Any, context: Any = None) -> PytorchStore:
         return PytorchStore(self, getattr(context, "execution_id", context))
-
-
-class PytorchStore(FieldwiseCall):
-    """``StoreEntry`` in PyTorch mode; what is stored is detached, unless the memory ``follows``."""
-
-    def __init__(self, function: StoreEntry, execution_id: Any) -> None:
-        super().__init__(len(function.defaults.variable))
-        self.store, self.execution_id = function, execution_id
-
-    def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
-        """Store for each trial, in its environment, and step: fields (batch, step, size) → the switch."""
-        *entry, switch = fields
-        context = pnl.Context(execution_id=self.execution_id)
-        for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
-            self.store.memory.store_tensors([f[b, s] for f in entry], context, environment=b)
-        return [switch]
-
-    def on_part(self, fields: list[Tensor]) -> Tensor:
-        """Nothing is stored before the switch is there."""
-        return fields[-1]
 
 
 class EncodingMechanism(pnl.ProcessingMechanism):

@@ -39,7 +39,7 @@ class EntriesByContext:
         """Columns of each field of an entry."""
         raise NotImplementedError
 
-    def limit(self, context: pnl.Context) -> int:
+    def limit(self, context: Any) -> int:
         """Entries that an environment holds before its oldest is dropped."""
         raise NotImplementedError
 

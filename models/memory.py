@@ -1,12 +1,10 @@
 """The episodic memory of the composition: PsyNeuLink's content-addressable memory, with the search of the paper.
 
 ``EpisodicMemory`` is a ``pnl.ContentAddressableMemory`` for an ``EpisodicMemoryMechanism`` in any composition.
-Without a kernel it does what its base does. With one it adds a PyTorch form, so that it can stand in an
-AutodiffComposition and be part of ``learn()``; entries for each of several environments of one agent; retrieval of
-all entries at once; the kernels of the paper (PsyNeuLink's cosine distance takes the *absolute* cosine).
-
-Both modes of PsyNeuLink read and write the same arrays, so nothing has to be carried over between ``run()`` and
-``learn()``.
+With a kernel it is a ``KernelMemory``, which adds a PyTorch form, so that it can stand in an AutodiffComposition
+and be part of ``learn()``; entries for each of several environments of one agent; a search of all entries at once;
+and the kernels of the paper (PsyNeuLink's cosine distance takes the *absolute* cosine). Both modes of PsyNeuLink
+read and write the same arrays, so nothing has to be carried over between ``run()`` and ``learn()``.
 """
 
 # PsyNeuLink makes its attributes at run time, out of sight of type checkers.
@@ -15,7 +13,6 @@ Both modes of PsyNeuLink read and write the same arrays, so nothing has to be ca
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,129 +21,143 @@ import psyneulink as pnl
 import torch
 from psyneulink.core.components.functions.function import FunctionError
 from psyneulink.core.globals.context import handle_external_context
-from psyneulink.core.globals.keywords import NEWEST, OLDEST, OVERWRITE, RANDOM
+from psyneulink.core.globals.keywords import OLDEST
 from psyneulink.core.globals.parameters import Parameter, check_user_specified
 from psyneulink.core.globals.utilities import convert_all_elements_to_np_array
 from torch import Tensor
 
-from .bank import Bank, Repeated
 from .entries import EntriesByContext, execution_id_of
-from .fieldwise import FieldwiseCall
-from .kernels import KERNELS
-from .kernels import kernel as kernel_of
-from .match import Retrieval, View, average_weights
+from .pytorch_memory import PytorchMemory
+from .search import BASE_FUNCTIONS, KernelSearch
 
-OF_BASE_ONLY = ("distance_function", "selection_function", "duplicate_threshold")
-"""Parameters of which a kernel takes the place."""
+KERNEL_SETTINGS = ("kernel", "retrieval", "sharpness", "forgetting")
 
 
-def _set_field_weights(value: Any, owning_component: Any = None, context: Any = None) -> Any:
-    """The base warns of fields of one number, whose cosine distance is always 0."""
-    if not owning_component.has_kernel:
-        pnl.ContentAddressableMemory.parameters.distance_field_weights.setter(value, owning_component, context)
-    return value
-
-
-class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
-    """A ``ContentAddressableMemory`` that can have the kernels of the paper, and with one a PyTorch form.
+class EpisodicMemory(pnl.ContentAddressableMemory):
+    """A ``ContentAddressableMemory``; with a kernel, one that can be searched as in the paper, and trained.
 
     Called with an entry (one array a field), it retrieves the entry that matches it best, with probability
     ``retrieval_prob``, and then stores it, with probability ``storage_prob``. An empty memory gives zeros.
 
+    Without a kernel all is as in PsyNeuLink's class, by its own code, but
+
+    * entries are apart for each execution context: in PsyNeuLink's, one finds those of the other, or fails;
+    * entries of unequal fields are what was stored: PsyNeuLink's ``memory``, which it searches, shows others once
+      the oldest is dropped;
+    * ``reset()`` works without an initializer, where PsyNeuLink's fails: nothing is stored then;
+    * after ``reset()`` of a mechanism its value is zeros: PsyNeuLink puts the entries in the place of their
+      fields, and fails if they are fewer.
+
     Args:
-        kernel: ``l2``, ``l1`` or ``cosine``: the similarity of entries. None (default): as in the base, by its
-            ``distance_function`` and ``selection_function``.
-        retrieval: ``nearest``, or ``average``: all entries weighted by softmax(sharpness · similarity).
-        sharpness: inverse temperature of those weights.
-        forgetting: by each entry stored later, an entry's weight in the average falls by the factor e^−forgetting
-            (recency, as in Bornstein et al., 2017); 0 (default): an entry's age does not matter.
-        others: those of the base.
+        kernel: ``l2``, ``l1`` or ``cosine``: it is a ``KernelMemory``, which see. None (default): as above.
+        others: those of ``ContentAddressableMemory``.
+    """
 
-    Without a kernel all is as in the base, by its own code, but
+    _last_id: Any = None  # of the context last used, which ``memory`` shows
 
-    * entries are apart for each execution context: in the base, one finds the entries of the other, or fails;
-    * ``reset()`` works without an initializer, where the base fails: nothing is stored then;
-    * after ``reset()`` of a mechanism, its value is zeros; the base puts its entries, if there are enough, in the
-      place of their fields.
+    def __new__(cls, *args: Any, kernel: str | None = None, **kwargs: Any) -> EpisodicMemory:
+        """With a kernel, a ``KernelMemory``."""
+        return super().__new__(cls if kernel is None or cls is not EpisodicMemory else KernelMemory)
 
-    With a kernel, too, and
+    @check_user_specified
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        of_kernel = [name for name in KERNEL_SETTINGS if kwargs.pop(name, None) is not None]
+        if of_kernel:
+            raise FunctionError(
+                f"{type(self).__name__}: it has no kernel, without which there is no {', '.join(of_kernel)}. "
+                "Give kernel='l2', 'l1' or 'cosine' to EpisodicMemory, or to a subclass of KernelMemory."
+            )
+        super().__init__(*args, **kwargs)
+
+    @property
+    def _memory(self) -> Any:
+        """Entries of the context last used; PsyNeuLink's class keeps one for all here, beside that of each."""
+        context = pnl.Context(execution_id=self._last_id)
+        entries = self.parameters.previous_value._get(context, fallback_value=None)
+        return [] if entries is None else entries
+
+    @_memory.setter
+    def _memory(self, entries: Any) -> None:
+        if isinstance(entries, np.ndarray) and len(entries) != len(self._memory):  # else it holds them by now
+            self.parameters.previous_value._set(entries, pnl.Context(execution_id=self._last_id))
+
+    def store_entry(self, entry: Sequence[np.ndarray], context: Any = None) -> bool:
+        """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate."""
+        context = pnl.Context(execution_id=execution_id_of(context))
+        return self._store_memory(convert_all_elements_to_np_array(list(entry)), context)
+
+    def _store_memory(self, entry: Any, context: Any) -> bool:
+        self._last_id = context.execution_id
+        return super()._store_memory(entry, context)
+
+    @handle_external_context()
+    def delete_from_memory(self, entries: Any, fields: Any = None, context: Any = None) -> None:
+        """As in PsyNeuLink's class."""
+        self._last_id = context.execution_id
+        super().delete_from_memory(entries, fields, context=context)
+
+    @handle_external_context()
+    def get_memory(self, cue: Any, field_weights: Any = None, context: Any = None) -> np.ndarray:
+        """As in PsyNeuLink's class."""
+        self._last_id = context.execution_id
+        return super().get_memory(cue, field_weights, context=context)
+
+    @handle_external_context(fallback_most_recent=True)
+    def reset(self, new_value: Any = None, context: Any = None) -> Any:
+        """Begin again with ``new_value`` (entries), or the ``initializer``, or nothing."""
+        self._last_id = context.execution_id
+        if new_value is None and self._get_current_parameter_value("initializer", context) is None:
+            self.parameters.previous_value._set(None, context)
+        else:
+            super().reset(new_value, context=context)
+        return self._memory if self.owner is None else _zeros_like(self.defaults.variable)
+
+
+class KernelMemory(EpisodicMemory, KernelSearch):
+    """An ``EpisodicMemory`` with the kernels of the paper, and a PyTorch form.
+
+    Beside what is said of ``EpisodicMemory``, these are not as in PsyNeuLink's class:
 
     * ``distance_function``, ``selection_function`` and ``duplicate_threshold`` are refused: the kernel searches
       all entries at once, and can be differentiated;
     * what is not given is as in the paper: the first field is the key, which alone counts
-      (``distance_field_weights``), the oldest of equally similar entries is taken, and each entry is a further
-      one;
-    * the form of an entry is that of ``default_variable``, the initializer or the mechanism: all contexts and
-      PyTorch mode share it, so that entries can be stored before the first call;
+      (``distance_field_weights``), the oldest of equally similar entries is taken, each entry is a further one;
+    * the form of an entry is that of ``default_variable``, the initializer or the mechanism, not of the first
+      call: all contexts and PyTorch mode share it. So entries can be stored before the first call;
     * entries are duplicates if their weighted fields are equal, as in the reference. Of several, ``OVERWRITE``
       replaces the newest, and retrieval takes the one that ``equidistant_entries_select`` says;
-    * ``previous_value``, ``distance`` and what else the base shows of its last search are not kept.
+    * entries can be deleted if their fields have unequal sizes, or by some of their fields;
+    * ``previous_value``, ``distance`` and what else PsyNeuLink's class shows of its entries are not kept.
+
+    Args:
+        kernel: ``l2``, ``l1`` or ``cosine``: the similarity of entries.
+        retrieval: ``nearest``, or ``average``: all entries weighted by softmax(sharpness · similarity).
+        sharpness: inverse temperature of those weights.
+        forgetting: by each entry stored later, an entry's weight in the average falls by the factor e^−forgetting
+            (recency, as in Bornstein et al., 2017); 0 (default): an entry's age does not matter.
+        others: those of ``ContentAddressableMemory``.
 
     Raises:
-        FunctionError: an unknown kernel; settings of the kernel without one, or of the base with one; an entry
-            whose fields do not have the sizes of the others.
+        FunctionError: a setting that is unknown or out of range, or has no effect with a kernel; an entry whose
+            fields do not have the sizes of the others.
     """
 
-    has_kernel = False
-
-    class Parameters(pnl.ContentAddressableMemory.Parameters):
+    class Parameters(EpisodicMemory.Parameters):
         """kernel, retrieval, sharpness and forgetting, beside the Parameters of the base."""
 
-        kernel = Parameter(None, stateful=False, loggable=False)
+        kernel = Parameter("l2", stateful=False, loggable=False)
         retrieval = Parameter("nearest", stateful=False, loggable=False)
         sharpness = Parameter(1.0, modulable=True)
         forgetting = Parameter(0.0, modulable=True)
-        # What a kernel takes the place of is None with one, so that a later one is seen.
+        # None, so that it is seen if they are set.
         distance_function = Parameter(None, stateful=False, loggable=False)
-        selection_function = Parameter(None, stateful=False, loggable=False, dependencies="distance_function")
-        distance_field_weights = Parameter(
-            [1], stateful=True, modulable=True, dependencies="initializer", setter=_set_field_weights
-        )
-
-        def _validate_kernel(self, kernel):
-            if kernel is not None and kernel not in KERNELS:
-                return f"must be one of {', '.join(map(repr, KERNELS))}."
-
-        def _validate_retrieval(self, retrieval):
-            if retrieval not in ("nearest", "average"):
-                return "must be 'nearest' or 'average'."
-
-        def _validate_max_entries(self, max_entries):
-            if self._owner.has_kernel and max_entries < 1:
-                return "must be at least 1."
+        selection_function = Parameter(None, stateful=False, loggable=False)
 
     @check_user_specified
-    def __init__(
-        self,
-        *args: Any,
-        kernel: str | None = None,
-        retrieval: str | None = None,
-        sharpness: float | None = None,
-        forgetting: float | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, default_variable: Any = None, *, initializer: Any = None, **settings: Any) -> None:
         EntriesByContext.__init__(self)
-        self._last_id: Any = None  # the context of the last call, which ``memory`` shows
-        self.reads = True
-        """False lesions a memory with a kernel: it retrieves nothing."""
-        self.follows = False
-        """Whether gradients flow from what is retrieved to what was stored for the same update, with a kernel."""
-        own = {"retrieval": retrieval, "sharpness": sharpness, "forgetting": forgetting}
-        given = {name for name, value in (own | kwargs).items() if value is not None}
-        self.has_kernel = kernel is not None
-        wrong = given.intersection(OF_BASE_ONLY if self.has_kernel else own)
-        if wrong:
-            raise FunctionError(f"EpisodicMemory: {', '.join(sorted(wrong))} {_no_effect(self.has_kernel)}")
-        if kernel is None:
-            of_base = pnl.ContentAddressableMemory.defaults
-            functions = {name: copy.deepcopy(getattr(of_base, name)) for name in OF_BASE_ONLY[:2]}
-            super().__init__(*args, **(functions | kwargs))
-        else:
-            # The constructor of ContentAddressableMemory takes no further Parameters; its parent's does.
-            settings = {name: value for name, value in kwargs.items() if name in given}
-            self._init_with_kernel(*args, kernel=kernel, **own, **settings)
-
-    def _init_with_kernel(self, default_variable: Any = None, *, initializer: Any = None, **settings: Any) -> None:
+        for name in (*BASE_FUNCTIONS, "duplicate_threshold"):
+            self.refuse(name, settings.get(name) is not None)
         if default_variable is not None or initializer is not None:
             form = initializer if default_variable is None else default_variable
             default_variable = self._enforce_memory_shape(form)[0]
@@ -156,43 +167,37 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
             "duplicate_entries_allowed": True,
             "equidistant_entries_select": OLDEST,
         }
+        settings = {name: value for name, value in settings.items() if value is not None}
+        # The constructor of ContentAddressableMemory takes no further Parameters; its parent's does.
         super(pnl.ContentAddressableMemory, self).__init__(
             default_variable=default_variable, initializer=initializer, **(of_paper | settings)
         )
-        self._take_form()
-
-    def _take_form(self) -> None:
-        """The form of an entry is that of the variable."""
-        shapes = [np.shape(part) for part in self.defaults.variable]
-        self.parameters.memory_num_fields.set(len(shapes), override=True)
-        self.parameters.memory_field_shapes.set(shapes, override=True)
+        self.retrieval_settings()  # raises an error for what is not known
+        self.limit(None)
 
     # ---- entries ---------------------------------------------------------------------------------------
 
     @property
     def label(self) -> str:
         """What messages call it."""
-        return f"EpisodicMemory of '{self.owner.name}'" if self.owner is not None else "EpisodicMemory"
+        owner = getattr(self, "owner", None)  # not there before it is made
+        return "EpisodicMemory" if owner is None else f"EpisodicMemory of '{owner.name}'"
 
     def field_sizes(self) -> list[int]:
         """Columns of each field of an entry."""
         return [np.size(part) for part in self.defaults.variable]
 
-    def limit(self, context: pnl.Context) -> int:
-        """Entries that are held. FunctionError without a kernel."""
-        if not self.has_kernel:
-            raise FunctionError(f"{self.label}: its entries are in 'memory', as in its base. This needs a kernel.")
-        return int(self._setting("max_entries", context))
+    def limit(self, context: Any) -> int:
+        """Entries that an environment holds before its oldest is dropped."""
+        limit = int(self.setting("max_entries", context))
+        if limit < 1:
+            raise FunctionError(f"{self.label}: max_entries must be at least 1; got {limit}.")
+        return limit
 
     @property
     def _memory(self) -> Any:
-        """What ``memory`` shows: entries of the context last used, (n, fields, size), or objects (n, fields)."""
-        if not self.has_kernel:
-            held = self.parameters.previous_value._get(
-                pnl.Context(execution_id=self._last_id), fallback_value=None
-            )
-            return [] if held is None else held
-        if self._last_id not in self._banks and None not in self._banks:
+        """Entries of the context last used: (n, fields, size), or of objects (n, fields)."""
+        if not self._banks:
             return []
         fields = self.entries(self._last_id)
         if len({f.shape[1] for f in fields}) == 1:
@@ -202,262 +207,83 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
             entries[:, i] = list(f)
         return entries
 
-    @_memory.setter
-    def _memory(self, entries: Any) -> None:
-        if isinstance(entries, np.ndarray) and not self.has_kernel:
-            self.parameters.previous_value._set(entries, pnl.Context(execution_id=self._last_id))
+    store_entry = KernelSearch.store_entry
 
-    # ---- storing ---------------------------------------------------------------------------------------
-
-    def store_tensors(self, entry: Sequence[Tensor], context: Any, environment: int) -> None:
-        """Store one entry as ``store_entry`` does; if it ``follows``, gradients flow back to its fields from what
-        is retrieved later in the same update."""
-        self.store_entry([part.detach().numpy() for part in entry], context, environment, entry)
-
-    def store_entry(
-        self,
-        entry: Sequence[np.ndarray],
-        context: Any = None,
-        environment: int = 0,
-        tensors: Sequence[Tensor] | None = None,
-    ) -> bool:
-        """Store one entry, one array a field, whatever ``storage_prob`` is. False if it was a duplicate.
-
-        ``tensors``: the same, for ``store_tensors``.
-        """
-        if not self.has_kernel:
-            entry = convert_all_elements_to_np_array(list(entry))
-            return self._store_memory(entry, pnl.Context(execution_id=execution_id_of(context)))
-        bank = self.bank_with(environment, context)
-        entry = [np.asarray(part, dtype=float) for part in entry]
-        self._check_form(entry, bank)
-        noise = self._setting("noise", context)
-        if callable(noise) or np.any(noise):
-            entry = self._with_noise(entry, noise, context)
-        compared = [i for i, weight in enumerate(self._field_weights(len(entry), context)) if weight]
-        parts = [part[None] for part in entry]
-        (row,), (stored,) = bank.write(np.array([environment]), parts, self.repeated(context), compared)
-        if stored and self.follows and tensors is not None:
-            noise = (torch.from_numpy(p - t.detach().numpy()) for p, t in zip(entry, tensors, strict=True))
-            bank.tensors[environment, int(row)] = [t + added for t, added in zip(tensors, noise, strict=True)]
-        return bool(stored)
-
-    def _with_noise(self, entry: list[np.ndarray], noise: Any, context: Any) -> list[np.ndarray]:
+    def with_noise(self, entry: list[np.ndarray], context: Any) -> list[np.ndarray]:
+        """The entry with noise."""
+        noise = self.setting("noise", context)
+        if not callable(noise) and not np.any(noise):
+            return entry
         whole = convert_all_elements_to_np_array(entry)
-        try:
-            noisy = whole + self._try_execute_param(noise, whole, context=context)
-        except ValueError as error:
-            raise FunctionError(f"{self.label}: noise does not fit an entry of {len(entry)} fields.") from error
-        return [np.asarray(part, dtype=float) for part in noisy]
-
-    def draws_ties(self, context: Any = None) -> bool:
-        """Whether it draws which of equally similar entries it takes."""
-        return self._setting("equidistant_entries_select", context) == RANDOM
-
-    def repeated(self, context: Any = None) -> Repeated:
-        """What becomes of an entry that is stored already, as ``duplicate_entries_allowed`` says."""
-        if self.parameters.duplicate_threshold.get() != self.defaults.duplicate_threshold:
-            raise FunctionError(f"{self.label}: duplicate_threshold {_no_effect(True)}")
-        allowed = self._setting("duplicate_entries_allowed", context)
-        return "append" if allowed is True else "overwrite" if allowed == OVERWRITE else "ignore"
+        return [*(whole + self._try_execute_param(noise, whole, context=context))]
 
     def _store_memory(self, entry: Any, context: Any) -> bool:
         self._last_id = execution_id_of(context)
-        return self.store_entry(entry, context) if self.has_kernel else super()._store_memory(entry, context)
+        return self.store_entry(entry, context)
 
     @handle_external_context()
     def delete_from_memory(self, entries: Any, fields: Any = None, context: Any = None) -> None:
         """Drop all entries equal to one of those given, in every field or in the fields (indices) named."""
         self._last_id = context.execution_id
-        if not self.has_kernel:
-            return super().delete_from_memory(entries, fields, context=context)
         kept = self.entries(context)
-        compared = np.arange(len(kept)) if fields is None or np.size(fields) == 0 else np.atleast_1d(fields)
+        compared = np.atleast_1d([] if fields is None else fields).astype(int)
         for entry in self._parse_memories(entries, "delete_from_memory", context):
-            keep = ~np.logical_and.reduce([(kept[i] == entry[i]).all(1) for i in compared])
-            kept = [f[keep] for f in kept]
-        return self.set_entries(kept, context)
+            equal = [(field == part).all(1) for field, part in zip(kept, entry, strict=True)]
+            keep = ~np.logical_and.reduce([equal[i] for i in compared] or equal)
+            kept = [field[keep] for field in kept]
+        self.set_entries(kept, context)
 
     @handle_external_context(fallback_most_recent=True)
     def reset(self, new_value: Any = None, context: Any = None) -> Any:
-        """Begin again with ``new_value`` (entries), or the ``initializer``, or nothing."""
-        self._last_id = context.execution_id
+        """Begin again in all environments with ``new_value`` (entries), or the ``initializer``, or nothing."""
         if self._banks:
             self.clear(context, environment=None)
-        value = self._setting("initializer", context) if new_value is None else new_value
-        if value is not None:
-            value = super().reset(value, context=context)
-        elif not self.has_kernel:
-            self.parameters.previous_value.set(None, context, override=True)
-        if self.owner is None:
-            return self._memory
-        return _zeros_like(self.defaults.variable)
-
-    # ---- retrieving ------------------------------------------------------------------------------------
-
-    def match(
-        self, cue: Sequence[Tensor | None], context: Any = None, environment: int = 0, field_weights: Any = None
-    ) -> list[Tensor]:
-        """The entry that matches a cue best: fields (size,) or None where not weighted → fields (size,).
-
-        ``field_weights``, if given, are those in place of ``distance_field_weights``.
-        """
-        bank = self.bank_with(environment, context)
-        self._check_form(cue, bank)
-        view = bank.view(slice(environment, environment + 1))
-        if view.n == 0:
-            return [torch.zeros(field.shape[2], dtype=torch.float64) for field in bank.fields]
-        stored = self._stored(bank, environment, view.n)
-        if any(part is not None and part.requires_grad for part in cue):  # later, other entries may lie there
-            stored = [field.clone() for field in stored]
-        similar = self._similarity(cue, stored, self._field_weights(len(stored), context, field_weights))
-        settings = self.retrieval_settings(context)
-        if settings.retrieval == "average":
-            lag = torch.from_numpy(view.lag).to(similar) if settings.forgetting else None
-            weights = average_weights(similar, lag, None, settings.sharpness, settings.forgetting)[0]
-            return [weights @ field for field in stored]
-        row = self._nearest(settings, similar.detach().numpy(), view, context)
-        return [field[row].clone() for field in stored]  # another entry may lie there soon
-
-    @staticmethod
-    def _stored(bank: Bank, environment: int, n: int) -> list[Tensor]:
-        """The entries, (n, size) a field; those through which gradients flow as the tensors that were stored."""
-        fields = [torch.from_numpy(field[environment, :n]) for field in bank.fields]
-        followed = {row: parts for (ring, row), parts in bank.tensors.items() if ring == environment}
-        if not followed:
-            return fields
-        entries = [followed[row] if row in followed else [f[row] for f in fields] for row in range(n)]
-        return [torch.stack(parts) for parts in zip(*entries, strict=True)]
-
-    def retrieval_settings(self, context: Any = None) -> Retrieval:
-        """How it retrieves in an execution context. FunctionError for ``forgetting`` without an average."""
-        try:
-            return Retrieval(
-                kernel=self.parameters.kernel.get(),
-                retrieval=self.parameters.retrieval.get(),
-                sharpness=float(np.squeeze(self._setting("sharpness", context))),
-                forgetting=float(np.squeeze(self._setting("forgetting", context))),
-                ties="newest" if self._setting("equidistant_entries_select", context) == NEWEST else "oldest",
-            )
-        except ValueError as error:
-            raise FunctionError(f"{self.label}: {error}") from error
-
-    def _similarity(self, cue: Sequence[Tensor | None], stored: list[Tensor], weights: list[float]) -> Tensor:
-        """Similarity of a cue to each entry: fields (size,) and (n, size) → (1, n)."""
-        later = [name for name in OF_BASE_ONLY[:2] if getattr(self, name) is not None]
-        if later:
-            raise FunctionError(f"{self.label}: {', '.join(later)} {_no_effect(True)}")
-        similarity = kernel_of(self.parameters.kernel.get()).similarity
-        if len(set(weights)) == 1 and len(stored) > 1:
-            return weights[0] * similarity(torch.cat(list(cue))[None], torch.cat(stored, dim=1))
-        counted = [i for i, weight in enumerate(weights) if weight]
-        if not counted:
-            return torch.zeros(1, len(stored[0]), dtype=torch.float64)
-        return sum(weights[i] * similarity(cue[i][None], stored[i]) for i in counted) / len(counted)
-
-    def _nearest(self, settings: Retrieval, similar: np.ndarray, view: View, context: Any) -> int:
-        """Row of the most similar entry: (1, n)."""
-        if self.draws_ties(context):
-            order = np.argsort(-view.lag[0])  # by age, so that draws do not depend on where entries lie
-            best = np.flatnonzero((similar[0] == similar.max())[order])
-            return order[self._setting("random_state", context).choice(best)]
-        return settings.nearest(similar[None], view)[0, 0]
-
-    def _field_weights(self, n_fields: int, context: Any, given: Any = None) -> list[float]:
-        weights = self._setting("distance_field_weights", context) if given is None else given
-        weights = [0.0 if w is None else float(w) for w in np.ravel(weights)]
-        if len(weights) == 1:
-            weights = weights * n_fields
-        if len(weights) != n_fields:
-            raise FunctionError(
-                f"{self.label}: distance_field_weights has {len(weights)} weights for {n_fields} fields. Give one "
-                "for each; by default they are for the fields of default_variable."
-            )
-        return weights
-
-    def step(self, cue: Sequence[Tensor], context: Any = None, environment: int = 0) -> list[Tensor]:
-        """Retrieve, then store, each with its probability, as one call of the function does."""
-        self._last_id = execution_id_of(context)
-        weights = self._field_weights(len(cue), context)
-        if self.reads and any(weights) and self._occurs("retrieval_prob", context):
-            retrieved = self.match(cue, context, environment)
-        else:
-            retrieved = [torch.zeros_like(part) for part in cue]
-        if self._occurs("storage_prob", context):
-            self.store_tensors(cue, context, environment)
-        return retrieved
-
-    def _occurs(self, probability: str, context: Any) -> bool:
-        p = float(np.squeeze(self._setting(probability, context)))
-        return p == 1 or (p > 0 and p > self._setting("random_state", context).uniform())
+        return super().reset(new_value, context=context)
 
     @handle_external_context()
     def get_memory(self, cue: Any, field_weights: Any = None, context: Any = None) -> np.ndarray:
         """The entry that matches a cue best, without storing anything; zeros if nothing is stored."""
         self._last_id = context.execution_id
-        if not self.has_kernel:
-            return super().get_memory(cue, field_weights, context=context)
-        parts = [torch.as_tensor(np.asarray(part, dtype=float)) for part in cue]
         with torch.no_grad():
-            fields = self.match(parts, context, field_weights=field_weights)
+            fields = self.match(_tensors(cue), context, field_weights=field_weights)
         return convert_all_elements_to_np_array([f.numpy() for f in fields])
 
     # ---- what PsyNeuLink calls -------------------------------------------------------------------------
 
     def _function(self, variable: Any = None, context: Any = None, params: Any = None) -> np.ndarray:
-        self._last_id = execution_id_of(context)
-        if not self.has_kernel:
-            return super()._function(variable, context=context, params=params)
         variable = convert_all_elements_to_np_array(variable)
         if self.is_initializing:
             return variable
-        if variable.dtype != object and variable.ndim == 1:  # one field, as in the base
+        if variable.dtype != object and variable.ndim == 1:  # one field
             variable = variable[None]
         with torch.no_grad():
-            fields = self.step([torch.from_numpy(np.array(p, dtype=float)) for p in variable], context)
+            fields = self.step(_tensors(variable), context)
         return convert_all_elements_to_np_array([f.numpy() for f in fields])
 
-    @property
-    def _gen_pytorch_fct(self) -> Any:
-        """None without a kernel: PsyNeuLink says then that it is not supported."""
-        return self._pytorch_form if self.has_kernel else None
-
-    def _pytorch_form(self, device: Any, context: Any = None) -> PytorchMemory:
+    def _gen_pytorch_fct(self, device: Any, context: Any = None) -> PytorchMemory:
         return PytorchMemory(self, execution_id_of(context))
 
+    def _instantiate_attributes_before_function(self, function: Any = None, context: Any = None) -> None:
+        self._initialize_previous_value(self.parameters.initializer._get(context), context)
+
     def _initialize_previous_value(self, initializer: Any, context: Any = None) -> Any:
-        if initializer is not None and self.has_kernel and not self._banks:
+        """Entries live in rings, not in ``previous_value``, which the PyTorch backend overwrites."""
+        if initializer is not None and not self._banks:
             self.defaults.variable = _zeros_like(initializer[0])
         value = super()._initialize_previous_value(initializer, context)
-        if self.has_kernel:  # entries live in rings, not in what the PyTorch backend overwrites
-            self.parameters.previous_value.set(None, context, override=True)
+        self.parameters.previous_value.set(None, context, override=True)
         return value
 
-    def _instantiate_attributes_before_function(self, function: Any = None, context: Any = None) -> Any:
-        if not self.has_kernel:
-            return super()._instantiate_attributes_before_function(function=function, context=context)
-        self._initialize_previous_value(self.parameters.initializer._get(context), context)
-        return None
-
-    def _update_default_variable(self, new_default_variable: Any, context: Any = None) -> None:
-        super()._update_default_variable(new_default_variable, context=context)
-        if self.has_kernel:
-            self._take_form()
-
     def _validate(self, context: Any = None) -> None:
-        """The base tries out its distance and selection functions."""
-        if not self.has_kernel:
-            super()._validate(context=context)
+        """PsyNeuLink's class tries out its distance and selection functions here; there are none."""
 
-    def _check_form(self, entry: Sequence[Any], bank: Bank) -> None:
-        """FunctionError for fields of another number or shape; those that are None count as right."""
-        shapes = [(field.shape[2],) for field in bank.fields]
-        found = [shape if part is None else tuple(part.shape) for part, shape in zip(entry, shapes, strict=False)]
-        if found != shapes or len(entry) != len(shapes):
-            found = [None if part is None else tuple(part.shape) for part in entry]
-            raise FunctionError(f"{self.label}: an entry has fields of shapes {found}; its entries have {shapes}.")
+    def _parse_selection_function_variable(self, variable: Any, context: Any = None) -> Any:
+        return np.zeros(2)  # PsyNeuLink's class asks its distance function
 
-    def _setting(self, name: str, context: Any) -> Any:
+    def _validate_entry(self, entry: Any, context: Any) -> None:
+        self.check_form(list(np.atleast_1d(entry)))
+
+    def setting(self, name: str, context: Any) -> Any:
         """A Parameter's value in a context, modulated if it is; that of no context before the first run."""
         execution_id = execution_id_of(context)
         known = execution_id in getattr(self.parameters, name).values
@@ -470,42 +296,5 @@ def _zeros_like(entry: Any) -> np.ndarray:
     return convert_all_elements_to_np_array([np.zeros(np.shape(part)) for part in entry])
 
 
-def _no_effect(has_kernel: bool) -> str:
-    if has_kernel:
-        return "has no effect with a kernel, which takes its place. Leave out one of them."
-    return "has no effect without a kernel. Give one: " + ", ".join(map(repr, KERNELS)) + "."
-
-
-class PytorchMemory(FieldwiseCall):
-    """``EpisodicMemory`` in PyTorch mode: the steps of a trial one after the other; each trial of a batch in an
-    environment, and so with entries, of its own."""
-
-    def __init__(self, memory: EpisodicMemory, execution_id: Any) -> None:
-        super().__init__(len(memory.defaults.variable))
-        self.memory, self.execution_id = memory, execution_id
-
-    def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
-        """Retrieve and store for each trial and step: fields (batch, step, size) → the same."""
-        batch, steps = fields[0].shape[:2]
-        context = pnl.Context(execution_id=self.execution_id)
-        rows = [
-            self.memory.step([f[b, s] for f in fields], context, environment=b)
-            for b in range(batch)
-            for s in range(steps)
-        ]
-        return [torch.stack(parts).view(batch, steps, -1) for parts in zip(*rows, strict=True)]
-
-    def on_part(self, fields: list[Tensor]) -> Tensor:
-        """What is retrieved for the fields so far, which must be those that count."""
-        context = pnl.Context(execution_id=self.execution_id)
-        weights = self.memory._field_weights(self.n_fields, context)
-        here, later = len(fields) - 1, weights[len(fields) :]
-        batch, steps = fields[0].shape[:2]
-        if any(later) or batch * steps > 1:
-            raise FunctionError(
-                f"{self.memory.label}: in this composition its fields have unequal sizes and reach it one by "
-                "one. This works for one step of one trial at a time, with the fields that count in the "
-                "distance before the others; otherwise give all fields the same size, or use "
-                "eplstm.models.RecurrentComposition."
-            )
-        return self.memory.match([f[0, 0] for f in fields] + [None] * len(later), context)[here].view(1, 1, -1)
+def _tensors(entry: Any) -> list[Tensor]:
+    return [torch.from_numpy(np.array(part, dtype=float)) for part in entry]

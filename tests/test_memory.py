@@ -1,4 +1,4 @@
-"""The completed content-addressable memory: against brute force, against its base, and in other compositions."""
+"""The memory: against brute force, where it is not as PsyNeuLink's class, and in compositions."""
 
 import copy
 
@@ -10,7 +10,6 @@ from eplstm.models import EncodingMechanism, EpisodicMemory, RecurrentCompositio
 from eplstm.models.bank import Bank
 from eplstm.models.kernels import COSINE_EPS
 from psyneulink.core.components.functions.function import FunctionError
-from psyneulink.core.globals.keywords import MIN_INDICATOR
 
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15."""
@@ -122,13 +121,6 @@ def test_of_equal_entries_the_oldest_or_the_newest():
     assert tied(pnl.NEWEST)(cue)[1][0] == 6
 
 
-def test_of_equal_entries_a_random_one():
-    memory, cue = tied(pnl.RANDOM), [np.array([1.0, 0.1]), np.zeros(V)]
-    found = [memory(cue)[1][0] for _ in range(60)]
-    assert set(found) == {3.0, 4.0, 6.0}
-    assert min(found.count(i) for i in (3.0, 4.0, 6.0)) > 8  # 20 each, four standard deviations down: 5
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradient_where_the_query_is_a_stored_key_or_zero(kernel):
     """The root of the distance has an infinite slope at 0; the gradient must not become NaN."""
@@ -160,15 +152,6 @@ def test_an_empty_memory_gives_zeros():
 def test_weights_of_zero_retrieve_nothing():
     memory = filled(random_entries(3), distance_field_weights=[0, 0], storage_prob=0.0)
     same_entry(memory(random_entries(1)[0]), [np.zeros(K), np.zeros(V)])
-
-
-@pytest.mark.parametrize(("sizes", "weights"), [((3,), [1]), ((2, 3, 4), [1, 0, 2])])
-def test_other_numbers_of_fields(sizes, weights):
-    entries = random_entries(6, sizes)
-    memory = filled(entries, sizes, distance_field_weights=weights, storage_prob=0.0)
-    for cue in random_entries(5, sizes, seed=1):
-        best = int(np.argmax(brute_similarities("l2", weights, cue, entries)))
-        same_entry(memory(cue), entries[best])
 
 
 # ---- entries ------------------------------------------------------------------------------------------------
@@ -217,17 +200,6 @@ def test_ring_takes_entries_and_another_limit():
     np.testing.assert_array_equal(bank.entries()[0][:, 0], [1, 2])
 
 
-def test_a_full_memory_drops_its_oldest():
-    entries = random_entries(5)
-    memory = filled(entries, max_entries=3)
-    same_entries(memory, entries[2:])
-    assert memory.memory_num_entries == 3
-    same_entry(
-        memory.get_memory(entries[0]),
-        entries[2 + np.argmax(brute_similarities("l2", [1, 0], entries[0], entries[2:]))],
-    )
-
-
 def test_another_number_of_entries_later():
     entries = random_entries(6)
     memory = filled(entries[:5])
@@ -236,14 +208,6 @@ def test_another_number_of_entries_later():
     memory.max_entries = 3
     memory.store(entries[5])
     same_entries(memory, entries[3:])
-
-
-def test_repeated_keys():
-    key, other = np.array([1.0, 2.0]), np.array([3.0, 4.0])
-    entries = [[key, np.full(V, 1.0)], [other, np.full(V, 2.0)], [key, np.full(V, 3.0)]]
-    same_entries(filled(entries), entries)
-    same_entries(filled(entries, duplicate_entries_allowed=False), entries[:2])
-    same_entries(filled(entries, duplicate_entries_allowed=pnl.OVERWRITE), [entries[2], entries[1]])
 
 
 def test_what_counts_as_repeated_are_the_weighted_fields():
@@ -272,53 +236,11 @@ def test_storing_before_the_first_call():
     same_entries(memory, entries)
 
 
-def test_deleting():
-    entries = [*random_entries(3), *random_entries(1)]  # the last repeats the first
-    memory = filled(entries)
-    memory.delete_from_memory(entries[0])
-    same_entries(memory, entries[1:3])
-    memory.delete_from_memory([entries[1], entries[2]])
-    same_entries(memory, [])
-    memory = filled(entries)
-    memory.delete_from_memory([entries[2][0], np.zeros(V)], fields=0)
-    same_entries(memory, [entries[0], entries[1], entries[3]])
-
-
-def test_reset_and_clear():
-    first, later = random_entries(2), random_entries(3, seed=1)
-    memory = make_memory(initializer=first)
-    same_entries(memory, first)
-    memory.store(later[0])
-    memory.reset()
-    same_entries(memory, first)
-    memory.reset(later)
-    same_entries(memory, later)
-    memory.clear()
-    same_entries(memory, [])
-    empty = filled(later)
-    empty.reset()
-    same_entries(empty, [])
-
-
 def test_memory_in_the_form_of_the_base():
     regular, ragged = filled(random_entries(3, (2, 2)), (2, 2)), filled(random_entries(3))
     assert regular.memory.shape == (3, 2, 2) and regular.memory.dtype == float
     assert ragged.memory.shape == (3, 2) and [p.shape for p in ragged.memory[0]] == [(K,), (V,)]
     assert make_memory().memory_num_entries == 0
-
-
-def test_entries_of_contexts_are_apart():
-    one, two = random_entries(2)
-    memory = make_memory()
-    for entry, name in ((one, "first"), (two, "second")):
-        memory.add_to_memory(entry, context=pnl.Context(execution_id=name))
-    for entry, name in ((one, "first"), (two, "second")):
-        same_entries(memory, [entry], name)
-        same_entry(memory.get_memory(one, context=pnl.Context(execution_id=name)), entry)
-    memory.clear("first")
-    same_entries(memory, [], "first")
-    same_entries(memory, [two], "second")
-    same_entries(memory, [])
 
 
 def test_entries_of_environments_are_apart():
@@ -374,21 +296,158 @@ def test_other_entries_for_the_time_being():
     assert memory.environments("known") == 2
 
 
-@pytest.mark.parametrize("name", ["retrieval_prob", "storage_prob"])
-@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_probabilities(name, probability):
-    entries, calls = random_entries(2), 200
-    fixed = {"storage_prob": 0.0} if name == "retrieval_prob" else {}
-    memory = filled(entries, max_entries=1000, seed=0, **{**fixed, name: probability})
-    found = sum(bool(np.any(memory(entries[0])[0])) for _ in range(calls))
-    count = found if name == "retrieval_prob" else memory.memory_num_entries - 2
-    # Binomial: a standard deviation of 7.
-    assert count == probability * calls if probability in (0, 1) else abs(count - 100) < 30
+# ---- not as PsyNeuLink's class: its docstring says why ----------------------------------------------------------
+
+KINDS = pytest.mark.parametrize("kernel", [None, "l2"])
 
 
-def test_noise_is_added_to_what_is_stored():
+def stock(**kwargs):
+    return pnl.ContentAddressableMemory(distance_function=pnl.Distance(metric=pnl.EUCLIDEAN), **kwargs)
+
+
+def two_contexts(memory, entries):
+    """Run two compositions with the same mechanism, an entry each; their execution_ids."""
+    mechanism = pnl.EpisodicMemoryMechanism(default_variable=np.zeros((2, 2)), function=memory)
+    contexts = []
+    for entry in entries:
+        composition = pnl.Composition(mechanism)
+        composition.run(inputs={mechanism: [entry]})
+        contexts.append(pnl.Context(execution_id=composition.default_execution_id))
+    return contexts
+
+
+@KINDS
+def test_entries_of_contexts_are_apart(kernel):
+    entries = random_entries(3, (2, 2))
+    memory = make_memory((2, 2), kernel=kernel)
+    contexts = two_contexts(memory, entries)
+    for entry, context in zip(entries, contexts, strict=False):
+        same_entry(memory.get_memory(entries[2], context=context), entry)
+        np.testing.assert_array_equal(memory.memory, [entry])
+    memory.delete_from_memory(entries[0], context=contexts[0])
+    assert memory.memory_num_entries == 0
+    same_entry(memory.get_memory(entries[2], context=contexts[1]), entries[1])
+
+
+def test_needed_contexts_of_psyneulink_are_not_apart():
+    entries = random_entries(2, (2, 2))
+    memory = stock()
+    context, _ = two_contexts(memory, entries)
+    memory.get_memory(entries[0], context=context)
+    np.testing.assert_array_equal(memory.memory, [entries[1]])
+
+
+def test_needed_unequal_fields_of_psyneulink_are_confused():
+    """Once it has dropped its oldest entry, its ``memory`` shows others than it holds, and it searches these."""
+    entries = random_entries(4)
+    settings = {"initializer": np.array(entries[:3], dtype=object), "max_entries": 3}
+    for kind, is_right in ((stock, False), (EpisodicMemory, True)):
+        memory = kind(**settings)
+        memory(entries[3])
+        assert (np.hstack(memory.memory[1]) == np.hstack(entries[2])).all() == is_right
+
+
+@KINDS
+def test_reset(kernel):
+    first, later = random_entries(2, (2, 2)), random_entries(3, (2, 2), seed=1)
+    memory = make_memory((2, 2), kernel=kernel, initializer=first)
+    memory.add_to_memory(later[0])
+    for value, expected in ((None, first), (later, later)):
+        memory.reset(value)
+        np.testing.assert_array_equal(memory.memory, expected)
+    empty = make_memory((2, 2), kernel=kernel)
+    empty(later[0])
+    empty.reset()
+    assert empty.memory_num_entries == 0
+    same_entry(empty(later[0]), np.zeros((2, 2)))
+
+
+@KINDS
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_reset_of_a_mechanism(kernel, n):
+    """To fewer entries than there are fields, too."""
+    entries = random_entries(3, (2, 2))
+    mechanism = make_mechanism((2, 2), kernel=kernel)
+    mechanism.execute(entries[0])
+    mechanism.reset(entries[:n] or None)
+    assert mechanism.function.memory_num_entries == n
+    np.testing.assert_array_equal(mechanism.value, np.zeros((2, 2)))
+
+
+def test_needed_reset_of_psyneulink_fails():
+    memory = stock()
+    memory(np.ones((2, 2)))
+    with pytest.raises(AttributeError):
+        memory.reset()
+    mechanism = pnl.EpisodicMemoryMechanism(default_variable=np.zeros((2, 2)), function=stock())
+    with pytest.raises(IndexError):
+        mechanism.reset(np.ones((1, 2, 2)))
+
+
+def test_form_of_entries_with_a_kernel():
+    """Of the initializer, or the mechanism; by default the first field alone counts, however many there are."""
+    for sizes, weights in (((3,), [1]), ((2, 3, 4), [1, 0, 0])):
+        entries = random_entries(4, sizes)
+        memory = EpisodicMemory(kernel="l2", initializer=entries[:3])
+        assert list(memory.distance_field_weights) == weights
+        same_entry(memory(entries[1]), entries[1])
+        same_entries(memory, [*entries[:3], entries[1]])
+    mechanism = pnl.EpisodicMemoryMechanism(
+        default_variable=np.zeros((2, 3)), function=EpisodicMemory(kernel="l2", storage_prob=0.0)
+    )
+    mechanism.function.add_to_memory(np.ones((2, 3)))
+    same_entry(mechanism.execute(np.zeros((2, 3))), np.ones((2, 3)))
+
+
+def test_deleting():
+    entries = [*random_entries(3), *random_entries(1)]  # the last repeats the first
+    memory = filled(entries)
+    memory.delete_from_memory(entries[0], fields=[])  # as None
+    same_entries(memory, entries[1:3])
+    memory.delete_from_memory([entries[1], entries[2]])
+    same_entries(memory, [])
+    memory = filled(entries)
+    memory.delete_from_memory([entries[2][0], np.zeros(V)], fields=0)
+    same_entries(memory, [entries[0], entries[1], entries[3]])
+
+
+# ---- with a kernel, as PsyNeuLink's class -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.5, [0.1, 0.2]], ids=str)
+def test_noise_is_added_to_what_is_stored(noise):
     entry = random_entries(1)[0]
-    same_entries(filled([entry], noise=0.5), [[part + 0.5 for part in entry]])
+    expected = [part + each for part, each in zip(entry, np.broadcast_to(noise, 2), strict=True)]
+    same_entries(filled([entry], noise=noise), [expected])
+
+
+def test_retrieve_and_store_obey_their_probabilities():
+    entries = random_entries(2)
+    memory = filled(entries[:1], retrieval_prob=0.0, storage_prob=0.0)
+    same_entry(memory.retrieve(entries[0]), [np.zeros(K), np.zeros(V)])
+    memory.store(entries[1])
+    same_entries(memory, entries[:1])
+
+
+def test_initial_entries_that_are_duplicates_are_told():
+    entries = random_entries(2)
+    with pytest.warns(UserWarning, match="identical to an existing one"):
+        memory = make_memory(initializer=[*entries, entries[0]], duplicate_entries_allowed=False)
+    same_entries(memory, entries)
+
+
+@pytest.mark.parametrize("entry", [[np.zeros(K + 1), np.zeros(V)], [np.zeros(K)], [np.zeros(K), 0.0]], ids=str)
+@pytest.mark.parametrize("stored", [0, 1])
+def test_entries_of_other_forms_are_refused(entry, stored):
+    memory = filled(random_entries(stored), storage_prob=0.0)
+    batch = [random_entries(1)[0], entry]
+    for call in (memory, memory.get_memory, memory.add_to_memory, memory.store_entry, memory.delete_from_memory):
+        with pytest.raises(FunctionError, match="an entry has fields of shapes"):
+            call(entry)
+    if len(entry) == 2:
+        with pytest.raises(FunctionError, match="an entry has fields of shapes"):
+            memory.add_to_memory(batch)
+    same_entries(memory, random_entries(stored))  # nothing of the batch
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------
@@ -404,75 +463,39 @@ def test_settings_out_of_range(settings):
         make_memory(**settings)
 
 
-def test_distance_and_selection_functions_are_refused():
+@pytest.mark.parametrize("name", ["distance_function", "selection_function", "duplicate_threshold"])
+def test_what_a_kernel_takes_the_place_of_is_refused(name):
+    value = {"distance_function": pnl.Distance(), "selection_function": pnl.OneHot()}.get(name, 0.5)
+    with pytest.raises(FunctionError, match=f"{name} was set"):
+        make_memory(**{name: value})
     memory = filled(random_entries(2))
-    memory.distance_function = pnl.Distance(metric=pnl.COSINE)
-    with pytest.raises(FunctionError, match="kernel"):
+    setattr(memory, name, value)
+    with pytest.raises(FunctionError, match=f"{name} was set"):
         memory(random_entries(1)[0])
-    with pytest.raises(FunctionError, match="distance_function"):
-        make_memory(distance_function=pnl.Distance())
+
+
+def test_settings_of_a_kernel_need_one():
+    with pytest.raises(FunctionError, match="no kernel, without which there is no sharpness"):
+        EpisodicMemory(sharpness=2.0)
+
+    class Own(EpisodicMemory):
+        """Made without a kernel."""
+
+    with pytest.raises(FunctionError, match="a subclass of KernelMemory"):
+        Own(kernel="l2")
 
 
 def test_field_weights_of_another_number():
-    memory = filled(random_entries(2))
-    memory.distance_field_weights = [1, 0, 0]
+    memory = make_memory(distance_field_weights=[1, 0, 0])
     with pytest.raises(FunctionError, match="3 weights for 2 fields"):
         memory(random_entries(1)[0])
 
 
-@pytest.mark.parametrize("entry", [[np.zeros(K + 1), np.zeros(V)], [np.zeros(K)]], ids=["size", "number"])
-def test_entries_of_other_sizes_are_refused(entry):
-    memory = make_memory()
-    with pytest.raises(FunctionError, match=r"shapes|incorrect"):
-        memory.add_to_memory(entry)
-    same_entries(memory, [])
-
-
-# ---- equal to its base, where the base works ------------------------------------------------------------------
-
-
-def make_base(**kwargs):
-    return pnl.ContentAddressableMemory(
-        default_variable=[[0.0, 0.0], [0.0, 0.0]],
-        distance_function=pnl.Distance(metric=pnl.EUCLIDEAN),
-        selection_function=pnl.OneHot(mode=MIN_INDICATOR),
-        **kwargs,
-    )
-
-
-@pytest.mark.parametrize("weights", [[1, 0], [1, 1], [1, 2]], ids=str)
-@pytest.mark.parametrize("select", [pnl.OLDEST, pnl.NEWEST])
-@pytest.mark.parametrize("duplicates", [True, False])
-def test_equal_to_the_base(weights, select, duplicates):
-    """Retrieve then store, over and over, with ties, repeated entries and overflow."""
-    settings = {
-        "distance_field_weights": weights,
-        "equidistant_entries_select": select,
-        "duplicate_entries_allowed": duplicates,
-        "max_entries": 6,
-    }
-    memory, base = make_memory((2, 2), **settings), make_base(**settings)
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        entry = rng.integers(0, 3, (2, 2)).astype(float)  # few values: ties and repetitions
-        same_entry(memory(entry), base(entry))
-        np.testing.assert_array_equal(memory.memory, base.memory)
-
-
-def test_needed_what_the_base_cannot_do():
-    """What ``EpisodicMemory`` is for; each line fails once PsyNeuLink can do it."""
-    entry = [[1.0, 2.0], [3.0, 4.0]]
-    fresh = make_base()
-    with pytest.raises(FunctionError):
-        fresh.add_to_memory(entry)
-    base = make_base(storage_prob=0.0)
-    base(entry)
-    base.store(entry)
-    assert len(base.memory) == 0
-    with pytest.raises(AttributeError):
-        base.reset()
-    opposite = pnl.Distance(metric=pnl.COSINE)([[1.0, 0.0], [-1.0, 0.0]])
-    assert opposite == pytest.approx(pnl.Distance(metric=pnl.COSINE)([[1.0, 0.0], [1.0, 0.0]]))
+def test_given_field_weights():
+    memory, cue = filled(random_entries(5)), random_entries(1, seed=1)[0]
+    for weights in ([0, 1], [1, 1]):
+        best = int(np.argmax(brute_similarities("l2", weights, cue, random_entries(5))))
+        same_entry(memory.get_memory(cue, field_weights=weights), random_entries(5)[best])
 
 
 # ---- in a mechanism and in compositions ----------------------------------------------------------------------
@@ -488,20 +511,6 @@ def make_mechanism(sizes=(K, V), name="memory", **kwargs):
         default_variable=form,
         function=EpisodicMemory(default_variable=form, **{"kernel": "l2"} | kwargs),
     )
-
-
-def test_mechanism_with_entries_to_begin_with():
-    entries = random_entries(3)
-    mechanism = make_mechanism(initializer=entries)
-    same_entries(mechanism.function, entries)
-    same_entry(mechanism.execute(entries[1]), entries[1])
-
-
-def test_mechanism_with_its_own_argument_for_entries():
-    entries = random_entries(3, (2, 2))
-    function = make_memory((2, 2))
-    mechanism = pnl.EpisodicMemoryMechanism(default_variable=[[0.0] * 2] * 2, memory=entries, function=function)
-    same_entries(mechanism.function, entries)
 
 
 def test_a_copy_has_entries_of_its_own():
@@ -642,6 +651,38 @@ def test_in_a_stock_autodiff_composition(sizes, batch, sharpness):
     result = net.composition.run(inputs={net.x: xs[:1], net.v: vs[:1]})
     close(result, [plain.out(xs[0], vs[0]).detach()])
     assert len(net.entries()[0]) == 6 // batch + 1
+
+
+@KINDS
+def test_a_new_context_begins_with_what_is_there(kernel):
+    """The initializer, a mechanism's ``memory``, and what was added and deleted before the first run."""
+    entries = random_entries(3, (2, 2))
+    given = {"default_variable": np.zeros((2, 2)), "storage_prob": 0.0, "kernel": kernel}
+    for mechanism in (
+        pnl.EpisodicMemoryMechanism(function=EpisodicMemory(**given, initializer=entries[:2])),
+        pnl.EpisodicMemoryMechanism(function=EpisodicMemory(**given), memory=entries[:2]),
+    ):
+        mechanism.function.add_to_memory(entries[2])
+        mechanism.function.delete_from_memory(entries[0])
+        composition = pnl.Composition(mechanism)
+        composition.run(inputs={mechanism: [entries[2]]})
+        same_entry(composition.results[0], entries[2])
+        same_entry(mechanism.memory, entries[1:])
+        composition.run(inputs={mechanism: [entries[0]]})
+        assert not np.array_equal(composition.results[1], entries[0])
+
+
+def test_without_a_kernel_there_is_no_pytorch_form():
+    net = Net(pnl.AutodiffComposition, (3, 3), kernel=None)
+    xs, vs, targets = data(2, net)
+    with pytest.raises(Exception, match="not currently supported"):
+        net.composition.learn(
+            inputs={net.x: xs, net.v: vs},
+            targets={net.out: targets},
+            execution_mode=pnl.ExecutionMode.PyTorch,
+        )
+    net.composition.run(inputs={net.x: xs, net.v: vs})
+    assert len(net.memory.memory) == 2
 
 
 def test_unequal_fields_in_a_stock_minibatch_are_refused():

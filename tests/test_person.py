@@ -435,10 +435,8 @@ def test_memory_forgets_in_any_composition():
 
 
 def test_memory_that_takes_the_nearest_does_not_forget():
-    memory = EpisodicMemory(default_variable=[[0.0], [0.0]], kernel="l2", forgetting=0.4)
-    memory.store_entry([np.ones(1), np.ones(1)])
     with pytest.raises(FunctionError, match=r"forgetting=0.4 needs retrieval='average'"):
-        memory.get_memory([[1.0], [0.0]])
+        EpisodicMemory(default_variable=[[0.0], [0.0]], kernel="l2", forgetting=0.4)
 
 
 # ---- training, and what is refused -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from psyneulink.core.compositions.composition import Composition
 from psyneulink.core.globals.context import Context
 from psyneulink.core.globals.utilities import convert_to_np_array
 
-from ..memory import EpisodicMemory
+from ..memory import KernelMemory
 
 
 class NotTrainable(ValueError):
@@ -97,10 +97,9 @@ def input_mechanisms(composition: Composition) -> list[Any]:
     ]
 
 
-def memories(composition: Composition) -> list[EpisodicMemory]:
+def memories(composition: Composition) -> list[KernelMemory]:
     """The episodic memories with a kernel of a composition, and of those nested in it."""
-    functions = [node.function for node in mechanisms(composition)]
-    return [each for each in functions if isinstance(each, EpisodicMemory) and each.has_kernel]
+    return [node.function for node in mechanisms(composition) if isinstance(node.function, KernelMemory)]
 
 
 def recurrent_projections(composition: Composition) -> list[Any]:
