@@ -39,7 +39,7 @@ class KernelSearch(EntriesByContext):
     # ---- storing ---------------------------------------------------------------------------------------
 
     def store_entry(self, entry: Sequence[np.ndarray | Tensor], context: Any = None, environment: int = 0) -> bool:
-        """Store one entry, one array or tensor a field, whatever ``storage_prob`` is. False if it was a duplicate."""
+        """Store one entry, a field each, whatever ``storage_prob`` is. False if it was a duplicate."""
         bank = self.bank_with(environment, context)
         given = [p if isinstance(p, Tensor) else torch.from_numpy(np.array(p, dtype=float)) for p in entry]
         plain = [part.detach().numpy() for part in given]
