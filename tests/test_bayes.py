@@ -21,6 +21,7 @@ def people(n, seed):
     return Measured(SPACE, 1.0 + 0.8 * rng.standard_normal((n, 1)) + error * rng.standard_normal((n, 1)), error)
 
 
+@pytest.mark.slow
 def test_each_alone_has_the_conjugate_posterior():
     pytest.importorskip("pyro")
     pytest.importorskip("arviz")
@@ -139,6 +140,7 @@ def test_draws_are_those_of_the_seed_and_too_few_are_said_to_be():
     assert (fit_bayes(objective, **settings, seed=4).samples != few.samples).any()
 
 
+@pytest.mark.slow
 def test_effects_of_covariates_and_somebody_who_cannot_be_fitted():
     pytest.importorskip("pyro")
     pytest.importorskip("arviz")

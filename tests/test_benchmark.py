@@ -319,6 +319,7 @@ def test_other_code_is_measured_by_the_same_cases(tmp_path, monkeypatch):
     assert not code.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_be_are_told(tmp_path):
     with (
         pytest.raises(ValueError, match="Git does not give the code of 'no-such-revision'"),

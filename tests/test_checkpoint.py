@@ -83,6 +83,7 @@ def test_untrained_model(make_config, tmp_path):
     assert len(loaded.memory()[0]) == 0
 
 
+@pytest.mark.slow
 def test_person_comes_back_in_either_model(make_config, make_trials, tmp_path):
     """One who has context columns, which JSON knows no tuples for; and nobody in particular, again."""
     model = ReferenceEpisodicLSTM(make_config(), seed=1)
@@ -201,6 +202,7 @@ def second_memory(model):
     return memory
 
 
+@pytest.mark.slow
 def test_a_changed_graph_is_refused_or_loaded_into_one_that_is_changed_alike(two_trials, tmp_path):
     folder = tmp_path / "agent"
     models = [EpisodicLSTMComposition(SMALL, seed=seed) for seed in (1, 2)]

@@ -244,6 +244,7 @@ def test_demo_with_the_composition_itself(tmp_path, monkeypatch):
     assert "reinstatement gate" in (tmp_path / "graph.gv").read_text()
 
 
+@pytest.mark.slow
 def test_demo_goes_on_and_writes_again(stand_in, tmp_path, monkeypatch):
     assert demo(tmp_path / "whole") == 0
     save = runs.RunFolder.save

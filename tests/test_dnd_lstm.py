@@ -43,6 +43,7 @@ def by_encounter(record):
     return record.reward.reshape(2, -1, TASK.trial_length).mean(1)
 
 
+@pytest.mark.slow
 def test_evidence_is_integrated_after_a_few_blocks():
     """One agent, 6 blocks: at the last step it is right; before the noise stops it cannot know at first, and
     remembers above chance later. The margins are wide: .65 is 3 standard errors of 50 choices below what the

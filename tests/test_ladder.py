@@ -170,6 +170,9 @@ CASES = {
 
 
 RARE = {
+    "block",
+    "through the memory, ties, overwrite",
+    "through the memory, average, ragged",
     "l1, context",
     "cosine, observation",
     "overflow",

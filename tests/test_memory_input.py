@@ -218,6 +218,7 @@ def made_worlds(n=1):
 
 
 @pytest.mark.parametrize("changes", [{}, rarely({"retrieval": "average", "memory_capacity": 3})], ids=str)
+@pytest.mark.slow
 def test_learning_in_the_loop_node_by_node(changes):
     """The fast path is the ladder's."""
     reference, composition = models(config_of_bandit(**changes), fast=False)

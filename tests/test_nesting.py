@@ -267,7 +267,7 @@ CONFIGS = {
         rarely("part", True),
         rarely("no memory", True),
         rarely("average", False),
-        ("part", False),
+        rarely("part", False),
         ("memory as input", True),
         rarely("memory as input", False),
     ],
@@ -374,6 +374,7 @@ def test_run_gives_the_same(kind):
     same_memory(built, plain)
 
 
+@pytest.mark.slow
 def test_defaults_of_the_switches():
     """Where nothing projects to them: retrieve at all steps, store at none; in both modes. And the agent's weights
     and memory, set between two calls, are those of the second."""

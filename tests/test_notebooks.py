@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 CELL_TIMEOUT = 300
 """Seconds a cell may take: far above what it needs, for machines that are busy with other things."""
-RARE = ("02_compare", "03_extend")
+RARE = ("02_compare", "03_extend", "04_fit", "05_environments")
 """What they show has tests of its own: the ladder, checkpoints, nesting, control."""
 TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -261,6 +261,7 @@ def test_unknown_names(optimizer):
             train_episodes(model, task.worlds([np.random.default_rng(0)]), 1, optimizer=optimizer)
 
 
+@pytest.mark.slow
 def test_psyneulinks_sgd_is_left_to_learn():
     composition = EpisodicLSTMComposition(CONFIG, optimizer_type="sgd")
     before = composition.weights()

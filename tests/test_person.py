@@ -112,6 +112,7 @@ def same(one, two, atol=ATOL):
 # ---- the same in all of them ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_neutral_again_is_as_if_never_changed(pair):
     """To the last bit; two nodes are in the graph since, which were added when somebody needed them: this test
     comes first."""

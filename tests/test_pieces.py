@@ -417,6 +417,7 @@ def check_resumed(functions, store, least):
     assert same(done.results, run_pieces(functions.drawn, functions.pieces(8)).results)
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(functions, tmp_path):
     study = start_study(tmp_path / "s", "1")
     with study:

@@ -17,7 +17,7 @@ from importlib.metadata import version
 import numpy as np
 import psyneulink as pnl
 import pytest
-from common import pristine
+from common import pristine, rarely
 from eplstm.models import ModelConfig, RecurrentComposition
 from eplstm.tasks import Trials
 from packaging.version import Version
@@ -294,7 +294,7 @@ def stock(monkeypatch):
     return during
 
 
-@pytest.mark.parametrize("case", [Kinds, Changed], ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [rarely(Kinds), Changed], ids=lambda case: case.__name__)
 def test_same(case, stock):
     """And what must be updated by PsyNeuLink is, while others still are not."""
     without, quick = case(False), case(True)

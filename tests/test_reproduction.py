@@ -59,6 +59,7 @@ def stop_in_call(number, monkeypatch):
     monkeypatch.setattr(training, "train_episodes", stopping)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, pool):
     monkeypatch.setattr(training, "SAVE_AFTER", -1.0)  # a checkpoint after each epoch
     config = SETTINGS.config(TASK, TASK.key_columns)

@@ -361,6 +361,7 @@ def test_fresh_accuracy_is_that_of_each_agent_alone(tmp_path):
 
 
 @pytest.mark.parametrize("environments", [rarely(1), 2])
+@pytest.mark.slow
 def test_what_psyneulink_keeps_of_a_run_does_not_grow(environments, tmp_path):
     """Only the results of the last block: 6 trials in each environment."""
     state = train_run(tmp_path, "composition", replace(SMALL, environments=environments))
