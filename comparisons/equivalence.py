@@ -112,7 +112,7 @@ def compare_records(a: TrialRecord, b: TrialRecord, path: str = PYTORCH_MODE) ->
     """
 
     def pairs(names: Iterable[str], steps: slice = slice(None)):
-        return [(name, *(_there(record, name)[:, steps] for record in (a, b))) for name in names]
+        return [(name, _there(a, name)[:, steps], _there(b, name)[:, steps]) for name in names]
 
     axes = ("trial", "step")
     rungs = [

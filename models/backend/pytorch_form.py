@@ -38,7 +38,8 @@ class WithPytorchForm(Nestable):
         if wrapper is not None and wrapper.is_nested:  # the outer composition's
             self.parameters.pytorch_representation._set(None, context)
         known = self._signatures.get(context.execution_id)
-        if self.pytorch_form(context) is not None and known == graph_signature(self, context):
+        there = self.pytorch_form(context) is not None
+        if there and known is not None and known == graph_signature(self, context):
             return known
         self._analyze_graph()
         self._initialize_from_context(context, Context(execution_id=None), override=False)
