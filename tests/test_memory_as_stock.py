@@ -172,7 +172,7 @@ def check_without_kernel(program):
     run_both(make(EpisodicMemory), make(pnl.ContentAddressableMemory), operations, SHOWN)
 
 
-@examples(100)
+@examples(25)
 @given(WITHOUT_KERNEL)
 def test_without_a_kernel(program):
     check_without_kernel(program)
@@ -210,7 +210,7 @@ def check_with_kernel(program):
     run_both(lambda: EpisodicMemory(**given, kernel="l2"), make_stock, operations, shown, errors=False)
 
 
-@examples(100)
+@examples(25)
 @given(WITH_KERNEL)
 def test_with_a_kernel(program):
     check_with_kernel(program)
