@@ -259,7 +259,7 @@ def test_a_further_memory_is_not_fed_beyond_the_end():
         pnl.InputPort(name="key", variable=form[0]),
         pnl.InputPort(name="value", variable=form[1], default_input=pnl.DEFAULT_VARIABLE),
     ]
-    function = EpisodicMemory(default_variable=form, max_entries=30, storage_prob=0.0)
+    function = EpisodicMemory(default_variable=form, kernel="l2", max_entries=30, storage_prob=0.0)
     further = pnl.EpisodicMemoryMechanism(
         name="further", input_ports=ports, default_variable=form, function=function
     )
