@@ -71,9 +71,9 @@ class PytorchStore(FieldwiseCall):
     def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
         """Store for each trial, in its environment, and step: fields (batch, step, size) → the switch."""
         *entry, switch = fields
-        context = pnl.Context(execution_id=self.execution_id)
+        context, memory = pnl.Context(execution_id=self.execution_id), self.store.memory
         for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
-            self.store.memory.store_tensors([f[b, s] for f in entry], context, environment=b)
+            memory.store_tensors([f[b, s] for f in entry], context, memory.first_environment + b)
         return [switch]
 
     def on_part(self, fields: list[Tensor]) -> Tensor:

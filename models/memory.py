@@ -131,6 +131,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory, EntriesByContext):
         """False lesions a memory with a kernel: it retrieves nothing."""
         self.follows = False
         """Whether gradients flow from what is retrieved to what was stored for the same update, with a kernel."""
+        self.first_environment = 0
+        """Whose entries the first of the trials side by side has in PyTorch mode; the others follow."""
         own = {"retrieval": retrieval, "sharpness": sharpness, "forgetting": forgetting}
         given = {name for name, value in (own | kwargs).items() if value is not None}
         self.has_kernel = kernel is not None
@@ -489,7 +491,7 @@ class PytorchMemory(FieldwiseCall):
         batch, steps = fields[0].shape[:2]
         context = pnl.Context(execution_id=self.execution_id)
         rows = [
-            self.memory.step([f[b, s] for f in fields], context, environment=b)
+            self.memory.step([f[b, s] for f in fields], context, self.memory.first_environment + b)
             for b in range(batch)
             for s in range(steps)
         ]
