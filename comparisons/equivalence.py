@@ -9,6 +9,7 @@ chooses and by worlds that answer: from the same numbers in [0, 1), each model d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..models.losses import Loss
 from ..models.plans import Update
 from ..tasks import Trials
 from ..tasks.trials import concatenate
-from .echo import Echo
+from .echo import Echo, EchoWorlds
 
 TOLERANCE = 1e-10
 """Both compute in float64, in another order of sums: 1e-16 at a time, some 1e-14 after thousands of updates."""
@@ -36,6 +37,7 @@ TOLERANCE = 1e-10
 PYTORCH_MODE, PYTHON_MODE = "PyTorch mode", "Python mode"
 GENERAL, SIMULATE, ENVIRONMENTS, COHORT = "general path", "simulate", "environments", "cohort"
 PERSON, WORLDS = "person", "worlds"
+PEOPLE, IN_WORLDS = "people", "people, worlds"
 STEP_FIELDS = ("gates", "cell", "hidden", "policy", "value")
 
 
@@ -179,7 +181,7 @@ def climb_ladder(
         gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
         further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
-            environments, a cohort, a person, worlds. 0 leaves these out.
+            environments, a cohort, a person, worlds, and training for people. 0 leaves these out.
         on_rung: called with each rung as it is climbed.
         make_composition, make_reference: make the models from (config, seed); for models of your own.
 
@@ -247,6 +249,8 @@ def _climb(
         yield from _environments(composition, reference, some, rng, settings)
         yield from _person(composition, reference, some)
         yield from _worlds(composition, reference, settings)
+        yield from _people(composition, reference, some, settings)
+        yield from _people_in_worlds(composition, reference, settings)
         yield from _cohort(composition, reference, some, rng, settings)
 
 
@@ -254,13 +258,20 @@ def _general_path(
     composition: Any, reference: Any, trials: Trials, rng: np.random.Generator, settings: dict[str, Any]
 ) -> Iterator[Rung]:
     """PsyNeuLink's own execution, node by node, in place of the fast path."""
-    fast, composition.fast_path = composition.fast_path, False
-    try:
+    with _general(composition):
         yield from compare_records(*_train_both(composition, reference, trials, rng, settings), GENERAL)
-    finally:
-        composition.fast_path = fast
     yield compare_weights(composition, reference, "weights after the trials", GENERAL)
     yield compare_memories(composition, reference, GENERAL)
+
+
+@contextmanager
+def _general(composition: Any) -> Iterator[None]:
+    """By PsyNeuLink's own execution."""
+    fast, composition.fast_path = composition.fast_path, False
+    try:
+        yield
+    finally:
+        composition.fast_path = fast
 
 
 def _simulation(composition: Any, reference: Any, trials: Trials, rng: np.random.Generator) -> Iterator[Rung]:
@@ -327,13 +338,29 @@ def some_person(config: ModelConfig) -> Person:
     return Person(**values)
 
 
+def some_people(config: ModelConfig) -> list[Person]:
+    """Two who differ from each other and from the trained agent, also in what brings nodes of its own."""
+    one = replace(some_person(config), lapse=0.1, perseveration=0.8)
+    other = Person(inverse_temperature=1.6, perseveration=-0.5)
+    if config.memory_capacity:
+        one = replace(one, encoding_probability=0.5)
+    if config.memory_capacity and config.retrieval == "average":
+        other = replace(other, forgetting=0.4)
+    return [one, other]
+
+
+def _returning(config: ModelConfig, trials: Trials) -> Trials:
+    """Contexts that are stored once, and come again."""
+    if not config.memory_capacity:
+        return replace(trials.lesioned(encode=False), context=None)
+    once = replace(trials, retrieve=None, context=np.arange(len(trials)))
+    return concatenate([once, once.lesioned(encode=False)])
+
+
 def _person(composition: Any, reference: Any, trials: Trials) -> Iterator[Rung]:
     """Somebody else, whose choices are drawn, and who has encoded only some episodes."""
     person, seed = some_person(composition.config), 7
-    block = replace(trials.lesioned(encode=False), context=None)
-    if composition.config.memory_capacity:  # contexts that are stored once, and come again
-        once = replace(trials, retrieve=None, context=np.arange(len(trials)))
-        block = concatenate([once, once.lesioned(encode=False)])
+    block = _returning(composition.config, trials)
     encoded = None if block.context is None else np.arange(len(block)) % 2 == 0
     try:
         composition.person = reference.person = person
@@ -345,21 +372,69 @@ def _person(composition: Any, reference: Any, trials: Trials) -> Iterator[Rung]:
     yield compare_memories(composition, reference, PERSON)
 
 
-def _worlds(composition: Any, reference: Any, settings: dict[str, Any]) -> Iterator[Rung]:
+def _worlds(
+    composition: Any,
+    reference: Any,
+    settings: dict[str, Any],
+    people: Sequence[Person] | None = None,
+    path: str = WORLDS,
+) -> Iterator[Rung]:
     """The environment in the loop: two worlds, one update an episode, choices that are drawn."""
     config = composition.config
     if config.input_size < config.n_actions + 2 or settings["loss"] == "cross_entropy":
         return
-    task, records = Echo(config.input_size, config.n_actions), []
+    own, records = {"seed": 8, "record_gradients": True, "people": people}, []
     for model in (composition, reference):
-        worlds = task.worlds([np.random.default_rng(e) for e in range(2)])
-        worlds.begin_epoch()
-        model.clear_memory()
-        record = train_episodes(model, worlds, task.episodes, seed=8, record_gradients=True, **settings)
-        records.append(record)
-    yield from compare_records(records[0], records[1], WORLDS)
-    yield compare_weights(composition, reference, "weights after the episodes", WORLDS)
-    yield compare_memories(composition, reference, WORLDS)
+        worlds = _begun(config, model, 2)
+        records.append(train_episodes(model, worlds, worlds.task.episodes, **own, **settings))
+    yield from compare_records(records[0], records[1], path)
+    yield compare_weights(composition, reference, "weights after the episodes", path)
+    yield compare_memories(composition, reference, path)
+
+
+def _begun(config: ModelConfig, model: Any, n: int) -> EchoWorlds:
+    """Worlds at the beginning of an epoch, which the model meets with an empty memory."""
+    worlds = Echo(config.input_size, config.n_actions).worlds([np.random.default_rng(e) for e in range(n)])
+    worlds.begin_epoch()
+    model.clear_memory()
+    return worlds
+
+
+def _people(composition: Any, reference: Any, trials: Trials, settings: dict[str, Any]) -> Iterator[Rung]:
+    """Training under the parameters of two people, one an environment, whose choices are drawn; by both paths."""
+    block, people = _returning(composition.config, trials), some_people(composition.config)
+    own = {"people": people, "seed": 9, "record_gradients": True}
+
+    def train_both(path: str) -> Iterator[Rung]:
+        records = [train(model, [block, block], **own, **settings) for model in (composition, reference)]
+        yield from compare_records(*map(TrialRecord.concatenate, records), path)
+        yield compare_weights(composition, reference, "weights after the trials", path)
+        yield compare_memories(composition, reference, path)
+
+    yield from train_both(PEOPLE)
+    with _general(composition):
+        yield from train_both(f"{PEOPLE}, {GENERAL}")
+
+
+def _people_in_worlds(composition: Any, reference: Any, settings: dict[str, Any]) -> Iterator[Rung]:
+    """Worlds that answer to people: in training by both paths, and without learning, in Python mode, too."""
+    config, people = composition.config, some_people(composition.config)
+    yield from _worlds(composition, reference, settings, people, IN_WORLDS)
+    with _general(composition):
+        yield from _worlds(composition, reference, settings, people, f"{IN_WORLDS}, {GENERAL}")
+    if config.input_size < config.n_actions + 2:
+        return
+    try:
+        composition.person = reference.person = people[0]
+        for run, path in ((composition.run_episodes, PYTHON_MODE), (composition.simulate_episodes, SIMULATE)):
+            records = []
+            for model, run_them in ((composition, run), (reference, reference.run_episodes)):
+                worlds = _begun(config, model, 1)
+                records.append(run_them(worlds, worlds.task.episodes, seed=10))
+            yield from compare_records(records[0], records[1], f"{IN_WORLDS}, {path}")
+            yield compare_memories(composition, reference, f"{IN_WORLDS}, {path}")
+    finally:
+        composition.person = reference.person = Person()
 
 
 def _random_weights(weights: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

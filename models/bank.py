@@ -245,7 +245,7 @@ class RingMemory:
         retrieval: kernel, ties, averaging.
         columns: those of x_t that are the key.
         agents: P.
-        key_scale: (K,) by what each column of the key is multiplied; None: 1.
+        key_scale: by what each column of the key is multiplied, an array that goes with (P, B, T, K); None: 1.
         repeated: what storing a key does that is there.
         shared: all rows of an agent read its first ring, in place of each having one of its own; nothing is stored
             if there are several.

@@ -19,12 +19,13 @@ import torch
 
 from ..tasks.trials import Trials, earned
 from .bank import Bank, RingMemory
-from .choices import draw
+from .choices import ChoicesOfTrials, draw
 from .config import ModelConfig
 from .engine import Gradients, Trace, Weights, backward_of_update, run
 from .losses import Loss, LossSettings, Outcome, losses_and_slopes, not_finite
 from .match import Retrieval
 from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
+from .people import People, as_people
 from .plans import Plan, Update, check_update, plan_environments, plan_trials
 from .records import Record, TrialRecord, build_record, check_record
 from .source import GivenTrials, stretches_between
@@ -194,6 +195,7 @@ class Cohort:
         unroll_steps: int | None = None,
         update: Update = "trial",
         through_memory: bool = False,
+        people: Sequence[Any] | None = None,
         record: Record = "behavior",
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
@@ -204,7 +206,7 @@ class Cohort:
                 for several environments, a list of them. Equally many for each.
             learning_rate: Adam's.
             gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
-            actions, initial_states: a list with each agent's own, in the form of ``train``.
+            actions, initial_states, people: a list with each agent's own, in the form of ``train``.
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
             record: ``all`` keeps what a ``TrialRecord`` of a single model holds; ``behavior`` leaves the states
@@ -223,7 +225,7 @@ class Cohort:
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
         block = update == "block"
         return self._pass(
-            trials, actions, initial_states, seed, record, settings, block, learning_rate, after_trial
+            trials, actions, initial_states, seed, record, settings, block, learning_rate, after_trial, people
         )
 
     def run_trials(
@@ -249,18 +251,24 @@ class Cohort:
         block: bool = False,
         learning_rate: float = 0.0,
         after_trial: Callable[[int], None] | None = None,
+        people: Any = None,
     ) -> list[Any]:
         check_record(record)
         each = [trials] * len(self) if isinstance(trials, Trials) else list(trials)
-        for name, given in (("trials", each), ("actions", actions), ("initial_states", initial_states)):
+        own_of_each = {"trials": each, "actions": actions, "initial_states": initial_states, "people": people}
+        for name, given in own_of_each.items():
             if given is not None and len(given) != len(self):
                 raise ValueError(f"{name}: needs an item for each of {len(self)} agents; got {len(given)}.")
         seeds = _seeds(seed, len(self))
         plans = []
         for p, own in enumerate(each):
-            plan = plan_trials if isinstance(own, Trials) else plan_environments
             forced = (None if given is None else given[p] for given in (actions, initial_states))
-            plans.append(plan(self.config, own, *forced, seeds[p]))  # type: ignore[operator]
+            persons = None if people is None else people[p]
+            if isinstance(own, Trials):
+                (person,) = as_people(persons, 1, self.config)
+                plans.append(plan_trials(self.config, own, *forced, seeds[p], person=person))
+            else:
+                plans.append(plan_environments(self.config, own, *forced, seeds[p], persons))
         sizes = {(plan.trials.inputs.shape[:2], plan.environments) for plan in plans}
         if len(sizes) > 1:
             raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")
@@ -342,10 +350,11 @@ def _side_by_side(plans: list[Plan], config: ModelConfig) -> Iterator[_Plans]:
     """Trial after trial, of all environments."""
     together, n_actions = plans[0].environments, config.n_actions
     of_trials = ["inputs", "encode", "retrieve", "targets", "exists", "asks"]
+    seen = [plan.seen for plan in plans]
     pays, ragged = (any(getattr(p.trials, name) is not None for p in plans) for name in ("rewards", "lengths"))
     for start in range(0, len(plans[0].trials), STACKED * together):
         rows = slice(start, start + STACKED * together)
-        stacked = {name: np.stack([getattr(plan.trials, name)[rows] for plan in plans]) for name in of_trials} | {
+        stacked = {name: np.stack([getattr(each, name)[rows] for each in seen]) for name in of_trials} | {
             name: np.stack([getattr(plan, name)[rows] for plan in plans]) for name in ("luck", "h0", "c0")
         }
         stacked["actions"] = np.full(stacked["targets"].shape, -1)
@@ -398,16 +407,17 @@ class _Chunk:
             for ring, entries in enumerate(kept):
                 self.bank.set_entries(entries, self.ring(*divmod(ring, old)))
 
-    def _memory(self, follows: bool) -> RingMemory | None:
+    def _memory(self, people: People, follows: bool) -> RingMemory | None:
         config = self.config
         if not config.memory_capacity:
             return None
         retrieval = Retrieval(config.kernel, config.retrieval, config.sharpness, config.ties)
         return RingMemory(
             self.bank,
-            retrieval,
+            people.retrieval(retrieval),
             config.key_columns,
             agents=self.agents,
+            key_scale=people.key_scale,
             repeated=config.repeated_key,
             follows=follows,
         )
@@ -429,8 +439,8 @@ class _Chunk:
         """Rounds of one trial of every agent in each of its environments, and one update from all of them."""
         weights = Weights.of(self.arrays)
         self.open(rounds[0].h0.shape[1])
-        memory = self._memory(follows=settings is not None and settings.through_memory)
-        traces = [self._run(weights, plans, memory) for plans in rounds]
+        memory = self._memory(outcome.people, follows=settings is not None and settings.through_memory)
+        traces = [self._run(weights, plans, memory, outcome) for plans in rounds]
         done = [plans.outcome(trace.policy) for plans, trace in zip(rounds, traces, strict=True)]
         if settings is not None:
             trials, losses, slopes = sum(own.action.shape[1] for own in done), [], []
@@ -448,11 +458,14 @@ class _Chunk:
             outcome.keep(trace, own)
 
     @staticmethod
-    def _run(weights: Weights, plans: _Plans, memory: RingMemory | None) -> Trace:
+    def _run(weights: Weights, plans: _Plans, memory: RingMemory | None, outcome: _Outcome) -> Trace:
         encode = plans.encode if plans.encode.any() else None
         stretches = None if encode is None or memory is None else stretches_between(encode, plans.retrieve)
         source = GivenTrials(plans.inputs, plans.retrieve, encode, stretches or [slice(0, plans.inputs.shape[2])])
-        return run(weights, source, memory, plans.h0, plans.c0)
+        people, choices = outcome.people, outcome.choices
+        choices.begin(plans.luck, plans.asks, plans.actions)
+        drive, choosing = people.drive, people.choosing(choices)
+        return run(weights, source, memory, plans.h0, plans.c0, drive=drive, choosing=choosing)
 
     def _check(self, found: Gradients, losses: np.ndarray, outcome: _Outcome, settings: LossSettings) -> None:
         """See that the updates of all agents are finite."""
@@ -508,6 +521,8 @@ class _Outcome:
 
     def __init__(self, plans: list[Plan], config: ModelConfig, record: Record, first_agent: int) -> None:
         self.plans, self.config, self.record, self.first_agent = plans, config, record, first_agent
+        self.people = People([plan.people for plan in plans], config)
+        self.choices = ChoicesOfTrials((len(plans), plans[0].environments))
         self.parts: list[dict[str, np.ndarray]] = []
         """One a trial, arrays (P, M, T, ...)."""
         self.losses: list[np.ndarray] = []

@@ -27,7 +27,6 @@ from ..tasks.environment import Worlds
 from ..tasks.trials import Trials, concatenate
 from .as_made import AsMade
 from .backend import (
-    NodeTrace,
     NotTrainable,
     RecurrentComposition,
     RecurrentWrapper,
@@ -40,10 +39,12 @@ from .backend import (
     value_of,
 )
 from .backend.pictures import draw_graph
-from .choices import NO_CHOICE, draw, last_choices, probabilities_of_block
+from .choices import NO_CHOICE, ChoicesOfTrials, draw, last_choices, one_hot, probabilities_of_block
 from .config import ModelConfig
+from .engine import Trace as EngineTrace
 from .fast_path import AgentTrace, FastPath
 from .graph import AgentGraph
+from .in_steps import Turns, execute_in_steps
 from .losses import Loss, LossSettings
 from .optimizer_state import state_of_projections, state_of_weights
 from .optimizers import OptimizerName, optimizer_of
@@ -87,9 +88,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
     (``kernel`` and ``retrieval`` are those of all contexts). Sizes and ``key`` are read only.
 
     So is what is particular to a person: ``composition.parameters.lapse.set(0.05)`` acts on ``run()``,
-    ``run_trials()`` and ``simulate()``, and on ``composition.person``, which has all of it. (Which episodes are
-    not encoded is a matter of the trials, so of the latter two.) Networks are trained once: ``learn()`` refuses a
-    person who differs from the trained agent. Where that person averages over entries with a ``sharpness`` of
+    ``run_trials()``, ``simulate()``, ``run_episodes()``, ``simulate_episodes()``, and on ``composition.person``,
+    which has all of it. (Which episodes are not encoded is no matter of ``run()``.) Networks are trained once:
+    ``learn()`` refuses a person who differs from the trained agent; ``train(..., people=[...])`` trains the agent
+    under parameters that people may have. Where that person averages over entries with a ``sharpness`` of
     their own, it is theirs that the Parameter shows and sets, not the config's. Lapse and perseveration bring
     nodes of their own, ``choice p`` and ``last choice``, when they are first needed: the former's output holds the
     probabilities of the choices, the latter's input is the choice made last (one-hot; zeros: none), which
@@ -125,6 +127,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """Why the last call to ``learn()`` took the general path; None if it took the fast one."""
         self._noted: str | None = None
         self._fast: FastPath | None = None
+        self._choices: ChoicesOfTrials | None = None
+        self._turns: Turns | None = None
         super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
         self.parts = AgentGraph(self, config)
         """The graph as made: its nodes, projections and learned matrices."""
@@ -218,7 +222,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     @property
     def person(self) -> Person:
-        """Who makes the choices in ``run_trials`` and ``simulate``; by default the trained agent itself.
+        """Who makes the choices where nothing is learned; by default the trained agent itself.
 
         That of the composition's own execution context; ``parameters.person`` has those of others.
         """
@@ -382,7 +386,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             worlds: one world of a task, in an epoch (``worlds.begin_epoch()``).
             episodes: how many.
             actions: (episodes, T) forced choices; without them they are drawn from the policy.
-            seed: for what is drawn.
+            seed: for what is drawn; with a person's ``encoding_probability`` < 1 also which episodes are encoded.
             context: execution context, by default the composition's own.
 
         Raises:
@@ -391,8 +395,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """
         check_one_world(worlds, "run_episodes")
         context = as_context(self, context)
-        self.person_in_graph.of(context).check_loop(f"'{self.name}'")
-        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
         interaction, length = plan.interaction, worlds.task.length
         assert interaction is not None
         steps: list[dict[str, np.ndarray]] = []
@@ -428,8 +431,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: as in ``run_episodes``, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        self.person_in_graph.of(context).check_loop(f"'{self.name}'")
-        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
         interaction = plan.interaction
         assert interaction is not None
         wrapper = self._prepare_to_simulate(context)
@@ -446,6 +448,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
                     values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
                     parts.append(self._part(values))
         return self._record(plan, parts)
+
+    def _plan_episodes(self, worlds: Worlds, episodes: int, actions: Any, seed: Any, context: Any) -> Plan:
+        """Episodes of who stands in an execution context."""
+        people = [self.person_in_graph.of(context)] * worlds.n
+        return plan_episodes(self.config, worlds, episodes, actions, seed, people=people)
 
     def _first_states(self, plan: Plan, rows: slice) -> dict[Any, Tensor]:
         """h0 and c0 of some of a plan's trials."""
@@ -484,8 +491,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
             places.append(here)
             logits[here] = engine.logits[:, 0].transpose(2, 0, 1)
             start = rows.stop
-        if path.person.changed:
-            policy = probabilities_of_block(path.person, logits, plan.actions, plan.luck, plan.trials.asks)
+        person = self.person_in_graph.of(context)
+        if person.changed:
+            policy = probabilities_of_block(person, logits, plan.actions, plan.luck, plan.trials.asks)
             for part, here in zip(parts, places, strict=True):
                 part["policy"] = policy[here]
         return parts
@@ -501,24 +509,41 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 f"'{self.name}' holds other compositions and stands for a person with perseveration: simulate() "
                 "cannot draw its choices one by one. Use run_trials(), or give actions."
             )
-        parts, choice = [], np.array(NO_CHOICE)
+        parts, choices = [], ChoicesOfTrials((1,))
         for n in range(len(plan.trials)):
-            before = self._first_states(plan, slice(n, n + 1))
-            steps_here = plan.trials.longest(slice(n, n + 1))
-            some = {node: values[n : n + 1, :steps_here] for node, values in inputs.items()}
-            if not free:
-                parts.append(self._part(self._execute_general(wrapper, range(n, n + 1), some, before).trajectory))
-                continue
-            steps, trace = wrapper.steps(some, before), NodeTrace(wrapper)
-            for t in range(steps_here):
-                for node, value in self.person_in_graph.inputs(choice).items():
-                    some[node][0, t] = torch.from_numpy(value)  # the step about to be taken reads it there
-                trace.steps.append(next(steps))
-                policy = trace.steps[-1][wrapper.nodes_map[self._policy_node]][0][0, 0]
-                if plan.trials.asks[n, t]:
-                    choice = draw(policy.numpy(), plan.luck[n, t])
+            row = slice(n, n + 1)
+            before, steps_here = self._first_states(plan, row), plan.trials.longest(row)
+            some = {node: values[row, :steps_here] for node, values in inputs.items()}
+            if free:
+                choices.begin(plan.luck[row], plan.trials.asks[row], None)
+                trace = self._execute_choosing(wrapper, some, before, choices)
+            else:
+                trace = self._execute_general(wrapper, range(n, n + 1), some, before)
             parts.append(self._part(trace.trajectory))
         return parts
+
+    def _execute_choosing(
+        self,
+        wrapper: RecurrentWrapper,
+        inputs: dict[Any, Tensor],
+        before: Mapping[Any, Tensor],
+        choices: ChoicesOfTrials,
+    ) -> Trace:
+        """Trials side by side, step by step, by the general path: the choice just made is a part of the input."""
+
+        def show() -> dict[Any, np.ndarray]:
+            return self.person_in_graph.inputs(choices.last_choice)
+
+        return execute_in_steps(
+            wrapper,
+            inputs,
+            before,
+            self._policy_node,
+            show,
+            choices.act,
+            turns=self._turns,
+            unroll=self._unroll_steps,
+        )
 
     def _inputs(self, trials: Trials, actions: np.ndarray | None = None) -> dict[Any, np.ndarray]:
         """Inputs of all steps, {node: (n, T, size)}; of the choices made last, those that are forced."""
@@ -674,19 +699,24 @@ class EpisodicLSTMComposition(RecurrentComposition):
         context = as_context(self, kwargs.get("context"))
         self.person_in_graph.of(context).check_training(f"'{self.name}'")
         self.choose_optimizer(optimizer, context)
-        session = TrialSession(self.parts, plan, loss, record_gradients, record, max_gradient_norm)
-        self.record = None
+        if plan.of_others:
+            for person in plan.people:
+                self.person_in_graph.make_room(person, self.as_made.enlarged())
+        session = TrialSession(
+            self.parts, plan, loss, record_gradients, record, max_gradient_norm, self._policy_node
+        )
+        self.record = self._choices = self._turns = None
         try:
             if not plan.trials.targets.size:
                 return None
             if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
                 session.width = plan.per_update
                 kwargs["minibatch_size"] = 1
-            once = plan.trials[: len(plan.trials) // (kwargs.get("epochs") or 1) : session.width]
+            once = plan.seen[: len(plan.trials) // (kwargs.get("epochs") or 1) : session.width]
             with self._lesioned(plan.trials):
                 return super().learn(self._inputs(once), session, **kwargs)
         finally:  # also after an interruption
-            self.record = session.record()
+            self.record, self._turns = session.record(), None
 
     # ---- the fast path
 
@@ -718,21 +748,34 @@ class EpisodicLSTMComposition(RecurrentComposition):
         return super().execute(*args, **kwargs)
 
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
+        plan = self.call.session.plan
+        people = plan.people if plan.of_others else None
+        self._choices = None if people is None else ChoicesOfTrials((len(people),))
         if self.detour is None:
-            self._fast = FastPath(self.parts, self.person_in_graph, wrapper, context)
-        else:
-            super()._begin(wrapper, inputs, context)
+            self._fast = FastPath(self.parts, self.person_in_graph, wrapper, context, people=people)
+            return
+        if people is not None:
+            if wrapper.nested:
+                raise NotTrainable(f"'{self.name}' holds other compositions: it cannot be trained with people=...")
+            self._turns = Turns(self.person_in_graph, wrapper, people, context)
+        super()._begin(wrapper, inputs, context)
 
     def execute_sequences(
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
     ) -> Trace:
         """By the path that was chosen."""
-        interaction = self.call.session.plan.interaction
+        plan, rows = self.call.session.plan, slice(which.start, which.stop)
+        interaction = plan.interaction
+        if self._choices is not None and interaction is None:
+            forced = None if plan.actions is None else plan.actions[rows]
+            self._choices.begin(plan.luck[rows], plan.trials.asks[rows], forced)
         if self.detour is None:
             if interaction is None:
-                return AgentTrace(self._fast, self._fast.run(inputs, before), inputs, before)
-            engine = self._fast.run_episode(interaction, before)
-            self._show_all(interaction, slice(which.start, which.stop), inputs)
+                engine = self._fast.run(inputs, before, self._choices)
+            else:
+                engine = self._fast.run_episode(interaction, before)
+                self._show_all(interaction, rows, inputs)
+            self._show_last_choices(engine, inputs)
             return AgentTrace(self._fast, engine, inputs, before)
         if interaction is not None:
             return self._execute_in_loop(wrapper, interaction, inputs, before)
@@ -743,6 +786,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 f"of a trial: trials side by side must have equally many steps; got lengths {lengths.tolist()}. "
                 "Give trial k of all environments the same length, or train in one environment."
             )
+        if self._choices is not None:
+            return self._execute_choosing(wrapper, inputs, before, self._choices)
         return self._execute_general(wrapper, which, inputs, before)
 
     def _execute_general(
@@ -763,14 +808,16 @@ class EpisodicLSTMComposition(RecurrentComposition):
             raise NotTrainable(
                 f"'{self.name}' holds other compositions: it cannot be trained with the environment in the loop."
             )
-        trace, steps = NodeTrace(wrapper), wrapper.steps(inputs, before, self._unroll_steps)
-        for t in range(interaction.length):
-            for node, values in self._inputs_in_loop(interaction).items():
-                inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
-            trace.steps.append(next(steps))
-            policy = trace.steps[-1][wrapper.nodes_map[self._policy_node]][0][:, 0]
-            interaction.act(policy.detach().numpy())
-        return trace
+        return execute_in_steps(
+            wrapper,
+            inputs,
+            before,
+            self._policy_node,
+            lambda: self._inputs_in_loop(interaction),
+            interaction.act,
+            turns=self._turns,
+            unroll=self._unroll_steps,
+        )
 
     def _inputs_in_loop(self, interaction: Interaction) -> dict[Any, np.ndarray]:
         """Inputs of the present step, {node: (M, size)}."""
@@ -778,7 +825,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.parts.has_memory:
             inputs[self.retrieve_node] = interaction.retrieve[:, None].astype(float)
             inputs[self.encode_node] = interaction.encode[:, None].astype(float)
-        return inputs
+        return inputs | self.person_in_graph.inputs(interaction.last_choice)
 
     def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
         """Put what an episode has shown where PsyNeuLink looks for inputs."""
@@ -788,6 +835,12 @@ class EpisodicLSTMComposition(RecurrentComposition):
             seen[self.encode_node] = interaction.encoded[rows, :, None].astype(float)
         for node, values in seen.items():
             inputs[node][...] = torch.from_numpy(values)
+
+    def _show_last_choices(self, engine: EngineTrace, inputs: Mapping[Any, Tensor]) -> None:
+        """Likewise of the choices made last, where somebody perseverates."""
+        if engine.choosing is not None and engine.choosing.last:
+            last = one_hot(np.stack(engine.choosing.last)[:, 0].T, self.config.n_actions)
+            inputs[self.person_in_graph.last_choice][...] = torch.from_numpy(last)
 
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch; on the fast path with its derivatives."""

@@ -11,7 +11,7 @@ the axes (P, B, T, ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .cell import Backward, States, advance
-from .choices import softmax
+from .choices import Choosing, softmax
 from .products import sum_of_products
 from .source import Source
 from .weights import GATE_ORDER
@@ -96,13 +96,30 @@ class Trace:
     logits: np.ndarray
     """(T, P, A, B): the read-out W_π h_t + b_π."""
     stretches: list[Stretch]
-    answered: np.ndarray | None = None
-    """(T, P, A, B): the policies to which the source has answered; None: it has not."""
+    chosen_by: np.ndarray | None = None
+    """(T, P, A, B): the probabilities by which was chosen while it was run; None: nothing was."""
+    choosing: Choosing | None = None
+    """How people choose; None: as the trained agent does."""
 
     @cached_property
     def choice_policy(self) -> np.ndarray:
-        """(T, P, A, B): π_t."""
-        return softmax(self.logits, 2) if self.answered is None else self.answered
+        """(T, P, A, B): p_t, which is π_t but for people."""
+        return softmax(self.logits, 2) if self.chosen_by is None else self.chosen_by
+
+    @property
+    def before_chances(self) -> np.ndarray:
+        """(P, B, T, A): π_t."""
+        if self.choosing is None:
+            return self.policy
+        return self._by_row(self.choosing.before_chances(self.logits))
+
+    def by_logits(self, d_policy: np.ndarray) -> np.ndarray:
+        """Derivatives by the read-out from those by p_t, which are overwritten: (T, P, A, B)."""
+        if self.choosing is not None:
+            return self.choosing.by_logits(self.logits, d_policy)
+        d_policy *= self.choice_policy
+        d_policy -= self.choice_policy * d_policy.sum(2, keepdims=True)
+        return d_policy
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -118,7 +135,7 @@ class Trace:
 
     @property
     def policy(self) -> np.ndarray:
-        """(P, B, T, A): π_t."""
+        """(P, B, T, A): p_t."""
         return self._by_row(self.choice_policy)
 
     @property
@@ -165,7 +182,7 @@ def run(
     c0: np.ndarray,
     *,
     drive: Mapping[str, Any] | None = None,
-    choose: Callable[[np.ndarray], np.ndarray] = softmax,
+    choosing: Choosing | None = None,
 ) -> Trace:
     """Run B rows of P agents side by side.
 
@@ -174,9 +191,9 @@ def run(
         source: of the inputs, a round of trials or an episode that has begun.
         memory: the episodic memories; None: a plain LSTM.
         h0, c0: (P, B, H), the states before the first step.
-        drive: what a person adds to the drive of gates, by the gate's name: numbers, or arrays that go with (P,
-            H, B).
-        choose: read-outs (..., A) → probabilities of the choices, where the source answers to them.
+        drive: what people add to the drive of gates, by the gate's name: numbers, or arrays that go with (P, H,
+            B).
+        choosing: how people choose; None: as the trained agent does.
     """
     reinstates = weights.memory_weight is None
     states = States.begin(source.length, h0.swapaxes(-1, -2), c0.swapaxes(-1, -2), memory is not None, reinstates)
@@ -203,11 +220,12 @@ def run(
         stretches.append(Stretch(steps, read, stored))
         if policy is not None:
             _read_out(weights, states.hiddens[after], logits[steps])
-            policy[steps] = choose(logits[steps].swapaxes(-1, -2)).swapaxes(-1, -2)
+            policy[steps] = softmax(logits[steps], 2) if choosing is None else choosing.step(logits[steps])
             source.act(policy[steps.start, 0].T)
     if not source.answers:
         _read_out(weights, states.hiddens[1:], logits)
-    return Trace(weights, source.x(slice(0, source.length)), states, logits, stretches, policy)
+        policy = None if choosing is None else choosing.trials(logits)
+    return Trace(weights, source.x(slice(0, source.length)), states, logits, stretches, policy, choosing)
 
 
 def _read_out(weights: Weights, hiddens: np.ndarray, logits: np.ndarray) -> None:
@@ -257,7 +275,7 @@ def backward(
 
     Args:
         trace: what ``run`` gave.
-        d_policy, d_value, d_hidden, d_cell: the loss's derivatives by π_t, v_t, h_t and c_t, each (P, B, T, ...);
+        d_policy, d_value, d_hidden, d_cell: the loss's derivatives by p_t, v_t, h_t and c_t, each (P, B, T, ...);
             None for those on which it does not depend.
         d_gates: by the gates and the candidate, (P, B, T, 5, H), where something else depends on them.
         memory: of the run, if gradients are to flow through it.
@@ -270,9 +288,7 @@ def backward(
     before, after = states.hiddens[:-1], states.hiddens[1:]
     to_hidden = np.zeros_like(states.squashed) if d_hidden is None else _features_first(d_hidden)
     if d_policy is not None:
-        policy, d_logits = trace.choice_policy, _features_first(d_policy)
-        d_logits *= policy
-        d_logits -= policy * d_logits.sum(2, keepdims=True)
+        d_logits = trace.by_logits(_features_first(d_policy))
         to_hidden += np.matmul(weights.actor_weight.swapaxes(-1, -2), d_logits)
         found.actor_weight, found.actor_bias = sum_of_products(d_logits, after), _summed(d_logits)
     if d_value is not None:
@@ -309,7 +325,7 @@ def backward_of_update(
 
     Args:
         traces: what was run for it, one after the other.
-        slopes: of each, the loss's derivatives by π_t, v_t, h_t and c_t.
+        slopes: of each, the loss's derivatives by p_t, v_t, h_t and c_t.
         memory, unroll: as of ``backward``, as are the derivatives.
     """
     found = Gradients()

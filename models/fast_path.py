@@ -23,11 +23,12 @@ from torch.autograd.function import once_differentiable
 
 from .backend import Trace as NodeValues
 from .bank import RingMemory
-from .choices import probabilities
+from .choices import Choices
 from .engine import Trace, Weights, backward, backward_of_update, by_inputs, by_read, run
 from .graph import AgentGraph, LearnedMatrices
 from .losses import Slopes
-from .person import PARAMETERS, Drive, Person
+from .people import People
+from .person import Person
 from .person_in_graph import PersonInGraph
 from .source import GivenTrials, Interaction
 from .weights import GATE_ORDER
@@ -92,7 +93,7 @@ class AgentTrace(NodeValues):
         """An item of a node's value at the last step: (B, size)."""
         direct = self._given is None and self.lengths is None
         if mechanism is self.graph.actor and direct:
-            return torch.from_numpy(self.engine.policy[0, :, -1])
+            return torch.from_numpy(self.engine.before_chances[0, :, -1])
         if mechanism is self.graph.critic and direct:
             return torch.from_numpy(self.engine.value[0, :, -1:])
         return super().output(mechanism, item)
@@ -114,10 +115,12 @@ class AgentTrace(NodeValues):
             return [torch.tanh(s.cell)]
         if node in graph.biases:
             return [torch.ones_like(s.value)]
+        if node is graph.actor and self.engine.choosing is not None:
+            return [torch.from_numpy(self.engine.before_chances[0])]
         simple = {graph.cell: s.cell, graph.hidden: s.hidden, graph.actor: s.policy, graph.critic: s.value}
         if node in simple:
             return [simple[node]]
-        if node is self.path.person_in_graph.choice:  # there is no training of a person whose p_t is not π_t
+        if node is self.path.person_in_graph.choice:
             return [s.policy]
         if node is graph.memory_node:
             return [s.memory]
@@ -134,6 +137,7 @@ class FastPath:
     Args:
         graph: of the agent, as made.
         person: in it.
+        people: who chooses in each row; None: in all who stands there in this execution context.
         wrapper: PsyNeuLink's PyTorch form, whose parameters are used.
         context: the execution context, whose entries are read and stored.
         nested: whether gradients are to flow on to the inputs.
@@ -148,21 +152,24 @@ class FastPath:
         wrapper: Any,
         context: Any,
         *,
+        people: Sequence[Person] | None = None,
         nested: bool = False,
         shared_memory: bool = False,
     ) -> None:
         self.graph, self.person_in_graph, self.wrapper = graph, person, wrapper
-        self.person: Person = person.of(context)
+        self.people = People([[person.of(context)] if people is None else people], graph.config)
+        """Of a context's own person, sharpness and forgetting are as they stand in the graph."""
         parameters = {key: wrapper.projections_map[p].matrix for key, p in graph.learned.items()}
         self.matrices = LearnedMatrices(graph, parameters)
         self.memory: RingMemory | None = None
         if graph.has_memory:
             function = graph.episodic_memory.function
+            retrieval = function.retrieval_settings(context)
             self.memory = RingMemory(
                 function.bank(context),
-                function.retrieval_settings(context),
+                retrieval if people is None else self.people.retrieval(retrieval),
                 graph.config.key_columns,
-                key_scale=self.person.key_scale(graph.config) if self.person.scales_key else None,
+                key_scale=self.people.key_scale,
                 repeated=function.repeated(context),
                 shared=shared_memory,
                 follows=function.follows,
@@ -173,13 +180,16 @@ class FastPath:
         """As they are until the next update."""
         self.is_finite = True
         """Whether the gradients given last were."""
-        values = self.person.values(Drive)
-        self._drive = {PARAMETERS[name].place.gate: value for name, value in values.items()}
 
     # ---- forwards
 
-    def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> Trace:
-        """Run B trials side by side: inputs {mechanism: (B, T, size)}, h0 and c0 {mechanism: (B, H)}."""
+    def run(
+        self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor], choices: Choices | None = None
+    ) -> Trace:
+        """Run B trials side by side: inputs {mechanism: (B, T, size)}, h0 and c0 {mechanism: (B, H)}.
+
+        ``choices``: what has been chosen so far, of trials that have begun; without, p_t is the trained agent's.
+        """
         graph = self.graph
         x = inputs[graph.input_node].detach().numpy()[None]
         retrieve = encode = None
@@ -188,17 +198,18 @@ class FastPath:
             encode = inputs[graph.encode_node].detach().numpy()[None, ..., 0] > 0.5
             encode = encode if encode.any() else None
             retrieve = None if (retrieve == 1).all() else retrieve
-        return self._run(GivenTrials(x, retrieve, encode), before)
+        return self._run(GivenTrials(x, retrieve, encode), before, choices)
 
     def run_episode(self, interaction: Interaction, before: Mapping[Any, Tensor]) -> Trace:
         """Run an episode that has begun, of B worlds side by side."""
-        return self._run(interaction, before)
+        return self._run(interaction, before, interaction)
 
-    def _run(self, source: Any, before: Mapping[Any, Tensor]) -> Trace:
+    def _run(self, source: Any, before: Mapping[Any, Tensor], choices: Choices | None) -> Trace:
         h0, c0 = (before[node].detach().numpy()[None] for node in (self.graph.hidden, self.graph.cell))
         if self._weights is None:
             self._weights = self.matrices.joined()
-        return run(self._weights, source, self.memory, h0, c0, drive=self._drive)
+        people, choosing = self.people, None if choices is None else self.people.choosing(choices)
+        return run(self._weights, source, self.memory, h0, c0, drive=people.drive, choosing=choosing)
 
     def found(self, engine: Trace) -> dict[str, Tensor | None]:
         """Key and value of what the memory gave, (B, T, size)."""
@@ -213,10 +224,6 @@ class FastPath:
                     found = np.zeros((1, engine.x.shape[1], 1, size))
                 parts[name].append(np.broadcast_to(found[0], (found.shape[1], length, found.shape[3])))
         return {name: torch.from_numpy(np.concatenate(found, axis=1)) for name, found in parts.items()}
-
-    def choose(self, logits: np.ndarray) -> np.ndarray:
-        """p_t of the person, without a last choice: (..., A)."""
-        return probabilities(self.person, logits, np.full(logits.shape[:-1], -1))
 
     # ---- backwards
 

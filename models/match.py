@@ -60,19 +60,19 @@ class Retrieval:
 
     kernel: str
     retrieval: str
-    sharpness: float = 1.0
+    sharpness: float | np.ndarray = 1.0
     ties: str = "oldest"
-    forgetting: float = 0.0
-    """As of ``Person``; for averages only."""
+    forgetting: float | np.ndarray = 0.0
+    """As of ``Person``; for averages only. Either may differ between rings: (G, 1, 1)."""
 
     def __post_init__(self) -> None:
         kernel(self.kernel)
         if self.retrieval not in ("nearest", "average"):
             raise ValueError(f"retrieval must be 'nearest' or 'average'; got {self.retrieval!r}.")
-        if self.forgetting and self.retrieval != "average":
+        if np.any(self.forgetting) and self.retrieval != "average":
             raise ValueError(
-                f"forgetting={self.forgetting:g} needs retrieval='average'; got {self.retrieval!r}. Set it to 0, "
-                "or average over the entries."
+                f"forgetting={np.max(self.forgetting):g} needs retrieval='average'; got {self.retrieval!r}. Set it "
+                "to 0, or average over the entries."
             )
 
     def similarity(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -89,10 +89,11 @@ class Retrieval:
                 rows = self.nearest(self.similarity(queries, keys), view)
             return Match(view, rows=rows, empty=_empty(view))
         similar = self.similarity(queries, keys)
-        lag = view.lag[:, None].astype(float) if self.forgetting else None
+        lag = view.lag[:, None].astype(float) if np.any(self.forgetting) else None
         gone = None if view.there is None else ~view.there[:, None]
         arrays = (None if a is None else torch.from_numpy(a) for a in (similar, lag, gone))
-        weights = average_weights(*arrays, self.sharpness, self.forgetting).numpy()  # type: ignore[arg-type]
+        own = (torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in (self.sharpness, self.forgetting))
+        weights = average_weights(*arrays, *own).numpy()  # type: ignore[arg-type]
         return Match(view, weights=weights, similar=similar, sharpness=self.sharpness, queries=queries, keys=keys)
 
     def nearest(self, similar: np.ndarray, view: View) -> np.ndarray:
@@ -204,7 +205,7 @@ class Match:
     """(G, T, n)"""
     similar: np.ndarray | None = None
     """(G, T, n)"""
-    sharpness: float = 1.0
+    sharpness: float | np.ndarray = 1.0
     queries: np.ndarray | None = None
     """(G, T, K), of an average."""
     keys: np.ndarray | None = None

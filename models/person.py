@@ -9,7 +9,14 @@
 
 ``lag_k`` counts the entries that were stored after entry k: 0 for the newest. The last choice is the latest one
 of the same block, whether on this trial or on an earlier one; before the first there is none. The network's
-weights are trained once and are those of everybody.
+weights are trained once and are those of everybody; it can be trained under parameters that people may have, a
+person for each environment (``train(..., people=[...])``).
+
+An episode that is not encoded leaves its entry, as any does, which counts in lags and may be met by way of other
+contexts; but it is not recognised: where its context returns, nothing is retrieved. With trials that are given, a
+context may be stored once. With the environment in the loop, where it may be stored each time it is shown, the
+latest episode that has stored there decides. A block is what one call runs; in the loop, it ends with the epoch,
+too.
 
 The fields of ``Person`` are the one declaration of each parameter, which engine, likelihood, Parameters of the
 composition, command line and documentation read by ``PARAMETERS``. A parameter that acts on a gate's drive or on
@@ -207,15 +214,8 @@ class Person:
         if self.changed:
             raise ValueError(
                 f"{name} stands for a person who differs from the trained agent in {', '.join(self.changed)}. "
-                "Networks are trained once, people are fitted: set .person = Person() to train the network."
-            )
-
-    def check_loop(self, name: str) -> None:
-        """Raise ValueError if this is not the trained agent itself, where the environment is in the loop."""
-        if self.changed:
-            raise ValueError(
-                f"{name} stands for a person who differs from the trained agent in {', '.join(self.changed)}: "
-                "with the environment in the loop, only the agent itself is run. Set .person = Person()."
+                "Networks are trained once, people are fitted: set .person = Person() to train the network, and "
+                "give people=[...] to train it under parameters that people may have."
             )
 
     @property

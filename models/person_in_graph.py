@@ -16,7 +16,8 @@ The two nodes are added when a person first needs them.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,15 +73,34 @@ class PersonInGraph:
         if not isinstance(person, Person):
             raise TypeError(f"'{name}': person must be a Person; got {type(person).__name__}.")
         person.check(self.graph.config)
-        self._add_nodes(person, enlarged)
+        self.make_room(person, enlarged)
         for each, before in {each: self.of(each) for each in contexts}.items():
             self._change(before, person, each)
             self.persons[each] = person
 
+    @contextmanager
+    def standing(self, person: Person, context: Any) -> Iterator[None]:
+        """For the time being stand for another person in an execution context; their nodes are there."""
+        execution_id = context.execution_id
+        own = self.of(execution_id)
+        self._change(own, person, execution_id)
+        try:
+            yield
+        finally:
+            self._change(person, own, execution_id)
+
     # ---- the two nodes
 
-    def _add_nodes(self, person: Person, enlarged: AbstractContextManager[None]) -> None:
-        """Add the nodes that this person needs and that are not there; nobody else's choices change by it."""
+    def make_room(self, person: Person, enlarged: AbstractContextManager[None]) -> None:
+        """Add the nodes that this person needs and that are not there; nobody else's choices change by it.
+
+        Args:
+            person: who.
+            enlarged: within which nodes are added.
+
+        Raises:
+            ValueError: a node cannot be added.
+        """
         graph, size = self.graph, self.graph.config.n_actions
         needs_choice = person.lapse != 0 and self.choice is None
         needs_last_choice = person.perseveration != 0 and self.last_choice is None

@@ -18,6 +18,7 @@ from ..tasks.trials import Trials, concatenate, earned
 from .choices import NO_CHOICE, draw
 from .config import ModelConfig
 from .losses import Outcome
+from .people import as_people
 from .person import Person, with_lost_episodes
 from .source import Interaction
 
@@ -50,6 +51,8 @@ class Plan:
     """(n,) bool: whether the episode of each trial is encoded; None: all are."""
     block: int = 1
     """Trials of each environment that make one update together."""
+    people: tuple[Person, ...] = (Person(),)
+    """Who chooses in each environment, unless it is the trained agent in all."""
 
     @property
     def per_update(self) -> int:
@@ -62,8 +65,19 @@ class Plan:
 
     @property
     def seen(self) -> Trials:
-        """The trials as a person sees them who has encoded only some of the episodes."""
-        return self.trials if self.encoded is None else with_lost_episodes(self.trials, self.encoded)
+        """The trials as people see them who have encoded only some of the episodes."""
+        if self.encoded is None:
+            return self.trials
+        retrieve = self.trials.retrieve.copy()
+        for e in range(self.environments):
+            own = slice(e, None, self.environments)
+            retrieve[own] = with_lost_episodes(self.trials[own], self.encoded[own]).retrieve
+        return replace(self.trials, retrieve=retrieve)
+
+    @property
+    def of_others(self) -> bool:
+        """Whether anybody differs from the trained agent."""
+        return any(person.changed for person in self.people)
 
     def outcome(self, rows: slice, policy: np.ndarray) -> Outcome:
         """What is done on the first steps of these trials, given the policies (B, T, A) there, and what it earns.
@@ -96,6 +110,7 @@ def plan_environments(
     actions: Sequence[np.ndarray] | None = None,
     initial_states: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
     seed: int | Sequence[int] | None = None,
+    people: Any = None,
 ) -> Plan:
     """One plan of several environments: trial k of each, then trial k + 1 of each; see ``plan_trials``.
 
@@ -104,6 +119,7 @@ def plan_environments(
         environments: the trials of each environment, equally many.
         actions, initial_states: as in ``plan_trials``, a list with an item for each environment.
         seed: environment e draws from the seed (seed, e); ``seed`` may be several numbers itself.
+        people: who chooses in each environment; see ``as_people``.
 
     Raises:
         ValueError: the environments differ in their numbers of trials or steps, or as in ``plan_trials``.
@@ -125,6 +141,7 @@ def plan_environments(
             raise ValueError(
                 f"{name} must be a list with an item for each of {count} environments; got {len(given)}."
             )
+    everybody = as_people(people, count, config)
     plans = [
         plan_trials(
             config,
@@ -132,6 +149,7 @@ def plan_environments(
             None if actions is None else actions[e],
             None if initial_states is None else initial_states[e],
             None if seed is None else np.random.default_rng((*np.atleast_1d(seed).tolist(), e)),
+            person=everybody[e],
         )
         for e, trials in enumerate(environments)
     ]
@@ -140,6 +158,9 @@ def plan_environments(
     def interleaved(name: str) -> np.ndarray:
         return np.concatenate([getattr(plan, name) for plan in plans])[order]
 
+    if any(plan.encoded is not None for plan in plans):
+        all_are = np.ones(sizes[0][0], bool)
+        plans = [replace(plan, encoded=all_are if plan.encoded is None else plan.encoded) for plan in plans]
     return Plan(
         trials=concatenate(list(environments))[order],
         actions=None if actions is None else interleaved("actions"),
@@ -147,6 +168,8 @@ def plan_environments(
         h0=interleaved("h0"),
         c0=interleaved("c0"),
         environments=count,
+        encoded=None if plans[0].encoded is None else interleaved("encoded"),
+        people=everybody,
     )
 
 
@@ -158,11 +181,14 @@ def plan_trials(
     seed: int | Sequence[int] | np.random.Generator | None = None,
     *,
     may_be_missing: bool = False,
+    person: Person | None = None,
+    encoded: np.ndarray | None = None,
 ) -> Plan:
     """Check the arguments of a pass over trials, and draw what they leave open.
 
     Initial states and choices are drawn from the seed in one fixed order, whether forced or not: the same
-    seed gives the same stream to either model.
+    seed gives the same stream to either model. Which episodes are encoded is drawn last, one number a trial, and
+    only if ``encoding_probability`` < 1: the rest of the stream does not depend on the person.
 
     Args:
         config: the model's sizes.
@@ -171,12 +197,15 @@ def plan_trials(
         initial_states: h0 (n, H) and c0 (n, H).
         seed: for what is not forced; None draws afresh.
         may_be_missing: whether forced choices may be -1, no choice; there is no learning from those.
+        person: who makes the choices; None: the trained agent itself.
+        encoded: (n,) bool: whether the episode of each trial is encoded; None: drawn.
 
     Raises:
         TypeError: trials are not ``Trials``.
-        ValueError: sizes do not agree, or a value is outside its range.
+        ValueError: sizes do not agree, or a value is outside its range; or see ``returning``.
     """
     _check_trials(trials)
+    person = Person() if person is None else person
     n, steps = trials.targets.shape
     if trials.input_size != config.input_size:
         raise ValueError(
@@ -218,7 +247,11 @@ def plan_trials(
                 raise ValueError(f"initial_states: {name} must have the shape (n, H) = {size}; got {state.shape}.")
             if not np.isfinite(state).all():
                 raise ValueError(f"initial_states: {name} must be finite.")
-    return Plan(trials, actions, luck, h0, c0)
+    if encoded is None and person.encoding_probability < 1:
+        encoded = rng.random(n) < person.encoding_probability
+    if encoded is not None:
+        with_lost_episodes(trials, encoded)  # checks it
+    return Plan(trials, actions, luck, h0, c0, encoded=encoded, people=(person,))
 
 
 def plan_run(
@@ -230,27 +263,9 @@ def plan_run(
     seed: int | Sequence[int] | np.random.Generator | None = None,
     encoded: np.ndarray | None = None,
 ) -> Plan:
-    """``plan_trials`` of one block for a person: without learning, and with the episodes that are not encoded.
-
-    Which episodes are encoded is drawn last, one number a trial, and only if ``encoding_probability`` < 1: the
-    rest of the stream does not depend on the person.
-
-    Args:
-        config, trials, initial_states, seed: as in ``plan_trials``.
-        person: who makes the choices.
-        actions: (n, T) forced choices, each 0 ... A-1, or -1 where none was made.
-        encoded: (n,) bool: whether the episode of each trial is encoded; None: drawn.
-
-    Raises:
-        TypeError, ValueError: as in ``plan_trials``; or ``encoded`` is not (n,) bool; or see ``returning``.
-    """
-    rng = np.random.default_rng(seed)
-    plan = plan_trials(config, trials, actions, initial_states, rng, may_be_missing=True)
-    if encoded is None and person.encoding_probability < 1:
-        encoded = rng.random(len(trials)) < person.encoding_probability
-    if encoded is not None:
-        with_lost_episodes(trials, encoded)  # checks it
-    return replace(plan, encoded=encoded)
+    """``plan_trials`` of one block for a person, without learning: choices may be -1 where none was made."""
+    own = {"person": person, "encoded": encoded, "may_be_missing": True}
+    return plan_trials(config, trials, actions, initial_states, seed, **own)  # type: ignore[arg-type]
 
 
 def _check_trials(trials: object) -> None:
@@ -269,6 +284,7 @@ def plan_episodes(
     seed: int | Sequence[int] | None = None,
     epochs: int = 1,
     forget: Callable[[], object] = lambda: None,
+    people: Any = None,
 ) -> Plan:
     """A plan of episodes in the loop.
 
@@ -281,6 +297,7 @@ def plan_episodes(
         seed: for initial states and choices; world e draws from the seed (seed, e).
         epochs: the present one, and those that follow.
         forget: clears the model's memory, where another epoch begins.
+        people: who chooses in each world; see ``as_people``.
 
     Raises:
         ValueError: model and task do not fit each other, the epoch has not so many episodes left, or there is no
@@ -302,7 +319,8 @@ def plan_episodes(
     if not is_whole(epochs) or epochs < 1:
         raise ValueError(f"epochs must be a whole number ≥ 1; got {epochs!r}.")
     shape = (epochs * episodes, task.length)
-    blank = Trials(np.zeros((*shape, task.input_size)), np.zeros(shape, int), np.zeros(shape, bool))
+    none = np.zeros(shape, int)
+    blank = Trials(np.zeros((*shape, task.input_size)), none, none > 0, context=np.arange(len(none)))
     forced = None
     if actions is not None:
         actions = np.asarray(actions)
@@ -313,8 +331,8 @@ def plan_episodes(
         checked = np.where(actions == NO_CHOICE, 0, actions)  # where no answer is asked for, the worlds know
         forced = [checked[e :: worlds.n] for e in range(worlds.n)]
         actions = actions.astype(np.int64)
-    plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed)
-    interaction = Interaction(worlds, plan.luck, actions, episodes, forget)
+    plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed, people=people)
+    interaction = Interaction(worlds, plan.luck, actions, episodes, forget, plan.encoded)
     return replace(plan, actions=actions, interaction=interaction)
 
 

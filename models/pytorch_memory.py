@@ -54,7 +54,7 @@ class PytorchMemory(FieldwiseCall):
         batch, steps = fields[0].shape[:2]
         context = pnl.Context(execution_id=self.execution_id)
         rows = [
-            self.memory.step([f[b, s] for f in fields], context, environment=b)
+            self.memory.step([f[b, s] for f in fields], context, self.memory.first_environment + b)
             for b in range(batch)
             for s in range(steps)
         ]
@@ -86,9 +86,9 @@ class PytorchStore(FieldwiseCall):
     def on_fields(self, fields: list[Tensor]) -> list[Tensor]:
         """Store for each trial, in its environment, and step: fields (batch, step, size) → the switch."""
         *entry, switch = fields
-        context = pnl.Context(execution_id=self.execution_id)
+        context, memory = pnl.Context(execution_id=self.execution_id), self.store.memory
         for b, s in torch.nonzero(switch[..., 0] > 0.5).tolist():
-            self.store.memory.store_entry([f[b, s] for f in entry], context, environment=b)
+            memory.store_entry([f[b, s] for f in entry], context, memory.first_environment + b)
         return [switch]
 
     def on_part(self, fields: list[Tensor]) -> Tensor:

@@ -32,7 +32,8 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -150,6 +151,15 @@ class ReferenceMemory:
         return values[len(values) - 1 - torch.argmax(similarity.flip(0))]
 
 
+@dataclass
+class Past:
+    """What a person takes along from trial to trial within an epoch, besides the memory."""
+
+    last_choice: int = NO_CHOICE
+    encoded: dict[int, bool] = field(default_factory=dict)
+    """By context: whether the latest episode that has stored there was encoded."""
+
+
 class ReferenceEpisodicLSTM(nn.Module):
     """The reference agent: an LSTM with an episodic memory, an actor and a critic.
 
@@ -181,19 +191,19 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.record: TrialRecord | None = None
         """What happened in the last training, also where it was interrupted."""
         self._through_memory = False  # whether what is stored is not detached
-        self._person = Person()
+        self._person = self._acting = Person()  # who stands for the agent, and who makes the present choices
 
     # ---- the person
 
     @property
     def person(self) -> Person:
-        """Who makes the choices in ``run_trials``; by default the trained agent itself."""
+        """Who makes the choices where nothing is learned; by default the trained agent itself."""
         return self._person
 
     @person.setter
     def person(self, person: Person) -> None:
         person.check(self.config)
-        self._person = person
+        self._person = self._acting = person
 
     # ---- weights and memory --------------------------------------------------------------------------
 
@@ -249,7 +259,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         self, x_t: Tensor, h: Tensor, c: Tensor, *, retrieve: bool, encode: bool, last_choice: int = NO_CHOICE
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One step: x_t (D,), h_{t-1} (H,), c_{t-1} (H,) → p_t (A,), v_t (), h_t, c_t, m_t (H,), gates (4, H)."""
-        size, person = self.config.hidden_size, self.person
+        size, person = self.config.hidden_size, self._acting
         key = x_t[self.config.key_columns]
         if person.context_weight != 0.5:
             key = self._weighted_key(key)
@@ -277,14 +287,14 @@ class ReferenceEpisodicLSTM(nn.Module):
 
     def _weighted_key(self, key: Tensor) -> Tensor:
         """s_w ∘ key: columns of the context times 2w, the others times 2 (1 − w)."""
-        w, (start, stop) = self.person.context_weight, cast(tuple[int, int], self.person.context_columns)
+        w, (start, stop) = self._acting.context_weight, cast(tuple[int, int], self._acting.context_columns)
         column = torch.arange(self.config.input_size)[self.config.key_columns]
         shows_context = (column >= start) & (column < stop)
         return torch.where(shows_context, 2 * w * key, 2 * (1 - w) * key)
 
     def _choice_probabilities(self, logits: Tensor, last_choice: int) -> Tensor:
         """p_t (A,) of the person; for the trained agent itself π_t, at the price of π_t alone."""
-        person = self.person
+        person = self._acting
         if person.inverse_temperature != 1:
             logits = person.inverse_temperature * logits
         if person.perseveration and last_choice != NO_CHOICE:
@@ -296,14 +306,13 @@ class ReferenceEpisodicLSTM(nn.Module):
         self,
         plan: Plan,
         n: int,
-        last_choice: int = NO_CHOICE,
+        past: Past,
         unroll: int | None = None,
-        recalled: bool = True,
     ) -> dict[str, Tensor]:
         """All steps of trial n of a plan, as tensors by the names of ``TrialRecord`` (without the n).
 
-        ``last_choice`` is the latest one before it; without ``recalled``, nothing is retrieved. No gradient flows
-        back from one stretch of ``unroll`` steps into the one before.
+        ``past`` is that of its environment, and goes on. No gradient flows back from one stretch of ``unroll``
+        steps into the one before.
         """
         like = self.input_weight
         trials = plan.trials
@@ -313,9 +322,15 @@ class ReferenceEpisodicLSTM(nn.Module):
         length = trials.length if trials.lengths is None else int(trials.lengths[n])
         targets = trials.targets[n, :length]
         actions, rewards = np.full(length, NO_CHOICE), np.zeros(length)
+        recalled = True
+        if plan.encoded is not None:  # trials say then which context they show
+            context = int(cast(np.ndarray, trials.context)[n])
+            recalled = past.encoded.get(context, True)
+            if trials.encode[n].any():
+                past.encoded[context] = bool(plan.encoded[n])
         for t in range(length):
             retrieve, encode = bool(trials.retrieve[n, t]) and recalled, bool(trials.encode[n, t])
-            out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=last_choice)
+            out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=past.last_choice)
             steps.append(out)
             policy = out[0]
             h, c = self._state_after(t, out, unroll)
@@ -323,7 +338,7 @@ class ReferenceEpisodicLSTM(nn.Module):
                 continue
             action = self._draw(policy, plan.luck[n, t]) if plan.actions is None else int(plan.actions[n, t])
             if action != NO_CHOICE:
-                actions[t] = last_choice = action
+                actions[t] = past.last_choice = action
                 rewards[t] = action == targets[t] if trials.rewards is None else trials.rewards[n, t, action]
         return self._trial(steps, actions, targets, rewards)
 
@@ -337,10 +352,12 @@ class ReferenceEpisodicLSTM(nn.Module):
                 return action
         return len(policy) - 1
 
-    def run_episode(self, plan: Plan, first: int, unroll: int | None = None) -> list[dict[str, Tensor]]:
+    def run_episode(
+        self, plan: Plan, first: int, pasts: list[Past], unroll: int | None = None
+    ) -> list[dict[str, Tensor]]:
         """The next episode of all worlds of a plan, in step with each other: for each what ``run_trial`` gives.
 
-        They are rows first ... first + M − 1 of the plan; each world has an episodic memory of its own.
+        They are rows first ... first + M − 1 of the plan; each world has an episodic memory and a past of its own.
         """
         like, interaction = self.input_weight, plan.interaction
         assert interaction is not None
@@ -352,19 +369,28 @@ class ReferenceEpisodicLSTM(nn.Module):
             np.empty((len(rows), interaction.length)),
         )
         interaction.begin(first)
+        worlds, contexts = interaction.worlds, interaction.worlds.context.tolist()
+        if first // plan.environments % interaction.epoch == 0:
+            pasts[:] = [Past() for _ in rows]
+        recalled = [past.encoded.get(context, True) for past, context in zip(pasts, contexts, strict=True)]
         for t in range(interaction.length):
             x = torch.from_numpy(interaction.inputs).to(like)
-            retrieve, encode = interaction.retrieve.tolist(), interaction.encode.tolist()
+            retrieve, encode = (worlds.retrieve & worlds.reads).tolist(), interaction.encode.tolist()
             for e, (h, c) in enumerate(states):
-                self.episodic_memory = self._memory_of(e)
-                steps[e].append(self.step(x[e], h, c, retrieve=retrieve[e], encode=encode[e]))
+                self.episodic_memory, self._acting = self._memory_of(e), plan.people[e]
+                switches = {"retrieve": retrieve[e] and recalled[e], "encode": encode[e]}
+                steps[e].append(self.step(x[e], h, c, **switches, last_choice=pasts[e].last_choice))
                 states[e] = self._state_after(t, steps[e][-1], unroll)
+                if encode[e] and plan.encoded is not None:
+                    pasts[e].encoded[contexts[e]] = bool(plan.encoded[rows[e]])
             taken = [self._draw(own[-1][0], luck) for own, luck in zip(steps, plan.luck[rows, t], strict=True)]
             actions[:, t] = taken if plan.actions is None else plan.actions[rows, t]
-            unasked = ~interaction.worlds.asks
+            asked = interaction.worlds.asks
             rewards[:, t] = interaction.take(actions[:, t])
-            actions[unasked, t] = NO_CHOICE
-        self.episodic_memory = self.memories[0]
+            actions[~asked, t] = NO_CHOICE
+            for e in np.flatnonzero(asked):
+                pasts[e].last_choice = int(actions[e, t])
+        self.episodic_memory, self._acting = self.memories[0], self.person
         return [self._trial(*own) for own in zip(steps, actions, actions, rewards, strict=True)]
 
     @staticmethod
@@ -409,27 +435,11 @@ class ReferenceEpisodicLSTM(nn.Module):
         plan = plan_run(self.config, self.person, trials, actions, initial_states, seed, encoded)
         self.episodic_memory.to(self.input_weight)
         parts: list[dict[str, np.ndarray]] = []
-        last_choice, recalled = NO_CHOICE, self._recalled(plan)
+        past = Past()
         with torch.no_grad():
             for n in range(len(trials)):
-                trial = self.run_trial(plan, n, last_choice, recalled=recalled[n])
-                parts.append(self._part(trial))
-                made = trial["action"][trial["action"] != NO_CHOICE]
-                last_choice = int(made[-1]) if len(made) else last_choice
+                parts.append(self._part(self.run_trial(plan, n, past)))
         return build_record(self.config, plan, parts)
-
-    @staticmethod
-    def _recalled(plan: Plan) -> list[bool]:
-        """Of each trial, whether it may retrieve: not where it returns to an episode that was not encoded."""
-        if plan.encoded is None:
-            return [True] * len(plan.trials)
-        found: list[bool] = []
-        encoded: dict[Any, bool] = {}
-        for n, context in enumerate(plan.trials.context.tolist()):  # type: ignore[union-attr]
-            found.append(encoded.get(context, True))
-            if plan.trials.encode[n].any():
-                encoded[context] = bool(plan.encoded[n])
-        return found
 
     def run_episodes(
         self,
@@ -444,18 +454,18 @@ class ReferenceEpisodicLSTM(nn.Module):
             worlds: M worlds of a task, in an epoch (``worlds.begin_epoch()``).
             episodes: of each world.
             actions: (episodes · M, T) forced choices; without them they are drawn from the policy.
-            seed: for what is drawn.
+            seed: for what is drawn; with a person's ``encoding_probability`` < 1 also which episodes are encoded.
 
         Raises:
             ValueError: model and task do not fit each other, or the epoch has not so many episodes left.
         """
-        self.person.check_loop("The reference")
-        plan = plan_episodes(self.config, worlds, episodes, actions, seed)
+        plan = plan_episodes(self.config, worlds, episodes, actions, seed, people=[self.person] * worlds.n)
         assert plan.interaction is not None
         parts: list[dict[str, np.ndarray]] = []
+        pasts: list[Past] = []
         with torch.no_grad():
             for first in range(0, len(plan.trials), plan.environments):
-                parts += map(self._part, self.run_episode(plan, first))
+                parts += map(self._part, self.run_episode(plan, first, pasts))
         return cast(EpisodeRecord, build_record(self.config, plan, parts))
 
     def learn_trials(
@@ -474,6 +484,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         self.person.check_training("The reference")
         steps = self._optimizer(optimizer, learning_rate)
         parts, losses, gradients = [], [], [] if record_gradients else None
+        pasts = [Past() for _ in range(plan.environments)]
         self.record, self._through_memory = None, loss.through_memory
         try:
             for update in range(-(-len(plan.trials) // plan.per_update)):
@@ -481,7 +492,7 @@ class ReferenceEpisodicLSTM(nn.Module):
                 self._updated()
                 together = range(len(plan.trials))[update * plan.per_update :][: plan.per_update]
                 here, of_here, total = [], [], torch.zeros((), dtype=self.input_weight.dtype)
-                for trial in self._trials_of_update(plan, together, loss.unroll_steps):
+                for trial in self._trials_of_update(plan, together, pasts, loss.unroll_steps):
                     policy_loss, value_loss = self.loss(trial, loss)
                     total = total + (policy_loss + loss.value_weight * value_loss) / len(together)
                     here.append(self._part(trial, record))
@@ -507,7 +518,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             self._through_memory = False
             for memory in self.memories:
                 memory.go_back()
-            self.episodic_memory = self.memories[0]
+            self.episodic_memory, self._acting = self.memories[0], self.person
             self.record = build_record(self.config, plan, parts, losses, gradients)
         return self.record
 
@@ -516,15 +527,18 @@ class ReferenceEpisodicLSTM(nn.Module):
         for memory in self.memories:
             memory.end_update()
 
-    def _trials_of_update(self, plan: Plan, together: range, unroll: int | None) -> Iterator[dict[str, Tensor]]:
+    def _trials_of_update(
+        self, plan: Plan, together: range, pasts: list[Past], unroll: int | None
+    ) -> Iterator[dict[str, Tensor]]:
         """The trials of one update: of each environment one, or those of a block."""
         if plan.interaction is not None:
             for first in together[:: plan.environments]:
-                yield from self.run_episode(plan, first, unroll)
+                yield from self.run_episode(plan, first, pasts, unroll)
             return
         for n in together:
-            self.episodic_memory = self._memory_of(n % plan.environments)
-            yield self.run_trial(plan, n, unroll=unroll)
+            e = n % plan.environments
+            self.episodic_memory, self._acting = self._memory_of(e), plan.people[e]
+            yield self.run_trial(plan, n, pasts[e], unroll)
 
     def loss(self, trial: dict[str, Tensor], settings: LossSettings) -> tuple[Tensor, Tensor]:
         """Actor's and critic's loss of one trial (Mnih et al., 2016, summed over steps as in dnd-lstm).

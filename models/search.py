@@ -27,6 +27,8 @@ class KernelSearch(EntriesByContext):
     """False lesions the memory: it retrieves nothing."""
     follows = False
     """Whether gradients flow from what is retrieved to what was stored, as tensors, for the same update."""
+    first_environment = 0
+    """Whose entries the first of the trials side by side has in PyTorch mode; the others follow."""
 
     def setting(self, name: str, context: Any) -> Any:
         """A Parameter of the memory in a context."""

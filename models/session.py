@@ -28,6 +28,7 @@ class TrialSession(Session):
         gradients: whether the record is to have them.
         record: whether it is to have the states.
         max_gradient_norm: as of ``train_episodes``.
+        policy: the node whose value is p_t; by default the actor.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class TrialSession(Session):
         gradients: bool = False,
         record: Record = "all",
         max_gradient_norm: float | None = None,
+        policy: Any = None,
     ) -> None:
+        self._policy_node = policy
         self.graph, self.plan, self.settings = graph, plan, settings
         self.wants_gradients, self.max_gradient_norm = gradients, max_gradient_norm
         self.unroll_steps, self.through_memory = settings.unroll_steps, settings.through_memory
@@ -79,7 +82,7 @@ class TrialSession(Session):
 
     def loss(self, which: range, values: Mapping[Any, Tensor]) -> Tensor:
         """General path: the loss as a tensor through which gradients flow to PsyNeuLink's parameters."""
-        found = values_of_nodes(self.graph, values.__getitem__)
+        found = values_of_nodes(self.graph, values.__getitem__, self._policy_node)
         part = {name: value.detach().numpy() for name, value in found.items()}
         outcome = self._outcome(which, part)
         actor, critic = losses(trial_tensors(found, outcome, self.settings), self.settings)

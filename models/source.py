@@ -126,6 +126,8 @@ class Interaction(Source):
         actions: (n, T) forced choices; None: they are drawn.
         epoch: episodes after which another epoch begins.
         forget: called when it does, to clear the model's memory.
+        encoded: (n,) bool: whether each episode is encoded; None: all are. In an episode that returns to a context
+            nothing is retrieved if the latest that has stored there was not encoded (see ``person``).
     """
 
     answers = True
@@ -137,9 +139,11 @@ class Interaction(Source):
         actions: np.ndarray | None,
         epoch: int,
         forget: Callable[[], object],
+        encoded: np.ndarray | None = None,
     ) -> None:
         self.worlds, self._luck, self._actions = worlds, luck, actions
-        self._epoch, self._forget = epoch, forget
+        self.epoch, self._forget, self._is_encoded = epoch, forget, encoded
+        self._begin_epoch()
         n, self.length = luck.shape
         self.stretches = [slice(t, t + 1) for t in range(self.length)]
         self.inputs_seen = np.zeros((n, self.length, worlds.task.input_size))
@@ -159,7 +163,8 @@ class Interaction(Source):
     @property
     def retrieve(self) -> np.ndarray:
         """(M,) bool: whether the memory is read at this step."""
-        return self.worlds.retrieve & self.worlds.reads
+        reads = self.worlds.retrieve & self.worlds.reads
+        return reads if self._is_encoded is None else reads & self._recalled
 
     @property
     def encode(self) -> np.ndarray:
@@ -169,13 +174,22 @@ class Interaction(Source):
     def begin(self, first: int) -> None:
         """Begin the next episode of all worlds, where due that of another epoch: rows first ... first + M − 1."""
         episode = first // self.worlds.n
-        if episode and episode % self._epoch == 0:
+        if episode and episode % self.epoch == 0:
             self.worlds.begin_epoch()
             self._forget()
+            self._begin_epoch()
         self.worlds.begin_episode()
         self.rows, self.step = slice(first, first + self.worlds.n), 0
         self.context[self.rows], self.exposure[self.rows] = self.worlds.context, self.worlds.exposure
+        of_context = zip(self._of_context, self.worlds.context.tolist(), strict=True)
+        self._recalled = np.array([of_world.get(context, True) for of_world, context in of_context])
         self._see()
+
+    def _begin_epoch(self) -> None:
+        self.last_choice = np.full(self.worlds.n, NO_CHOICE)
+        """(M,): the latest choice of the epoch in each world; -1: none."""
+        self._of_context: list[dict[int, bool]] = [{} for _ in range(self.worlds.n)]
+        self._recalled = np.ones(self.worlds.n, bool)
 
     def act(self, policy: np.ndarray) -> None:
         """Draw an action for each world from the policies (M, A), where none is forced, and take it."""
@@ -186,6 +200,7 @@ class Interaction(Source):
         """Take the actions (M,), go on to the next step, and give the rewards (M,)."""
         rows, t, asks = self.rows, self.step, self.worlds.asks
         self.action[rows, t] = np.where(asks, action, NO_CHOICE)
+        self.last_choice = np.where(asks, action, self.last_choice)
         rewards = self.reward[rows, t] = self.worlds.act(np.where(asks, action, 0))
         for name, values in self.worlds.facts().items():
             if name not in self.facts:
@@ -199,7 +214,11 @@ class Interaction(Source):
     def _see(self) -> None:
         rows, t = self.rows, self.step
         self.inputs_seen[rows, t] = self.inputs
-        self.encoded[rows, t], self.retrieved[rows, t] = self.encode, self.retrieve
+        encode = self.encode
+        self.encoded[rows, t], self.retrieved[rows, t] = encode, self.retrieve
+        if self._is_encoded is not None:
+            for e in np.flatnonzero(encode).tolist():
+                self._of_context[e][int(self.worlds.context[e])] = bool(self._is_encoded[rows][e])
 
     # ---- as the engine asks: what has been shown of the present episode, for one agent
 

@@ -10,12 +10,14 @@ import numpy as np
 from ..tasks.trials import Trials
 from .losses import Loss, LossSettings
 from .optimizers import OptimizerName, check_optimizer, check_rate
+from .people import as_people
 from .plans import Update, check_update, plan_environments, plan_episodes, plan_trials
 from .records import Record, check_record
 
 if TYPE_CHECKING:
     from ..tasks.environment import Worlds
     from .composition import EpisodicLSTMComposition
+    from .person import Person
     from .reference import ReferenceEpisodicLSTM
 
 
@@ -35,6 +37,7 @@ def train(
     unroll_steps: int | None = None,
     update: Update = "trial",
     through_memory: bool = False,
+    people: Person | Sequence[Person] | None = None,
     optimizer: OptimizerName = "adam",
     record: Record = "all",
     after_trial: Callable[[int], None] | None = None,
@@ -68,6 +71,11 @@ def train(
         through_memory: whether gradients flow from what is retrieved to what was stored for the same update. They
             teach an agent to keep in c_t what later trials will need; with ``update="trial"`` they stay within a
             trial.
+        people: who chooses in each environment, one ``Person`` each (alone, if there is but one environment);
+            None: the trained agent itself. The network is trained under their parameters: choices are drawn from
+            their p_t, which takes π_t's place in the loss, too, and gradients flow through all of their places.
+            The last choice goes on from trial to trial within this call. With an ``encoding_probability`` < 1, it
+            is drawn for each trial whether its episode is encoded; the trials must say which context they show.
         optimizer: ``adam`` (dnd-lstm), or ``rmsprop``, that of A2C (α = .99, ε = 1e-5; see ``optimizers``).
         record: ``all``; or ``behavior``, without the states (hidden, cell, memory, gates), as arrays without
             columns: with many trials they are large.
@@ -79,7 +87,9 @@ def train(
 
     Raises:
         NotFinite: an update would not be finite: it is not made, and the model is as the last one has left it.
-        ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser.
+        TypeError: people are not ``Person``.
+        ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser; there
+            are not as many people as environments, or a parameter has no place in this model.
     """
     check_rate(learning_rate)
     check_optimizer(optimizer)
@@ -87,9 +97,10 @@ def train(
     check_update(update)
     settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
     if isinstance(trials, (list, tuple)):
-        plan = plan_environments(model.config, trials, actions, initial_states, seed)
+        plan = plan_environments(model.config, trials, actions, initial_states, seed, people)
     else:
-        plan = plan_trials(model.config, cast(Trials, trials), actions, initial_states, seed)
+        (person,) = as_people(people, 1, model.config)
+        plan = plan_trials(model.config, cast(Trials, trials), actions, initial_states, seed, person=person)
     if update == "block":
         plan = plan.in_one_update()
     found = model.learn_trials(
@@ -119,6 +130,7 @@ def train_episodes(
     unroll_steps: int | None = None,
     update: Update = "trial",
     through_memory: bool = False,
+    people: Person | Sequence[Person] | None = None,
     max_gradient_norm: float | None = None,
     actions: Any = None,
     seed: int | Sequence[int] | None = None,
@@ -147,6 +159,9 @@ def train_episodes(
             expectation for what follows (see ``LossSettings``); None: back through the whole episode.
         update: ``trial``: one an episode; or ``block``: one an epoch, from the mean of all its losses.
         through_memory: as in ``train``.
+        people: who acts in each world, as in ``train``. The last choice goes on from step to step and from episode
+            to episode, until another epoch begins. With an ``encoding_probability`` < 1, it is drawn for each
+            episode whether it is encoded (see ``person``).
         max_gradient_norm: gradients of all weights together are scaled down to this norm; None: as they are.
         actions: (epochs · episodes · M, T) forced choices, row k · M + e that of episode k of world e.
         seed: for what is drawn: initial states and choices.
@@ -161,8 +176,10 @@ def train_episodes(
 
     Raises:
         NotFinite: as in ``train``.
+        TypeError: as in ``train``.
         ValueError: model and task do not fit each other, the epoch has not so many episodes left, a value is
-            outside its range, or the model has been trained with the other optimiser.
+            outside its range, the people do not fit as in ``train``, or the model has been trained with the other
+            optimiser.
     """
     check_rate(learning_rate)
     check_optimizer(optimizer)
@@ -175,7 +192,7 @@ def train_episodes(
     if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
         raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
     check_update(update)
-    plan = plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory)
+    plan = plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory, people)
     return model.learn_trials(
         plan.in_one_update(epochs) if update == "block" else plan,
         learning_rate=learning_rate,
