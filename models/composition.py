@@ -782,10 +782,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
         """Put what an episode has shown where PsyNeuLink looks for inputs."""
-        seen = {self.input_node: interaction.inputs_seen[rows]}
+        seen = {self.input_node: interaction.inputs_seen[0, rows]}
         if self.parts.has_memory:
-            seen[self.retrieve_node] = interaction.retrieved[rows, :, None].astype(float)
-            seen[self.encode_node] = interaction.encoded[rows, :, None].astype(float)
+            seen[self.retrieve_node] = interaction.retrieved[0, rows, :, None].astype(float)
+            seen[self.encode_node] = interaction.encoded[0, rows, :, None].astype(float)
         for node, values in seen.items():
             inputs[node][...] = torch.from_numpy(values)
 

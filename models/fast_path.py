@@ -26,7 +26,7 @@ from .bank import RingMemory
 from .choices import probabilities
 from .engine import Trace, backward, backward_of_update, by_inputs, by_read, run
 from .graph import AgentGraph, LearnedMatrices
-from .losses import Slopes
+from .losses import Slopes, is_finite
 from .person import PARAMETERS, Drive, Person
 from .person_in_graph import PersonInGraph
 from .source import GivenTrials, Interaction
@@ -223,7 +223,7 @@ class FastPath:
             [None] * len(engines) if s is None else np.split(s[None], edges, 1) for s in vars(slopes).values()
         ]
         found = backward_of_update(engines, list(zip(*split, strict=True)), self.memory, unroll)
-        self.is_finite = all(np.isfinite(np.vdot(g, g)) for g in vars(found).values() if isinstance(g, np.ndarray))
+        self.is_finite = all(map(is_finite, found.by_weight().values()))
         for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]
             if parameter.requires_grad:  # PsyNeuLink may have frozen projections since
