@@ -368,6 +368,7 @@ def _cohort_in_worlds(composition: Any, reference: Any, settings: dict[str, Any]
     if not _can_be_in_worlds(config, settings):
         return
     task, models = Echo(config.input_size, config.n_actions), (composition, reference)
+    Cohort.from_models([reference]).copy_to(composition, 0)  # agents of a cohort are equally far
     for model in models:
         model.clear_memory()
     cohort = Cohort.from_models(models)
