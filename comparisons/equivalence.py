@@ -36,7 +36,7 @@ TOLERANCE = 1e-10
 
 PYTORCH_MODE, PYTHON_MODE = "PyTorch mode", "Python mode"
 GENERAL, SIMULATE, ENVIRONMENTS, COHORT = "general path", "simulate", "environments", "cohort"
-PERSON, WORLDS = "person", "worlds"
+PERSON, WORLDS, COHORT_IN_WORLDS = "person", "worlds", "cohort, worlds"
 PEOPLE, IN_WORLDS = "people", "people, worlds"
 STEP_FIELDS = ("gates", "cell", "hidden", "policy", "value")
 
@@ -60,7 +60,7 @@ class Rung:
 
     def __str__(self) -> str:
         verdict = "same" if self.passed else f"DIFFERS, first at {self.where}"
-        return f"{self.path:<13} {self.name:<32} {self.difference:8.1e}  {verdict}"
+        return f"{self.path:<14} {self.name:<32} {self.difference:8.1e}  {verdict}"
 
 
 @dataclass
@@ -181,7 +181,7 @@ def climb_ladder(
         gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
         python_trials: trials to compare in Python mode (some 0.1 s a step).
         further_trials: trials to compare on each of the other paths: the general path, ``simulate``, two
-            environments, a cohort, a person, worlds, and training for people. 0 leaves these out.
+            environments, a cohort, a person, worlds, training for people, a cohort in worlds. 0 leaves these out.
         on_rung: called with each rung as it is climbed.
         make_composition, make_reference: make the models from (config, seed); for models of your own.
 
@@ -252,6 +252,7 @@ def _climb(
         yield from _people(composition, reference, some, settings)
         yield from _people_in_worlds(composition, reference, settings)
         yield from _cohort(composition, reference, some, rng, settings)
+        yield from _cohort_in_worlds(composition, reference, settings)
 
 
 def _general_path(
@@ -381,7 +382,7 @@ def _worlds(
 ) -> Iterator[Rung]:
     """The environment in the loop: two worlds, one update an episode, choices that are drawn."""
     config = composition.config
-    if config.input_size < config.n_actions + 2 or settings["loss"] == "cross_entropy":
+    if not _can_be_in_worlds(config, settings):
         return
     own, records = {"seed": 8, "record_gradients": True, "people": people}, []
     for model in (composition, reference):
@@ -435,6 +436,49 @@ def _people_in_worlds(composition: Any, reference: Any, settings: dict[str, Any]
             yield compare_memories(composition, reference, f"{IN_WORLDS}, {path}")
     finally:
         composition.person = reference.person = Person()
+
+
+def _cohort_in_worlds(composition: Any, reference: Any, settings: dict[str, Any]) -> Iterator[Rung]:
+    """The two models as the agents of a cohort, two worlds each, against each of them alone."""
+    config = composition.config
+    if not _can_be_in_worlds(config, settings):
+        return
+    task, models = Echo(config.input_size, config.n_actions), (composition, reference)
+    Cohort.from_models([reference]).copy_to(composition, 0)  # agents of a cohort are equally far
+    for model in models:
+        model.clear_memory()
+    cohort = Cohort.from_models(models)
+    settings = {**settings, "max_gradient_norm": 0.5, "record": "all"}
+    records = cohort.train_episodes(_worlds_of(task, 4), task.episodes, seed=[8, 9], **settings)
+    theirs = [
+        train_episodes(model, _worlds_of(task, 2, first=2 * p), task.episodes, seed=8 + p, **settings)
+        for p, model in enumerate(models)
+    ]
+    rungs = [compare_records(*pair, COHORT_IN_WORLDS) for pair in zip(records, theirs, strict=True)]
+    yield from (max(pair, key=lambda rung: rung.difference) for pair in zip(*rungs, strict=True))
+    weights = [
+        (f"agent {p}, {k}", v, m.weights()[k]) for p, m in enumerate(models) for k, v in cohort.weights(p).items()
+    ]
+    yield compare_arrays("weights after the episodes", COHORT_IN_WORLDS, weights)
+    memories = [
+        (f"agent {p}, environment {e}", a, b)
+        for p, model in enumerate(models)
+        for e in range(2)
+        for a, b in zip(cohort.memory(p, e), model.memory(environment=e), strict=True)
+    ]
+    yield compare_arrays("memory", COHORT_IN_WORLDS, memories, ("entry",))
+
+
+def _can_be_in_worlds(config: ModelConfig, settings: dict[str, Any]) -> bool:
+    """Whether there are worlds for a model, and a loss in them."""
+    return config.input_size >= config.n_actions + 2 and settings["loss"] != "cross_entropy"
+
+
+def _worlds_of(task: Echo, count: int, first: int = 0) -> Any:
+    """Worlds at the beginning of an epoch, numbered on from the first."""
+    worlds = task.worlds([np.random.default_rng(first + e) for e in range(count)])
+    worlds.begin_epoch()
+    return worlds
 
 
 def _random_weights(weights: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -210,15 +210,39 @@ def go_on(
         every: seconds of training after which the state is kept; it is at the end, too.
     """
     state = (folder and folder.load(kinds)) or begin()
-    kept = last = time.monotonic()
-    while not finished(state):
-        step(state)
-        now = time.monotonic()
-        state.done, state.seconds, last = state.done + 1, state.seconds + now - last, now
-        if folder is not None and (now - kept >= every or finished(state)):
-            folder.save(state)
-            kept = now
+    go_on_together([state], [folder], lambda: step(state), lambda: finished(state), every)
     return state
+
+
+def go_on_together(
+    states: Sequence[RunState],
+    folders: Sequence[RunFolder | None],
+    step: Callable[[], object],
+    finished: Callable[[], bool],
+    every: float = 0.0,
+    before_keeping: Callable[[], object] = lambda: None,
+) -> None:
+    """Train several runs that are equally far, step after step, and keep the state of each in its folder.
+
+    Args:
+        states, folders: of the runs.
+        step: trains the models of all states; its seconds are shared out among them.
+        finished, every: as of ``go_on``.
+        before_keeping: called before states are kept.
+    """
+    kept = last = time.monotonic()
+    while not finished():
+        step()
+        now = time.monotonic()
+        for state in states:
+            state.done, state.seconds = state.done + 1, state.seconds + (now - last) / len(states)
+        last = now
+        if now - kept >= every or finished():
+            before_keeping()
+            for state, folder in zip(states, folders, strict=True):
+                if folder is not None:
+                    folder.save(state)
+            kept = now
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:

@@ -118,6 +118,8 @@ def load_model(folder: Folder, kind: Kind | None = None, agent: int | None = Non
         _check_for_cohort(checkpoint, folder, agent)
         model = _made(kind, checkpoint) if model is None else model
         model.clear_memory()
+        for p in range(len(model)):  # first, as that of another optimiser does not go with what others still have
+            model.set_optimizer_state({}, p)
         for p, state in enumerate(checkpoint.agents):
             _put(model, state, p)
         return model
@@ -200,7 +202,7 @@ def _state_of(model: Any, *agent: int) -> AgentState:
 
 
 def _put(model: Any, state: AgentState, *agent: int) -> None:
-    model.set_optimizer_state(state.optimizer, *agent)  # first, as a cohort refuses that of another optimiser
+    model.set_optimizer_state(state.optimizer, *agent)
     model.set_weights(state.weights, *agent)
     for environment, (keys, values) in enumerate(state.memories):
         model.set_memory(keys, values, *agent, environment=environment)

@@ -9,32 +9,26 @@ are paid once for many agents. ``Cohort.from_models`` takes the agents of compos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from ..tasks.trials import Trials, earned
-from .bank import Bank, RingMemory
-from .choices import ChoicesOfTrials, draw
+from ..tasks.environment import Worlds
+from ..tasks.trials import Trials
+from .cohort_chunk import Chunk, Happened
+from .cohort_rounds import rounds_of
 from .config import ModelConfig
-from .engine import Gradients, Trace, Weights, backward_of_update, run
-from .losses import Loss, LossSettings, Outcome, losses_and_slopes, not_finite
-from .match import Retrieval
-from .optimizers import CAN_FUSE, Steps, check_rate, optimizer_of
-from .people import People, as_people
-from .plans import Plan, Update, check_update, plan_environments, plan_trials
-from .records import Record, TrialRecord, build_record, check_record
-from .source import GivenTrials, stretches_between
-from .weights import check_memory, check_optimizer_state, check_weights, initial_weights, weight_shapes
+from .losses import Loss, LossSettings
+from .optimizers import OptimizerName
+from .people import as_people
+from .plans import Plan, Update, plan_environments, plan_episodes_of_agents, plan_trials
+from .records import EpisodeRecord, Record, TrialRecord, check_record
+from .training import check_loop_training, check_training
+from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 CHUNK = 64
 """Agents that are run at once: they share the cost of calls, and the cache still holds much of them."""
-STACKED = 16
-"""Updates whose trials are laid side by side at once."""
 
 AgentKind = Literal["composition", "reference"]
 
@@ -56,7 +50,7 @@ class Cohort:
             raise ValueError("Cohort: needs at least one agent; give a seed for each, such as seeds=range(8).")
         self.config = config
         self._chunks = [
-            _Chunk(config, [initial_weights(config, seed) for seed in seeds[start : start + CHUNK]])
+            Chunk(config, [initial_weights(config, seed) for seed in seeds[start : start + CHUNK]])
             for start in range(0, len(seeds), CHUNK)
         ]
         self._size = len(seeds)
@@ -93,18 +87,23 @@ class Cohort:
             EpisodicLSTMComposition(self.config) if kind == "composition" else ReferenceEpisodicLSTM(self.config)
         )
         model: Any = made if kind == "composition" else made.double()  # type: ignore[union-attr]
+        self.copy_to(model, agent)
+        return model
+
+    def copy_to(self, model: Any, agent: int) -> None:
+        """Give a composition or a reference the weights, the optimiser's state and the memories of an agent."""
         model.set_weights(self.weights(agent))
         model.set_optimizer_state(self.optimizer_state(agent))
+        model.clear_memory()
         for environment in range(self.environments):
             model.set_memory(*self.memory(agent, environment), environment=environment)
-        return model
 
     def __len__(self) -> int:
         return self._size
 
     # ---- one agent's state -------------------------------------------------------------------------------
 
-    def _of(self, agent: int) -> tuple[_Chunk, int]:
+    def _of(self, agent: int) -> tuple[Chunk, int]:
         """The chunk that holds an agent, and its place in it."""
         if not 0 <= agent < len(self):
             raise IndexError(f"agent {agent} is none of this cohort's, 0 to {len(self) - 1}.")
@@ -152,33 +151,24 @@ class Cohort:
             chunk.bank.clear()
 
     def optimizer_state(self, agent: int) -> dict[str, np.ndarray]:
-        """An agent's state of Adam, as of a model: ``step.NAME``, ``mean.NAME``, ``square.NAME``."""
+        """An agent's state of the optimiser, as of a model: ``step.NAME``, ``square.NAME`` and, of Adam,
+        ``mean.NAME``."""
         chunk, place = self._of(agent)
-        state = {}
-        for name, parameter in chunk.parameters.items():
-            updates = chunk.updates[name][place]
-            if updates:
-                adam = chunk.optimizer.state[parameter]
-                state[f"step.{name}"] = np.full(len(parameter[place]), updates)
-                state[f"mean.{name}"] = adam["exp_avg"][place].numpy().copy()
-                state[f"square.{name}"] = adam["exp_avg_sq"][place].numpy().copy()
-        return state
+        return chunk.state(place)
 
     def set_optimizer_state(self, state: dict[str, np.ndarray], agent: int) -> None:
-        """Give an agent Adam's state as a model's ``optimizer_state`` gives it; ValueError if it does not fit.
+        """Give an agent the state of an optimiser, as a model's ``optimizer_state`` gives it; {}: begin anew.
 
         Agents that are run at once can train only if all of them have had equally many updates.
+
+        Raises:
+            ValueError: it does not fit, or it is of another optimiser than that of other agents.
         """
         check_optimizer_state(self.config, state)
-        if optimizer_of(state) == "rmsprop":
-            raise ValueError(
-                "Cohort: it trains with Adam, and cannot go on from the state of 'rmsprop'. Train the model by "
-                "itself, or let its optimiser begin anew: model.set_optimizer_state({})."
-            )
         chunk, place = self._of(agent)
-        chunk.set_adam(place, state)
+        chunk.set_state(place, state)
 
-    # ---- passes over trials ------------------------------------------------------------------------------
+    # ---- trials ------------------------------------------------------------------------------------------
 
     def train(
         self,
@@ -188,7 +178,7 @@ class Cohort:
         gamma: float = 0.0,
         actions: Sequence[Any] | None = None,
         initial_states: Sequence[Any] | None = None,
-        seed: int | Sequence[int] | None = None,
+        seed: int | Sequence[Any] | None = None,
         loss: Loss = "actor_critic",
         entropy_weight: float = 0.0,
         value_weight: float = 1.0,
@@ -196,37 +186,41 @@ class Cohort:
         update: Update = "trial",
         through_memory: bool = False,
         people: Sequence[Any] | None = None,
+        optimizer: OptimizerName = "adam",
         record: Record = "behavior",
         after_trial: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Train every agent, with one step of Adam after each trial: ``eplstm.models.train`` for all of them.
+        """Train every agent, with one step of the optimiser after each trial: ``eplstm.models.train`` for all.
 
         Args:
             trials: for all agents the same ``Trials``; or a list with each agent's own, which are ``Trials`` or,
                 for several environments, a list of them. Equally many for each.
-            learning_rate: Adam's.
-            gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory: as in ``train``.
+            learning_rate: the optimiser's.
+            gamma, loss, entropy_weight, value_weight, unroll_steps, update, through_memory, optimizer: as in
+                ``train``.
             actions, initial_states, people: a list with each agent's own, in the form of ``train``.
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
             record: ``all`` keeps what a ``TrialRecord`` of a single model holds; ``behavior`` leaves the states
                 (hidden, cell, memory, gates) out, as arrays without columns: with many agents they are large.
-            after_trial: called with the number of trials done so far, counted over chunks of agents, and that of
+            after_trial: called with the number of updates done so far, counted over chunks of agents, and that of
                 all of them (progress, or raising to stop: agents may then have trained unequally far).
 
         Returns:
             What ``train`` returns for each agent, in a list.
 
         Raises:
+            NotFinite: an agent's update would not be finite: that of no agent is made.
             ValueError: sizes or values do not fit.
         """
-        check_rate(learning_rate)
-        check_update(update)
+        check_training(learning_rate, optimizer, record, update)
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
-        block = update == "block"
-        return self._pass(
-            trials, actions, initial_states, seed, record, settings, block, learning_rate, after_trial, people
-        )
+        plans, by_environment = self._plans(trials, actions, initial_states, seed, people)
+        if update == "block":
+            plans = [plan.in_one_update() for plan in plans]
+        self._begin_training(optimizer, learning_rate)
+        records = self._go_through(plans, record, settings, None, after_trial)
+        return _split(records, plans, by_environment)
 
     def run_trials(
         self,
@@ -234,31 +228,91 @@ class Cohort:
         *,
         actions: Sequence[Any] | None = None,
         initial_states: Sequence[Any] | None = None,
-        seed: int | Sequence[int] | None = None,
+        seed: int | Sequence[Any] | None = None,
         record: Record = "behavior",
     ) -> list[Any]:
         """Run every agent without learning; arguments and result as of ``train``."""
-        return self._pass(trials, actions, initial_states, seed, record)
-
-    def _pass(
-        self,
-        trials: Any,
-        actions: Any,
-        initial_states: Any,
-        seed: Any,
-        record: Record,
-        settings: LossSettings | None = None,
-        block: bool = False,
-        learning_rate: float = 0.0,
-        after_trial: Callable[[int], None] | None = None,
-        people: Any = None,
-    ) -> list[Any]:
         check_record(record)
+        plans, by_environment = self._plans(trials, actions, initial_states, seed)
+        return _split(self._go_through(plans, record), plans, by_environment)
+
+    # ---- the environment in the loop ---------------------------------------------------------------------
+
+    def train_episodes(
+        self,
+        worlds: Worlds,
+        episodes: int,
+        *,
+        epochs: int = 1,
+        learning_rate: float = 1e-3,
+        gamma: float = 0.9,
+        entropy_weight: float = 0.05,
+        value_weight: float = 0.5,
+        unroll_steps: int | None = None,
+        update: Update = "trial",
+        through_memory: bool = False,
+        max_gradient_norm: float | None = None,
+        people: Sequence[Any] | None = None,
+        actions: Sequence[np.ndarray] | None = None,
+        seed: int | Sequence[Any] | None = None,
+        loss: Loss = "actor_critic",
+        optimizer: OptimizerName = "adam",
+        record: Record = "behavior",
+        after_episode: Callable[[int], None] | None = None,
+    ) -> list[EpisodeRecord]:
+        """Train every agent in worlds of its own: ``eplstm.models.train_episodes`` for all of them, in lockstep.
+
+        Args:
+            worlds: P · M worlds of a task, made in one call: agent p acts in worlds p · M to p · M + M − 1. A
+                world depends on its generator alone, so that these are what M worlds made for the agent would be.
+            max_gradient_norm: the gradients of each agent are scaled down to this norm.
+            people, actions, seed, record: as in ``train``.
+            after_episode: called with the number of the update, from 0.
+            episodes, epochs, learning_rate, gamma, entropy_weight, value_weight, unroll_steps, update,
+                through_memory, loss, optimizer: as in ``train_episodes``. A learning rate or an entropy bonus that
+                falls is given anew in each call.
+
+        Returns:
+            What ``train_episodes`` returns for each agent, in a list.
+
+        Raises:
+            NotFinite: as in ``train``.
+            ValueError: as in ``train_episodes``, or the cohort is too large to run in lockstep.
+        """
+        check_training(learning_rate, optimizer, record, update)
+        check_loop_training(loss, max_gradient_norm)
+        settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
+        plans = self._plans_in_loop(worlds, episodes, actions, seed, epochs, people)
+        if update == "block":
+            plans = [plan.in_one_update(epochs) for plan in plans]
+        self._begin_training(optimizer, learning_rate)
+        after = None if after_episode is None else lambda done: after_episode(done - 1)
+        return self._go_through(plans, record, settings, max_gradient_norm, after)  # type: ignore[return-value]
+
+    def run_episodes(
+        self,
+        worlds: Worlds,
+        episodes: int,
+        *,
+        actions: Sequence[np.ndarray] | None = None,
+        seed: int | Sequence[Any] | None = None,
+        record: Record = "behavior",
+    ) -> list[EpisodeRecord]:
+        """Run every agent through the next episodes of its worlds without learning; see ``train_episodes``."""
+        check_record(record)
+        plans = self._plans_in_loop(worlds, episodes, actions, seed)
+        return self._go_through(plans, record)  # type: ignore[return-value]
+
+    # ---- what these have in common -----------------------------------------------------------------------
+
+    def _plans(
+        self, trials: Any, actions: Any, initial_states: Any, seed: Any, people: Any = None
+    ) -> tuple[list[Plan], list[bool]]:
+        """Each agent's plan, and whether its record is to come by environment."""
         each = [trials] * len(self) if isinstance(trials, Trials) else list(trials)
         own_of_each = {"trials": each, "actions": actions, "initial_states": initial_states, "people": people}
         for name, given in own_of_each.items():
-            if given is not None and len(given) != len(self):
-                raise ValueError(f"{name}: needs an item for each of {len(self)} agents; got {len(given)}.")
+            self._check_each(name, given)
         seeds = _seeds(seed, len(self))
         plans = []
         for p, own in enumerate(each):
@@ -272,33 +326,59 @@ class Cohort:
         sizes = {(plan.trials.inputs.shape[:2], plan.environments) for plan in plans}
         if len(sizes) > 1:
             raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")
-        if block:
-            plans = [plan.in_one_update() for plan in plans]
-        if settings is not None:
-            for chunk in self._chunks:
-                chunk.begin_training(learning_rate)
+        return plans, [not isinstance(own, Trials) for own in each]
+
+    def _plans_in_loop(
+        self, worlds: Worlds, episodes: int, actions: Any, seed: Any, epochs: int = 1, people: Any = None
+    ) -> list[Plan]:
+        if len(self._chunks) > 1:
+            raise ValueError(
+                f"Cohort: at most {CHUNK} agents can act in worlds, in lockstep; it has {len(self)}. Make cohorts "
+                f"of {CHUNK} agents or fewer."
+            )
+        for name, given in (("actions", actions), ("people", people)):
+            self._check_each(name, given)
+        seeds, forget = _seeds(seed, len(self)), self.clear_memory
+        return plan_episodes_of_agents(self.config, worlds, episodes, actions, seeds, epochs, forget, people)
+
+    def _check_each(self, name: str, given: Sequence[Any] | None) -> None:
+        if given is not None and len(given) != len(self):
+            raise ValueError(f"{name}: needs an item for each of {len(self)} agents; got {len(given)}.")
+
+    def _begin_training(self, optimizer: OptimizerName, learning_rate: float) -> None:
+        for chunk in self._chunks:
+            chunk.begin_training(optimizer, learning_rate)
+
+    def _go_through(
+        self,
+        plans: list[Plan],
+        record: Record,
+        settings: LossSettings | None = None,
+        max_gradient_norm: float | None = None,
+        after_update: Callable[[int], None] | None = None,
+    ) -> list[TrialRecord]:
+        """Round after round of all plans, with updates where there are settings of a loss."""
         done, records = 0, []
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
-            outcome = _Outcome(own, self.config, record, number * CHUNK)
-            rounds = _side_by_side(own, self.config)
+            happened = Happened(own, self.config, record, number * CHUNK)
+            rounds = rounds_of(own, self.config)
             while of_update := list(itertools.islice(rounds, own[0].block)):
                 with chunk.whole_or_nothing():
-                    chunk.update(of_update, outcome, settings)
+                    chunk.update(of_update, happened, settings, max_gradient_norm)
                 done += 1
-                if after_trial is not None:
-                    after_trial(done)
-            records += [
-                found
-                if isinstance(each[len(records) + p], Trials)
-                else _by_environment(found, own[p].environments)
-                for p, found in enumerate(outcome.records(learned=settings is not None))
-            ]
+                if after_update is not None:
+                    after_update(done)
+            records += happened.records(learned=settings is not None)
         return records
 
 
-def _by_environment(record: TrialRecord, environments: int) -> list[TrialRecord]:
-    return [record.of_environment(e, environments) for e in range(environments)]
+def _split(records: list[TrialRecord], plans: list[Plan], by_environment: list[bool]) -> list[Any]:
+    """The records, where asked for by environment."""
+    return [
+        [record.of_environment(e, plan.environments) for e in range(plan.environments)] if asked else record
+        for record, plan, asked in zip(records, plans, by_environment, strict=True)
+    ]
 
 
 def _check_environment(environment: int) -> None:
@@ -315,235 +395,3 @@ def _seeds(seed: Any, agents: int) -> list[Any]:
     if len(seed) != agents:
         raise ValueError(f"seed: needs one number, or one for each of {agents} agents; got {len(seed)}.")
     return list(seed)
-
-
-@dataclass(eq=False)
-class _Plans:
-    """What the plans of some agents hold for trials side by side: P agents, M trials of T steps."""
-
-    inputs: np.ndarray
-    """(P, M, T, D)"""
-    encode: np.ndarray
-    """(P, M, T), as those that follow."""
-    retrieve: np.ndarray
-    targets: np.ndarray
-    luck: np.ndarray
-    actions: np.ndarray
-    """Forced actions, −1 where the agent chooses."""
-    h0: np.ndarray
-    """(P, M, H)"""
-    c0: np.ndarray
-    """(P, M, H)"""
-    exists: np.ndarray
-    asks: np.ndarray
-    rewards: np.ndarray | None = None
-    """(P, M, T, A); None: 1 for the target."""
-
-    def outcome(self, policy: np.ndarray) -> Outcome:
-        """What is done, given the policies (P, M, T, A), and what it earns."""
-        action = np.where(self.actions < 0, draw(policy, self.luck, self.asks), self.actions)
-        reward = earned(action, self.targets, self.rewards)
-        return Outcome(action, self.targets, reward, self.exists)
-
-
-def _side_by_side(plans: list[Plan], config: ModelConfig) -> Iterator[_Plans]:
-    """Trial after trial, of all environments."""
-    together, n_actions = plans[0].environments, config.n_actions
-    of_trials = ["inputs", "encode", "retrieve", "targets", "exists", "asks"]
-    seen = [plan.seen for plan in plans]
-    pays, ragged = (any(getattr(p.trials, name) is not None for p in plans) for name in ("rewards", "lengths"))
-    for start in range(0, len(plans[0].trials), STACKED * together):
-        rows = slice(start, start + STACKED * together)
-        stacked = {name: np.stack([getattr(each, name)[rows] for each in seen]) for name in of_trials} | {
-            name: np.stack([getattr(plan, name)[rows] for plan in plans]) for name in ("luck", "h0", "c0")
-        }
-        stacked["actions"] = np.full(stacked["targets"].shape, -1)
-        for p, plan in enumerate(plans):
-            if plan.actions is not None:
-                stacked["actions"][p] = plan.actions[rows]
-        if pays:
-            stacked["rewards"] = np.stack([plan.trials.payoffs(n_actions)[rows] for plan in plans])
-        for first in range(0, stacked["h0"].shape[1], together):
-            here = {name: array[:, first : first + together] for name, array in stacked.items()}
-            if ragged:  # only as far as the longest
-                steps = int(here["exists"].any((0, 1)).sum())
-                here |= {name: a[:, :, :steps] for name, a in here.items() if name not in ("h0", "c0")}
-            yield _Plans(**here)
-
-
-class _Chunk:
-    """Some agents of a cohort, whose weights lie side by side."""
-
-    def __init__(self, config: ModelConfig, weights: list[dict[str, np.ndarray]]) -> None:
-        self.config, self.agents, self.environments = config, len(weights), 1
-        self.parameters = {
-            name: torch.from_numpy(np.ascontiguousarray([w[name] for w in weights])).requires_grad_()
-            for name in weight_shapes(config)
-        }
-        self.arrays = {name: parameter.detach().numpy() for name, parameter in self.parameters.items()}
-        """The same numbers, (P, ...)."""
-        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=0.0)
-        self.updates = {name: np.zeros(self.agents) for name in self.parameters}
-        """Adam's steps, by weight: (P,), of each agent."""
-        self.bank = Bank((config.key_size, config.hidden_size), max(config.memory_capacity, 1), self.agents)
-        if CAN_FUSE:
-            for group in [self.optimizer.defaults, *self.optimizer.param_groups]:
-                group["fused"] = True
-
-    # ---- memories: ring p · E + e is that of agent p in environment e
-
-    def ring(self, agent: int, environment: int) -> int:
-        """Which ring of the bank is an agent's in an environment."""
-        return agent * self.environments + environment
-
-    def open(self, environments: int) -> None:
-        """See that each agent has so many environments."""
-        old = self.environments
-        if environments > old:
-            kept = [self.bank.entries(ring) for ring in range(len(self.bank))]
-            self.environments = environments
-            self.bank.open(self.agents * environments)
-            self.bank.clear()
-            for ring, entries in enumerate(kept):
-                self.bank.set_entries(entries, self.ring(*divmod(ring, old)))
-
-    def _memory(self, people: People, follows: bool) -> RingMemory | None:
-        config = self.config
-        if not config.memory_capacity:
-            return None
-        retrieval = Retrieval(config.kernel, config.retrieval, config.sharpness, config.ties)
-        return RingMemory(
-            self.bank,
-            people.retrieval(retrieval),
-            config.key_columns,
-            agents=self.agents,
-            key_scale=people.key_scale,
-            repeated=config.repeated_key,
-            follows=follows,
-        )
-
-    @contextmanager
-    def whole_or_nothing(self) -> Iterator[None]:
-        """After an error or an interruption, the memories are as they were before."""
-        self.bank.begin_update()
-        done = False
-        try:
-            yield
-            done = True
-        finally:
-            self.bank.end_update(undo=not done)
-
-    # ---- trials
-
-    def update(self, rounds: list[_Plans], outcome: _Outcome, settings: LossSettings | None) -> None:
-        """Rounds of one trial of every agent in each of its environments, and one update from all of them."""
-        weights = Weights.of(self.arrays)
-        self.open(rounds[0].h0.shape[1])
-        memory = self._memory(outcome.people, follows=settings is not None and settings.through_memory)
-        traces = [self._run(weights, plans, memory, outcome) for plans in rounds]
-        done = [plans.outcome(trace.policy) for plans, trace in zip(rounds, traces, strict=True)]
-        if settings is not None:
-            trials, losses, slopes = sum(own.action.shape[1] for own in done), [], []
-            for trace, own in zip(traces, done, strict=True):
-                actor, critic, of_trace = losses_and_slopes(
-                    trace.policy, trace.value, own, settings, trace.hidden, trace.cell
-                )
-                losses.append(np.stack([actor, critic], -1))
-                slopes.append(list(vars(of_trace / trials if trials > 1 else of_trace).values()))
-            found = backward_of_update(traces, slopes, memory, settings.unroll_steps)
-            self._check(found, np.concatenate(losses, 1), outcome, settings)
-            self._update(found)
-            outcome.losses += losses
-        for trace, own in zip(traces, done, strict=True):
-            outcome.keep(trace, own)
-
-    @staticmethod
-    def _run(weights: Weights, plans: _Plans, memory: RingMemory | None, outcome: _Outcome) -> Trace:
-        encode = plans.encode if plans.encode.any() else None
-        stretches = None if encode is None or memory is None else stretches_between(encode, plans.retrieve)
-        source = GivenTrials(plans.inputs, plans.retrieve, encode, stretches or [slice(0, plans.inputs.shape[2])])
-        people, choices = outcome.people, outcome.choices
-        choices.begin(plans.luck, plans.asks, plans.actions)
-        drive, choosing = people.drive, people.choosing(choices)
-        return run(weights, source, memory, plans.h0, plans.c0, drive=drive, choosing=choosing)
-
-    def _check(self, found: Gradients, losses: np.ndarray, outcome: _Outcome, settings: LossSettings) -> None:
-        """See that the updates of all agents are finite."""
-        named = {name: g for name, g in vars(found).items() if isinstance(g, np.ndarray)}
-        if np.isfinite(losses).all() and all(np.isfinite(g.sum()) for g in named.values()):
-            return
-        plan, first = outcome.plans[0], sum(part["action"].shape[1] for part in outcome.parts)
-        together = range(first, first + losses.shape[1])
-        for p in range(self.agents):
-            wrong = [name for name, g in named.items() if not np.isfinite(g[p]).all()]
-            if wrong or not np.isfinite(losses[p]).all():
-                of = f" of agent {outcome.first_agent + p}"
-                raise not_finite(losses[p], wrong, together, plan.environments, settings, of)
-
-    def _update(self, found: Gradients) -> None:
-        for name, parameter in self.parameters.items():
-            gradient = found.bias if name in ("input_bias", "hidden_bias") else getattr(found, name)
-            parameter.grad = None if gradient is None else torch.from_numpy(gradient)
-            self.updates[name] += gradient is not None
-        self._steps.step()
-
-    def set_adam(self, place: int, state: dict[str, np.ndarray]) -> None:
-        """One agent's state; that of weights which it does not name is that before training."""
-        for name, parameter in self.parameters.items():
-            updates = float(np.max(state.get(f"step.{name}", 0.0)))
-            adam = self.optimizer.state[parameter]
-            if not adam:
-                adam["step"] = torch.tensor(0.0, dtype=torch.float32)
-                adam["exp_avg"], adam["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            self.updates[name][place] = updates
-            for part, kind in (("exp_avg", "mean"), ("exp_avg_sq", "square")):
-                values = state[f"{kind}.{name}"] if updates else np.zeros(parameter.shape[1:])
-                adam[part][place] = torch.from_numpy(np.asarray(values, dtype=float))
-
-    def begin_training(self, rate: float) -> None:
-        """Prepare Adam, which counts the updates of all agents as one number. Raises ValueError if it cannot."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._steps = Steps(self.optimizer)
-        for name, parameter in self.parameters.items():
-            counts = sorted({int(n) for n in self.updates[name]})
-            if len(counts) > 1:
-                raise ValueError(
-                    f"Cohort: agents that train together must have had equally many updates; those of {name} are "
-                    f"{counts}. Make cohorts of agents that are equally far."
-                )
-            if parameter in self.optimizer.state:
-                self.optimizer.state[parameter]["step"].fill_(counts[0])
-
-
-class _Outcome:
-    """What happens on the trials of some agents."""
-
-    def __init__(self, plans: list[Plan], config: ModelConfig, record: Record, first_agent: int) -> None:
-        self.plans, self.config, self.record, self.first_agent = plans, config, record, first_agent
-        self.people = People([plan.people for plan in plans], config)
-        self.choices = ChoicesOfTrials((len(plans), plans[0].environments))
-        self.parts: list[dict[str, np.ndarray]] = []
-        """One a trial, arrays (P, M, T, ...)."""
-        self.losses: list[np.ndarray] = []
-        """One a trial, (P, M, 2)."""
-
-    def keep(self, trace: Trace, done: Outcome) -> None:
-        """Keep one trial."""
-        part = {"policy": trace.policy, "value": trace.value, "action": done.action, "reward": done.reward}
-        if self.record == "all":
-            gates = trace.gates[..., :4, :]
-            part |= {"hidden": trace.hidden, "cell": trace.cell, "memory": trace.memory, "gates": gates}
-        self.parts.append(part)
-
-    def records(self, learned: bool) -> list[TrialRecord]:
-        """One an agent, of n trials in the order of its plan."""
-        return [
-            build_record(
-                self.config,
-                plan,
-                [{name: array[p] for name, array in part.items()} for part in self.parts],
-                [losses[p] for losses in self.losses] if learned else None,
-            )
-            for p, plan in enumerate(self.plans)
-        ]

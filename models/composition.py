@@ -825,14 +825,14 @@ class EpisodicLSTMComposition(RecurrentComposition):
         if self.parts.has_memory:
             inputs[self.retrieve_node] = interaction.retrieve[:, None].astype(float)
             inputs[self.encode_node] = interaction.encode[:, None].astype(float)
-        return inputs | self.person_in_graph.inputs(interaction.last_choice)
+        return inputs | self.person_in_graph.inputs(interaction.last_choice[0])
 
     def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
         """Put what an episode has shown where PsyNeuLink looks for inputs."""
-        seen = {self.input_node: interaction.inputs_seen[rows]}
+        seen = {self.input_node: interaction.inputs_seen[0, rows]}
         if self.parts.has_memory:
-            seen[self.retrieve_node] = interaction.retrieved[rows, :, None].astype(float)
-            seen[self.encode_node] = interaction.encoded[rows, :, None].astype(float)
+            seen[self.retrieve_node] = interaction.retrieved[0, rows, :, None].astype(float)
+            seen[self.encode_node] = interaction.encoded[0, rows, :, None].astype(float)
         for node, values in seen.items():
             inputs[node][...] = torch.from_numpy(values)
 

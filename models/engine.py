@@ -221,7 +221,7 @@ def run(
         if policy is not None:
             _read_out(weights, states.hiddens[after], logits[steps])
             policy[steps] = softmax(logits[steps], 2) if choosing is None else choosing.step(logits[steps])
-            source.act(policy[steps.start, 0].T)
+            source.act(policy[steps.start].swapaxes(-1, -2))
     if not source.answers:
         _read_out(weights, states.hiddens[1:], logits)
         policy = None if choosing is None else choosing.trials(logits)
@@ -252,12 +252,15 @@ class Gradients:
     back: Backward | None = None
     """Derivatives by the drives, the cell states, and the states before the first step; of one trace."""
 
+    def by_weight(self) -> dict[str, np.ndarray]:
+        """Those that there are, by name."""
+        return {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
+
     def add(self, other: Gradients) -> None:
         """Add those of another part of the loss."""
-        for name, array in vars(other).items():
-            if isinstance(array, np.ndarray):
-                mine = getattr(self, name)
-                setattr(self, name, array if mine is None else mine + array)
+        for name, array in other.by_weight().items():
+            mine = getattr(self, name)
+            setattr(self, name, array if mine is None else mine + array)
 
 
 def backward(

@@ -26,7 +26,7 @@ from .bank import RingMemory
 from .choices import Choices
 from .engine import Trace, Weights, backward, backward_of_update, by_inputs, by_read, run
 from .graph import AgentGraph, LearnedMatrices
-from .losses import Slopes
+from .losses import Slopes, is_finite
 from .people import People
 from .person import Person
 from .person_in_graph import PersonInGraph
@@ -235,7 +235,7 @@ class FastPath:
         ]
         found = backward_of_update(engines, list(zip(*split, strict=True)), self.memory, unroll)
         self._weights = None
-        self.is_finite = all(np.isfinite(np.vdot(g, g)) for g in vars(found).values() if isinstance(g, np.ndarray))
+        self.is_finite = all(map(is_finite, found.by_weight().values()))
         for key, gradient in self.matrices.split(found):
             parameter = self.matrices.parameters[key]
             if parameter.requires_grad:  # PsyNeuLink may have frozen projections since

@@ -149,6 +149,11 @@ class NotFinite(ArithmeticError):
     """An update is not finite: training has stopped before it was applied; the message says where, and why."""
 
 
+def is_finite(gradient: np.ndarray) -> bool:
+    """Whether a gradient is finite, and its squares, which optimisers keep."""
+    return bool(np.isfinite(np.vdot(gradient, gradient)))
+
+
 def not_finite(
     losses: Any, gradients: list[str], which: range, environments: int, settings: LossSettings, of: str = ""
 ) -> NotFinite:

@@ -53,6 +53,8 @@ class Plan:
     """Trials of each environment that make one update together."""
     people: tuple[Person, ...] = (Person(),)
     """Who chooses in each environment, unless it is the trained agent in all."""
+    agent: int = 0
+    """Which agent of the interaction it is for."""
 
     @property
     def per_update(self) -> int:
@@ -87,8 +89,8 @@ class Plan:
         trials, interaction = self.trials, self.interaction
         here = rows, slice(0, policy.shape[1])
         if interaction is not None:  # what the worlds would have had done, they do not say
-            action = interaction.action[here]
-            return Outcome(action, action, interaction.reward[here], trials.exists[here])
+            action, reward = interaction.action[self.agent][here], interaction.reward[self.agent][here]
+            return Outcome(action, action, reward, trials.exists[here])
         if self.actions is None:
             action = draw(policy, self.luck[here], trials.asks[here])
         else:
@@ -303,7 +305,33 @@ def plan_episodes(
         ValueError: model and task do not fit each other, the epoch has not so many episodes left, or there is no
             epoch.
     """
-    task = worlds.task
+    forced = None if actions is None else [actions]
+    return plan_episodes_of_agents(config, worlds, episodes, forced, [seed], epochs, forget, [people])[0]
+
+
+def plan_episodes_of_agents(
+    config: ModelConfig,
+    worlds: Worlds,
+    episodes: int,
+    actions: Sequence[np.ndarray] | None,
+    seeds: Sequence[int | Sequence[int] | None],
+    epochs: int,
+    forget: Callable[[], object],
+    people: Sequence[Any] | None = None,
+) -> list[Plan]:
+    """The plans of several agents in worlds of their own, with one interaction.
+
+    Args:
+        config, episodes, epochs, forget: as in ``plan_episodes``.
+        worlds: of all agents, P · M: agent p has worlds p · M to p · M + M − 1.
+        actions: of each agent, as in ``plan_episodes``; None: all choose.
+        seeds: of each agent, P.
+        people: of each agent, as in ``plan_episodes``; None: the trained agent in all.
+
+    Raises:
+        ValueError: as ``plan_episodes``, or the worlds cannot be divided among the agents.
+    """
+    task, agents = worlds.task, len(seeds)
     for what, of_task, of_model in (
         ("input columns", task.input_size, config.input_size),
         ("actions", task.n_actions, config.n_actions),
@@ -318,22 +346,41 @@ def plan_episodes(
         raise ValueError(f"episodes must lie between 1 and the {left} that the epoch has left; got {episodes}.")
     if not is_whole(epochs) or epochs < 1:
         raise ValueError(f"epochs must be a whole number ≥ 1; got {epochs!r}.")
-    shape = (epochs * episodes, task.length)
+    if worlds.n % agents:
+        raise ValueError(
+            f"worlds: {worlds.n} of them cannot be divided among {agents} agents. Give M for each, {agents} · M, "
+            "those of agent 0 first."
+        )
+    together, shape = worlds.n // agents, (epochs * episodes, task.length)
     none = np.zeros(shape, int)
     blank = Trials(np.zeros((*shape, task.input_size)), none, none > 0, context=np.arange(len(none)))
-    forced = None
-    if actions is not None:
-        actions = np.asarray(actions)
-        expected = (epochs * episodes * worlds.n, task.length)
-        if actions.shape != expected:
-            rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
-            raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
-        checked = np.where(actions == NO_CHOICE, 0, actions)  # where no answer is asked for, the worlds know
-        forced = [checked[e :: worlds.n] for e in range(worlds.n)]
-        actions = actions.astype(np.int64)
-    plan = plan_environments(config, [blank] * worlds.n, forced, seed=seed, people=people)
-    interaction = Interaction(worlds, plan.luck, actions, episodes, forget, plan.encoded)
-    return replace(plan, actions=actions, interaction=interaction)
+    plans = []
+    for p, seed in enumerate(seeds):
+        forced = by_world = None
+        if actions is not None:
+            forced = _forced_in_loop(actions[p], together, *shape, epochs)
+            checked = np.where(forced == NO_CHOICE, 0, forced)  # where no answer is asked for, the worlds know
+            by_world = [checked[e::together] for e in range(together)]
+        own = None if people is None else people[p]
+        plan = plan_environments(config, [blank] * together, by_world, seed=seed, people=own)
+        plans.append(replace(plan, actions=None if forced is None else forced.astype(np.int64), agent=p))
+    luck = np.stack([plan.luck for plan in plans])
+    forced = None if actions is None else np.stack([plan.actions for plan in plans])  # type: ignore[misc]
+    encoded = None
+    if any(plan.encoded is not None for plan in plans):
+        all_of_them = np.ones(luck.shape[1], bool)
+        encoded = np.stack([all_of_them if plan.encoded is None else plan.encoded for plan in plans])
+    interaction = Interaction(worlds, luck, forced, episodes, forget, encoded)
+    return [replace(plan, interaction=interaction) for plan in plans]
+
+
+def _forced_in_loop(actions: np.ndarray, worlds: int, episodes: int, steps: int, epochs: int) -> np.ndarray:
+    """Forced choices, once their shape has been checked."""
+    actions, expected = np.asarray(actions), (episodes * worlds, steps)
+    if actions.shape != expected:
+        rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
+        raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
+    return actions
 
 
 def check_one_world(worlds: Any, method: str) -> None:

@@ -186,9 +186,10 @@ def build_record(
         }
     if plan.interaction is None:
         return TrialRecord(**arrays)
-    interaction = plan.interaction
-    facts = {name: values[:n] for name, values in interaction.facts.items()}
-    return EpisodeRecord(**arrays, trials=interaction.trials()[:n], facts=facts, worlds=interaction.worlds.n)
+    interaction, agent = plan.interaction, plan.agent
+    facts = {name: values[agent, :n] for name, values in interaction.facts.items()}
+    trials, worlds = interaction.trials(agent)[:n], plan.environments
+    return EpisodeRecord(**arrays, trials=trials, facts=facts, worlds=worlds)
 
 
 def _joined(parts: Sequence[np.ndarray], exists: np.ndarray, shape: tuple[int, ...], beyond: float) -> np.ndarray:

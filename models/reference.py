@@ -500,7 +500,9 @@ class ReferenceEpisodicLSTM(nn.Module):
                 total.backward()
                 self.episodic_memory = self.memories[0]
                 wrong = [
-                    k for k, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+                    k
+                    for k, p in self.named_parameters()
+                    if p.grad is not None and not p.grad.square().sum().isfinite()  # optimisers keep squares
                 ]
                 if wrong or not np.isfinite(of_here).all():
                     raise not_finite(of_here, wrong, together, plan.environments, loss)

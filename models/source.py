@@ -53,7 +53,7 @@ class Source:
         out += bias[..., None]
 
     def act(self, policy: np.ndarray) -> None:
-        """Take the policies (B, A) of the step just run, where the source answers."""
+        """Take the policies (P, B, A) of the step just run, where the source answers."""
         raise NotImplementedError
 
 
@@ -113,21 +113,21 @@ def stretches_between(encode: np.ndarray, retrieve: np.ndarray | None) -> list[s
 
 
 class Interaction(Source):
-    """Episodes of M worlds, one after the other, within an epoch or through several; the source of each.
+    """Episodes of worlds, one after the other, within an epoch or through several; the source of each.
 
     At each step it gives what the worlds show, takes the policies, draws the actions by numbers that were drawn
     beforehand, and lets the worlds move on. So the same seeds give all models, on each of their paths, the same
-    draws, and equal policies lead through equal episodes. It keeps what happened: row k · M + e is episode k of
-    world e.
+    draws, and equal policies lead through equal episodes. It keeps what happened: of each of P agents in M worlds
+    of its own, row k · M + e is episode k of world e. Agent p has worlds p · M to p · M + M − 1.
 
     Args:
-        worlds: at the beginning of an epoch, or between two episodes of it.
-        luck: (n, T) in [0, 1), which decides each choice.
-        actions: (n, T) forced choices; None: they are drawn.
+        worlds: P · M of them, at the beginning of an epoch, or between two episodes of it.
+        luck: (P, n, T) in [0, 1), which decides each choice.
+        actions: (P, n, T) forced choices; None: they are drawn.
         epoch: episodes after which another epoch begins.
-        forget: called when it does, to clear the model's memory.
-        encoded: (n,) bool: whether each episode is encoded; None: all are. In an episode that returns to a context
-            nothing is retrieved if the latest that has stored there was not encoded (see ``person``).
+        forget: called when it does, to clear the memories.
+        encoded: (P, n) bool: whether each episode is encoded; None: all are. In an episode that returns to a
+            context nothing is retrieved if the latest that has stored there was not encoded (see ``person``).
     """
 
     answers = True
@@ -143,13 +143,16 @@ class Interaction(Source):
     ) -> None:
         self.worlds, self._luck, self._actions = worlds, luck, actions
         self.epoch, self._forget, self._is_encoded = epoch, forget, encoded
+        agents, n, self.length = luck.shape
+        self.side_by_side = agents, worlds.n // agents
+        """P, M."""
         self._begin_epoch()
-        n, self.length = luck.shape
         self.stretches = [slice(t, t + 1) for t in range(self.length)]
-        self.inputs_seen = np.zeros((n, self.length, worlds.task.input_size))
-        self.encoded, self.retrieved = np.zeros((2, n, self.length), bool)
-        self.action, self.reward = np.zeros((n, self.length), np.int64), np.zeros((n, self.length))
-        self.context, self.exposure = np.zeros((2, n), np.int64)
+        self.inputs_seen = np.zeros((*luck.shape, worlds.task.input_size))
+        """(P, n, T, D); what happened at each step is (P, n, T), as luck is."""
+        self.encoded, self.retrieved = np.zeros((2, *luck.shape), bool)
+        self.action, self.reward = np.zeros(luck.shape, np.int64), np.zeros(luck.shape)
+        self.context, self.exposure = np.zeros((2, agents, n), np.int64)
         self.facts: dict[str, np.ndarray] = {}
         self.rows, self.step = slice(0, 0), 0
 
@@ -157,93 +160,101 @@ class Interaction(Source):
 
     @property
     def inputs(self) -> np.ndarray:
-        """x_t of the worlds, (M, D)."""
+        """x_t of the worlds, (P · M, D)."""
         return self.worlds.inputs
 
     @property
     def retrieve(self) -> np.ndarray:
-        """(M,) bool: whether the memory is read at this step."""
+        """(P · M,) bool: whether the memory is read at this step."""
         reads = self.worlds.retrieve & self.worlds.reads
         return reads if self._is_encoded is None else reads & self._recalled
 
     @property
     def encode(self) -> np.ndarray:
-        """(M,) bool: whether (key, c_t) is stored at this step."""
+        """(P · M,) bool: whether (key, c_t) is stored at this step."""
         return self.worlds.encode & self.worlds.stores
 
     def begin(self, first: int) -> None:
         """Begin the next episode of all worlds, where due that of another epoch: rows first ... first + M − 1."""
-        episode = first // self.worlds.n
+        episode, together = first // self.side_by_side[1], self.side_by_side[1]
         if episode and episode % self.epoch == 0:
             self.worlds.begin_epoch()
             self._forget()
             self._begin_epoch()
         self.worlds.begin_episode()
-        self.rows, self.step = slice(first, first + self.worlds.n), 0
-        self.context[self.rows], self.exposure[self.rows] = self.worlds.context, self.worlds.exposure
+        self.rows, self.step = slice(first, first + together), 0
+        self.context[:, self.rows] = self._by_agent(self.worlds.context)
+        self.exposure[:, self.rows] = self._by_agent(self.worlds.exposure)
         of_context = zip(self._of_context, self.worlds.context.tolist(), strict=True)
         self._recalled = np.array([of_world.get(context, True) for of_world, context in of_context])
         self._see()
 
     def _begin_epoch(self) -> None:
-        self.last_choice = np.full(self.worlds.n, NO_CHOICE)
-        """(M,): the latest choice of the epoch in each world; -1: none."""
+        self.last_choice = np.full(self.side_by_side, NO_CHOICE)
+        """(P, M): the latest choice of the epoch in each world; -1: none."""
         self._of_context: list[dict[int, bool]] = [{} for _ in range(self.worlds.n)]
         self._recalled = np.ones(self.worlds.n, bool)
 
     def act(self, policy: np.ndarray) -> None:
-        """Draw an action for each world from the policies (M, A), where none is forced, and take it."""
-        rows, t = self.rows, self.step
-        self.take(draw(policy, self._luck[rows, t]) if self._actions is None else self._actions[rows, t])
+        """Draw an action for each world from the policies (P, M, A), where none is forced, and take it."""
+        here = slice(None), self.rows, self.step
+        action = draw(policy, self._luck[here]) if self._actions is None else self._actions[here]
+        self.take(action.ravel())
 
     def take(self, action: np.ndarray) -> np.ndarray:
-        """Take the actions (M,), go on to the next step, and give the rewards (M,)."""
-        rows, t, asks = self.rows, self.step, self.worlds.asks
-        self.action[rows, t] = np.where(asks, action, NO_CHOICE)
-        self.last_choice = np.where(asks, action, self.last_choice)
-        rewards = self.reward[rows, t] = self.worlds.act(np.where(asks, action, 0))
+        """Take the actions (P · M,), go on to the next step, and give the rewards (P · M,)."""
+        here, asks = (slice(None), self.rows, self.step), self.worlds.asks
+        self.action[here] = made = self._by_agent(np.where(asks, action, NO_CHOICE))
+        self.last_choice = np.where(made == NO_CHOICE, self.last_choice, made)
+        rewards = self.worlds.act(np.where(asks, action, 0))
+        self.reward[here] = self._by_agent(rewards)
         for name, values in self.worlds.facts().items():
             if name not in self.facts:
-                self.facts[name] = np.zeros((len(self.action), self.length), np.asarray(values).dtype)
-            self.facts[name][rows, t] = values
+                self.facts[name] = np.zeros(self.action.shape, np.asarray(values).dtype)
+            self.facts[name][here] = self._by_agent(np.asarray(values))
         self.step += 1
         if self.step < self.length:
             self._see()
         return rewards
 
     def _see(self) -> None:
-        rows, t = self.rows, self.step
-        self.inputs_seen[rows, t] = self.inputs
+        here = slice(None), self.rows, self.step
         encode = self.encode
-        self.encoded[rows, t], self.retrieved[rows, t] = encode, self.retrieve
+        self.inputs_seen[here] = self._by_agent(self.inputs)
+        self.encoded[here], self.retrieved[here] = self._by_agent(encode), self._by_agent(self.retrieve)
         if self._is_encoded is not None:
+            kept = self._is_encoded[:, self.rows].ravel()
             for e in np.flatnonzero(encode).tolist():
-                self._of_context[e][int(self.worlds.context[e])] = bool(self._is_encoded[rows][e])
+                self._of_context[e][int(self.worlds.context[e])] = bool(kept[e])
 
-    # ---- as the engine asks: what has been shown of the present episode, for one agent
+    def _by_agent(self, array: np.ndarray) -> np.ndarray:
+        """(P · M, ...) → (P, M, ...)"""
+        return array.reshape(*self.side_by_side, *array.shape[1:])
+
+    # ---- as the engine asks: what has been shown of the present episode
 
     def x(self, steps: slice) -> np.ndarray:
-        """x_t of these steps: (1, M, steps, D)."""
-        return self.inputs_seen[None, self.rows, steps]
+        """x_t of these steps: (P, M, steps, D)."""
+        return self.inputs_seen[:, self.rows, steps]
 
     def switch(self, steps: slice) -> np.ndarray | None:
-        """Whether the memory is read: (1, M, steps)."""
-        return self.retrieved[None, self.rows, steps]
+        """Whether the memory is read: (P, M, steps)."""
+        return self.retrieved[:, self.rows, steps]
 
     def stores(self, steps: slice) -> np.ndarray | None:
-        """Whether (key, c_t) is stored: (1, M, steps)."""
-        return self.encoded[None, self.rows, steps]
+        """Whether (key, c_t) is stored: (P, M, steps)."""
+        return self.encoded[:, self.rows, steps]
 
     # ---- what has happened
 
-    def trials(self) -> Trials:
-        """The episodes as trials, with what the agent saw; targets are the actions it took, -1 where no answer was
+    def trials(self, agent: int = 0) -> Trials:
+        """An agent's episodes as trials, with what it saw; targets are the actions it took, -1 where no answer was
         asked for."""
         return Trials(
-            self.inputs_seen,
-            self.action,
-            self.encoded,
-            self.retrieved,
-            context=self.context,
-            encounter=self.exposure,
+            self.inputs_seen[agent],
+            self.action[agent],
+            self.encoded[agent],
+            self.retrieved[agent],
+            context=self.context[agent],
+            encounter=self.exposure[agent],
         )

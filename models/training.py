@@ -91,10 +91,7 @@ def train(
         ValueError: sizes or values do not fit the model, or it has been trained with the other optimiser; there
             are not as many people as environments, or a parameter has no place in this model.
     """
-    check_rate(learning_rate)
-    check_optimizer(optimizer)
-    check_record(record)
-    check_update(update)
+    check_training(learning_rate, optimizer, record, update)
     settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
     if isinstance(trials, (list, tuple)):
         plan = plan_environments(model.config, trials, actions, initial_states, seed, people)
@@ -181,17 +178,8 @@ def train_episodes(
             outside its range, the people do not fit as in ``train``, or the model has been trained with the other
             optimiser.
     """
-    check_rate(learning_rate)
-    check_optimizer(optimizer)
-    check_record(record)
-    if loss == "cross_entropy":
-        raise ValueError(
-            "train_episodes: loss='cross_entropy' needs the right actions, which a task in the loop does not "
-            "tell. Use 'actor_critic', or a function of TrialTensors."
-        )
-    if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
-        raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")
-    check_update(update)
+    check_training(learning_rate, optimizer, record, update)
+    check_loop_training(loss, max_gradient_norm)
     plan = plan_episodes(model.config, worlds, episodes, actions, seed, epochs, model.clear_memory, people)
     return model.learn_trials(
         plan.in_one_update(epochs) if update == "block" else plan,
@@ -203,3 +191,22 @@ def train_episodes(
         after_trial=after_episode,
         record=record,
     )
+
+
+def check_training(learning_rate: Any, optimizer: Any, record: Any, update: Any) -> None:
+    """Raise ValueError unless these arguments of ``train`` and ``train_episodes`` are what they may be."""
+    check_rate(learning_rate)
+    check_optimizer(optimizer)
+    check_record(record)
+    check_update(update)
+
+
+def check_loop_training(loss: Loss, max_gradient_norm: float | None) -> None:
+    """Raise ValueError unless these of ``train_episodes`` are."""
+    if loss == "cross_entropy":
+        raise ValueError(
+            "train_episodes: loss='cross_entropy' needs the right actions, which a task in the loop does not "
+            "tell. Use 'actor_critic', or a function of TrialTensors."
+        )
+    if max_gradient_norm is not None and not 0 < max_gradient_norm < np.inf:
+        raise ValueError(f"max_gradient_norm must be a finite number > 0, or None; got {max_gradient_norm!r}.")

@@ -7,17 +7,20 @@ state, memories of all environments, choices and losses are compared.
 import numpy as np
 import pytest
 from common import pristine, rarely
+from eplstm.comparisons.echo import Echo
 from eplstm.models import (
     Cohort,
     EpisodicLSTMComposition,
     ModelConfig,
+    NotFinite,
     Person,
     ReferenceEpisodicLSTM,
     cohort,
     train,
+    train_episodes,
 )
 from eplstm.models.weights import weight_shapes
-from eplstm.tasks import Trials
+from eplstm.tasks import RLWM, BarcodeBandit, Trials
 
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
@@ -69,6 +72,44 @@ def same_records(ours, theirs, fields=FIELDS):
                 np.testing.assert_allclose(
                     getattr(a, name), getattr(b, name), rtol=0, atol=ATOL, err_msg=f"agent {p}, {e}: {name}"
                 )
+
+
+def worlds_of(task, agents, together=2, seed=0):
+    """Worlds of all agents, and those that each would have alone, at the beginning of an epoch."""
+    rngs = [[np.random.default_rng((seed, p, e)) for e in range(together)] for p in range(agents)]
+    of_all = task.worlds([np.random.default_rng((seed, p, e)) for p in range(agents) for e in range(together)])
+    each = [task.worlds(own) for own in rngs]
+    for worlds in (of_all, *each):
+        worlds.begin_epoch()
+    return of_all, each
+
+
+def same_episodes(ours, theirs, fields=(*FIELDS, *STATES)):
+    """What happened, what was shown, and what the task tells of it."""
+    same_records(ours, theirs, fields)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.worlds == two.worlds
+        close(one.facts, two.facts, "facts")
+        for name in ("inputs", "encode", "retrieve", "context", "encounter"):
+            np.testing.assert_array_equal(getattr(one.trials, name), getattr(two.trials, name))
+
+
+def train_both_in_worlds(models, task, cohort_of=None, epochs=1, episodes=None, **options):
+    """Train a cohort of the models and each model alone, in its worlds; compare all."""
+    together = Cohort.from_models(models) if cohort_of is None else cohort_of
+    of_all, each = worlds_of(task, len(models))
+    seeds = [7 * p + 1 for p in range(len(models))]
+    options = {"learning_rate": LEARNING_RATE, "epochs": epochs, "record": "all", **options}
+    episodes = task.episodes if episodes is None else episodes
+    for model in (together, *models):
+        model.clear_memory()
+    ours = together.train_episodes(of_all, episodes, seed=seeds, **options)
+    theirs = [
+        train_episodes(m, own, episodes, seed=s, **options) for m, own, s in zip(models, each, seeds, strict=True)
+    ]
+    same_episodes(ours, theirs)
+    same_agents(together, models)
+    return together
 
 
 def train_both(models, trials, seeds=None, cohort_of=None, **options):
@@ -125,6 +166,8 @@ def trials_of(make_trials, rng):
         (3, {"memory_capacity": 2, "repeated_key": "overwrite"}),
         (3, {"memory_capacity": 100}),
         (None, {"hidden_size": 1, "n_actions": 4}),
+        (None, {"reinstatement": "input"}),
+        (3, {"reinstatement": "input", "retrieval": "average", "repeated_key": "overwrite"}),
     ],
     ids=str,
 )
@@ -171,10 +214,12 @@ def test_a_composition_without_memory(make_config, trials_of):
         (2, {"loss": a_loss, "gamma": 0.7}),
         (None, {"loss": lambda t: -(t.policy[..., 1] * t.reward).sum() + (t.value**2).sum()}),
         (None, {"learning_rate": 0.0}),
+        (2, {"update": "block", "through_memory": True, "gamma": 0.5}),
+        (2, {"optimizer": "rmsprop", "unroll_steps": 4, "gamma": 0.5}),
     ],
-    ids=["entropy", "cross_entropy", "own", "own, of the outputs", "rate 0"],
+    ids=["entropy", "cross_entropy", "own", "own, of the outputs", "rate 0", "block", "rmsprop"],
 )
-def test_losses(environments, options, make_config, trials_of):
+def test_settings(environments, options, make_config, trials_of):
     train_both(alone(make_config()), trials_of(environments=environments), **options)
 
 
@@ -285,6 +330,133 @@ def test_records_of_behaviour_leave_the_states_out(make_config, trials_of):
     same_records(brief, whole)
     assert brief[0].hidden.shape == (4, 6, 0) and brief[0].gates.shape == (4, 6, 4, 0)
     assert whole[0].hidden.shape == (4, 6, 3) and whole[0].gates.shape == (4, 6, 4, 3)
+
+
+# ---- in worlds, each agent is the agent alone --------------------------------------------------------
+
+BANDIT = BarcodeBandit(arms=3, contexts=3, exposures=2, pulls=4, barcode_bits=4)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "options"),
+    [
+        (Echo(6, 2), {}, {}),
+        (Echo(6, 2), {"retrieval": "average", "sharpness": 2.5}, {"update": "block", "through_memory": True}),
+        (Echo(6, 2), {"repeated_key": "overwrite"}, {"unroll_steps": 2, "epochs": 2, "optimizer": "rmsprop"}),
+        (BANDIT, {"kernel": "cosine", "ties": "newest"}, {"max_gradient_norm": 0.5}),
+        (BANDIT, {"reinstatement": "input"}, {"max_gradient_norm": 0.5, "optimizer": "rmsprop", "epochs": 2}),
+        (BANDIT, {"memory_capacity": 0}, {"max_gradient_norm": 1e3}),
+        (RLWM(), {}, {"episodes": 5, "loss": a_loss}),
+    ],
+    ids=str,
+)
+def test_in_worlds_each_agent_is_the_reference_alone(task, changes, options):
+    sizes = {"input_size": task.input_size, "hidden_size": 3, "n_actions": task.n_actions, "memory_capacity": 5}
+    models = alone(ModelConfig(**{**sizes, "key": task.key_columns, **changes}), agents=2)
+    train_both_in_worlds(models, task, **options)
+
+
+@pytest.mark.slow
+def test_in_worlds_each_agent_is_the_composition_alone():
+    sizes = {"input_size": BANDIT.input_size, "hidden_size": 3, "n_actions": 3, "memory_capacity": 5}
+    models = alone(ModelConfig(**sizes, key=BANDIT.key_columns), agents=2, kind=EpisodicLSTMComposition)
+    train_both_in_worlds(models, BANDIT, max_gradient_norm=0.5, optimizer="rmsprop", epochs=2)
+
+
+def test_rates_and_bonuses_may_change_from_call_to_call(make_config):
+    task = Echo(5, 2)
+    models = alone(make_config(n_actions=2), agents=2)
+    together = train_both_in_worlds(models, task, entropy_weight=0.3)
+    train_both_in_worlds(models, task, together, learning_rate=0.004, entropy_weight=0.01)
+
+
+def test_worlds_without_learning(make_config):
+    task, models = Echo(5, 2), alone(make_config(n_actions=2))
+    together, (of_all, each) = Cohort.from_models(models), worlds_of(Echo(5, 2), 3)
+    before = together.weights(1)
+    ours = together.run_episodes(of_all, task.episodes, seed=[1, 2, 3], record="all")
+    theirs = [
+        m.run_episodes(own, task.episodes, seed=s) for m, own, s in zip(models, each, (1, 2, 3), strict=True)
+    ]
+    same_episodes(ours, theirs, (*FIELDS[:4], *STATES))
+    same_agents(together, models)
+    close(together.weights(1), before, "weights")
+    assert ours[0].policy_loss is None and not np.array_equal(ours[0].action, ours[1].action)
+
+
+def test_forced_actions_in_worlds(make_config, rng):
+    task, models = Echo(5, 2), alone(make_config(n_actions=2), agents=2)
+    actions = rng.integers(0, 2, (2, 2 * task.episodes, task.length))
+    together, (of_all, each) = Cohort.from_models(models), worlds_of(task, 2)
+    ours = together.train_episodes(of_all, task.episodes, actions=list(actions), seed=[1, 2], record="all")
+    theirs = [
+        train_episodes(m, own, task.episodes, actions=a, seed=s)
+        for m, own, a, s in zip(models, each, actions, (1, 2), strict=True)
+    ]
+    np.testing.assert_array_equal([record.action for record in ours], actions)
+    same_episodes(ours, theirs)
+    same_agents(together, models)
+
+
+def test_progress_in_worlds(make_config):
+    task, seen = Echo(5, 2), []
+    together = Cohort(make_config(n_actions=2), [1, 2])
+    together.train_episodes(worlds_of(task, 2)[0], 3, seed=1, after_episode=seen.append)
+    assert seen == [0, 1, 2] and together.environments == 2
+
+
+def test_worlds_that_do_not_fit(monkeypatch, make_config):
+    task, config = Echo(5, 2), make_config(n_actions=2)
+    together, worlds = Cohort(config, [1, 2, 3]), worlds_of(task, 2, 2)[0]
+    with pytest.raises(ValueError, match=r"4 of them cannot be divided among 3 agents. Give M for each, 3 · M"):
+        together.train_episodes(worlds, 1)
+    worlds = worlds_of(task, 3)[0]
+    with pytest.raises(ValueError, match="the 4 that the epoch has left; got 5"):
+        together.run_episodes(worlds, 5)
+    with pytest.raises(ValueError, match="max_gradient_norm must be"):
+        together.train_episodes(worlds, 1, max_gradient_norm=-1)
+    with pytest.raises(ValueError, match="loss='cross_entropy'"):
+        together.train_episodes(worlds, 1, loss="cross_entropy")
+    with pytest.raises(ValueError, match="optimizer must be"):
+        together.train_episodes(worlds, 1, optimizer="sgd")
+    with pytest.raises(ValueError, match="update must be"):
+        together.train_episodes(worlds, 1, update="epoch")
+    with pytest.raises(ValueError, match="actions: needs an item for each of 3 agents; got 1"):
+        together.train_episodes(worlds, 1, actions=[None])
+    monkeypatch.setattr(cohort, "CHUNK", 2)
+    with pytest.raises(ValueError, match="at most 2 agents can act in worlds, in lockstep; it has 3"):
+        Cohort(config, [1, 2, 3]).train_episodes(worlds, 1)
+
+
+# ---- updates that are not finite ---------------------------------------------------------------------
+
+
+def huge(scale):
+    """A loss whose gradients are finite, but not their squares, where an agent's values are as large as that."""
+    return lambda t: (t.value * scale).sum()
+
+
+@pytest.mark.parametrize("kind", ["cohort", "reference"])
+def test_squares_that_are_not_finite_stop_training(kind, make_config, trials_of):
+    (trials,), (model,) = trials_of(agents=1), alone(make_config(), agents=1)
+    with pytest.raises(NotFinite, match=r"the loss is finite, but not the gradients of .*, or not their squares"):
+        if kind == "cohort":
+            Cohort.from_models([model]).train([trials], loss=huge(1e200), seed=[1])
+        else:
+            train(model, trials, loss=huge(1e200), seed=1)
+    assert model.optimizer_state() == {}
+    Cohort.from_models([model]).train([trials], loss=huge(1e50), seed=[1])  # these are
+    train(model, trials, loss=huge(1e50), seed=1)
+
+
+def test_large_gradients_of_all_agents_together_are_no_reason_to_stop(make_config, trials_of):
+    """Squares that are finite for each agent, and whose sum over agents is not."""
+    trials, models = trials_of(agents=3, n=1, steps=1), alone(make_config(hidden_size=1))
+    for model in models:
+        model.set_weights(model.weights() | {"critic_weight": np.zeros((1, 1))})
+    together = Cohort.from_models(models)
+    together.train(trials, loss=huge(1e154), seed=[1, 2, 3])
+    assert all(together.optimizer_state(p)["mean.critic_bias"] == pytest.approx(1e153) for p in range(3))
 
 
 # ---- to and from single models -----------------------------------------------------------------------

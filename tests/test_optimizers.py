@@ -197,8 +197,9 @@ def test_checkpoint_round_trip(saved, tmp_path):
             train(loaded, make_trials(seed=1), seed=2, learning_rate=RATE)
         train(loaded, make_trials(seed=1), seed=2, **SETTINGS)
         same_models(pair["reference"], loaded)
-    with pytest.raises(ValueError, match="Cohort: it trains with Adam"):
-        load_model(folder, "cohort")
+    together = load_model(folder, "cohort")
+    together.train(make_trials(seed=1), seed=[2], **SETTINGS)
+    same_models(pair["reference"], together.agent(0, "reference"))
 
 
 def test_a_state_without_its_squares_is_refused(tmp_path):
@@ -274,10 +275,20 @@ def test_psyneulinks_sgd_is_left_to_learn():
         train(composition, make_trials())
 
 
-def test_a_cohort_trains_with_adam():
+def test_a_cohort_goes_on_with_the_optimiser_of_its_agents():
     reference = reference_of()
     train(reference, make_trials(), seed=1, **SETTINGS)
-    with pytest.raises(
-        ValueError, match=r"Cohort: it trains with Adam, and cannot go on from the state of 'rmsprop'"
-    ):
-        Cohort.from_models([reference])
+    together = Cohort.from_models([reference])
+    with pytest.raises(ValueError, match="trained with 'rmsprop', whose state 'adam' cannot go on from"):
+        together.train(make_trials(), optimizer="adam")
+    with pytest.raises(ValueError, match="trained with 'rmsprop', whose state 'adam' cannot go on from"):
+        Cohort.from_models([reference, trained_with_adam()])
+    together.set_optimizer_state({}, 0)
+    together.train(make_trials(), optimizer="adam")
+    assert "mean.actor_bias" in together.optimizer_state(0)
+
+
+def trained_with_adam():
+    reference = reference_of()
+    train(reference, make_trials(), seed=1)
+    return reference

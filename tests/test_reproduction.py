@@ -25,11 +25,12 @@ from eplstm.comparisons.reproduction.training import (
     Lesson,
     act_in_fresh_worlds,
     task_at,
-    train_agent,
+    train_agents,
     trained_so_far,
     worlds_of,
 )
 from eplstm.comparisons.settings import LoopSettings
+from eplstm.models import Cohort, EpisodicLSTMComposition, train_episodes
 from eplstm.tasks import BarcodeBandit, ModelBased, ModelFree, RandomPolicy, TwoStep, WaterMaze, play
 from eplstm.tasks.water_maze import KnownGoal, steps_to_goal
 
@@ -49,14 +50,59 @@ class Stopped(Exception):
 
 def stop_in_call(number, monkeypatch):
     """Training ends in this call of ``learn()``, from 0."""
-    calls, train_episodes = itertools.count(), training.train_episodes
+    calls, train_episodes = itertools.count(), Cohort.train_episodes
 
     def stopping(*arguments, **options):
         if next(calls) == number:
             raise Stopped
         return train_episodes(*arguments, **options)
 
-    monkeypatch.setattr(training, "train_episodes", stopping)
+    monkeypatch.setattr(Cohort, "train_episodes", stopping)
+
+
+def train_agent(lessons, config, settings, seed, folder=None):
+    """One agent alone."""
+    (trained,) = train_agents(lessons, config, settings, [seed], [folder])
+    return trained
+
+
+def test_agents_side_by_side_are_each_alone_in_the_loop():
+    """As cohort, and one by one in calls of PsyNeuLink's ``learn()``."""
+    settings = replace(SETTINGS, updates=12, max_gradient_norm=0.5)
+    config, seeds = settings.config(TASK, TASK.key_columns), (3, 9)
+    for seed, (model, history) in zip(seeds, train_agents(LESSONS, config, settings, seeds), strict=True):
+        alone, rewards = EpisodicLSTMComposition(config, seed=seed), []
+        for call in range(2):
+            alone.clear_memory()
+            learning = settings.learning(6 * call) | {"max_gradient_norm": 0.5}
+            worlds, drawn = worlds_of(TASK, 3, (training.TRAINING, seed, call)), (training.TRAINING, seed, call)
+            rewards.append(train_episodes(alone, worlds, 6, seed=drawn, **learning).reward.mean())
+        np.testing.assert_allclose(history, rewards, rtol=0, atol=1e-10)
+        for name, weight in alone.weights().items():
+            np.testing.assert_allclose(model.weights()[name], weight, rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_agents_that_are_not_equally_far_catch_up(tmp_path, monkeypatch, pool):
+    """After an interruption, or with further seeds: who is behind is trained until all are equally far."""
+    config, folders = SETTINGS.config(TASK, TASK.key_columns), [tmp_path / "one", tmp_path / "two"]
+    whole = train_agents(LESSONS, config, SETTINGS, [7, 8])
+    pool(2)
+    monkeypatch.setattr(training, "SAVE_AFTER", -1.0)
+    with pytest.raises(Stopped), monkeypatch.context() as patch:
+        stop_in_call(2, patch)
+        train_agents(LESSONS, config, SETTINGS, [7], folders[:1])
+    assert [trained_so_far(folder)[0] for folder in folders] == [12, 0]
+    pool(2)
+    sizes, train_together = [], training._train_together
+    monkeypatch.setattr(training, "_train_together", lambda *a: (sizes.append(len(a[1])), train_together(*a)))
+    again = train_agents(LESSONS, config, SETTINGS, [7, 8], folders)
+    assert sizes == [1, 2]
+    for (one, history), (two, later) in zip(whole, again, strict=True):
+        np.testing.assert_allclose(history, later, rtol=0, atol=1e-10)
+        for name, weight in one.weights().items():
+            np.testing.assert_allclose(weight, two.weights()[name], rtol=0, atol=1e-10)
+    seconds = [trained_so_far(folder)[1] for folder in folders]
+    assert all(s > 0 for s in seconds)
 
 
 @pytest.mark.slow
@@ -111,7 +157,7 @@ def test_quantities_fall_to_their_shares():
 
 
 def test_training_and_fresh_worlds_never_meet():
-    seen = [worlds_of(TASK, 2, kind, 0, 0) for kind in (training.TRAINING, training.FRESH)]
+    seen = [worlds_of(TASK, 2, (kind, 0, 0)) for kind in (training.TRAINING, training.FRESH)]
     assert any((seen[0]._epoch[name] != seen[1]._epoch[name]).any() for name in seen[0]._epoch)
 
 
@@ -341,7 +387,7 @@ def test_reproduce_refuses(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_piece_depends_on_its_seed_alone(small):
-    one, other = (train_and_measure("bandit", EPLSTM, 3, fast=True) for _ in range(2))
-    np.testing.assert_array_equal(one[INTACT]["expected"], other[INTACT]["expected"])
-    np.testing.assert_array_equal(one["history"], other["history"])
+    (one,), (_, other) = (train_and_measure("bandit", EPLSTM, seeds, fast=True) for seeds in ([3], [2, 3]))
+    np.testing.assert_allclose(one[INTACT]["expected"], other[INTACT]["expected"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(one["history"], other["history"], rtol=0, atol=1e-10)
     assert set(one) == {"history", "seconds", INTACT, RETRIEVAL_OFF, "encoding off"}

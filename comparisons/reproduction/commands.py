@@ -23,6 +23,9 @@ from .studies import STUDIES, train_and_measure
 from .study import AGENTS, Claim, Found, Study
 from .training import trained_so_far
 
+TOGETHER = 3
+"""Agents of a kind that are trained side by side: with more, each takes little less time, and processes are left
+without work."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the agents' checkpoints."""
 TaskName = Literal["contextual-choice", "bandit", "two-step", "water-maze"]
@@ -58,24 +61,10 @@ def reproduce(command: Reproduce, console: Console) -> int:
         raise ValueError(f"reproduce: seeds must be at least 1; got {command.seeds}.")
     if command.first_seed < 0:
         raise ValueError(f"reproduce: first-seed must be at least 0; got {command.first_seed}.")
-    seeds = range(command.first_seed, command.first_seed + command.seeds)
     study = STUDIES[command.task]
     out = command.out / command.task
     check_folder(out, command.overwrite)
-    pieces = [
-        Piece(
-            f"{agent}, seed {seed}",
-            {
-                "study": command.task,
-                "agent": agent,
-                "seed": seed,
-                "fast": command.fast,
-                "folder": str((out / "agents" / f"{agent.replace(' ', '-')}-{seed}").absolute()),
-            },
-        )
-        for seed in seeds
-        for agent in command.agents
-    ]
+    pieces = pieces_of(command, out)
     if command.overwrite:
         shutil.rmtree(out / "agents", ignore_errors=True)
     with training_bar(console, study, command, pieces) as finished, command.place() as where:
@@ -93,7 +82,8 @@ def reproduce(command: Reproduce, console: Console) -> int:
     kept = [piece for piece in pieces if piece.name in done.results]
     if not kept:
         raise ValueError("reproduce: no agent could be trained; the tracebacks are in the folder of the pieces.")
-    found = Found({(p.arguments["agent"], p.arguments["seed"]): done.results[p.name] for p in kept})
+    by_seed = ((p.arguments["agent"], zip(p.arguments["seeds"], done.results[p.name], strict=True)) for p in kept)
+    found = Found({(agent, seed): measured for agent, own in by_seed for seed, measured in own})
     with told(console, out):
         claims = write_report(out, study, found, command)
     for claim in claims:
@@ -102,21 +92,42 @@ def reproduce(command: Reproduce, console: Console) -> int:
     return int(bool(done.failures))
 
 
+def pieces_of(command: Reproduce, out: Path) -> list[Piece]:
+    """Agents of a kind, so many side by side that there are pieces for several processes."""
+    seeds = list(range(command.first_seed, command.first_seed + command.seeds))
+    groups = [seeds[first : first + TOGETHER] for first in range(0, len(seeds), TOGETHER)]
+    return [
+        Piece(
+            f"{agent}, seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))}",
+            {
+                "study": command.task,
+                "agent": agent,
+                "seeds": own,
+                "fast": command.fast,
+                "folders": [str((out / "agents" / f"{agent.replace(' ', '-')}-{s}").absolute()) for s in own],
+            },
+        )
+        for own in groups
+        for agent in command.agents
+    ]
+
+
 @contextmanager
 def training_bar(
     console: Console, study: Study, command: Reproduce, pieces: list[Piece]
 ) -> Iterator[Callable[[int, int, int], None]]:
     """A progress bar of updates over all agents, which looks at their checkpoints wherever they are trained."""
-    each, count = study.settings(command.fast).updates, len(pieces)
+    folders = [folder for piece in pieces for folder in piece.arguments["folders"]]
+    each, count = study.settings(command.fast).updates, len(folders)
     ended, failing, stop = 0, 0, threading.Event()
 
-    def finished(done: int, _total: int, failed: int) -> None:
+    def finished(done: int, total: int, failed: int) -> None:
         nonlocal ended, failing
-        ended, failing = done, failed
+        ended, failing = done * count // total, failed
         show()
 
     def show() -> None:
-        updates = sum(min(trained_so_far(piece.arguments["folder"])[0], each) for piece in pieces)
+        updates = sum(min(trained_so_far(folder)[0], each) for folder in folders)
         tell(max(updates, ended * each), count * each, failing, f"Training: {ended} of {count} agents")
 
     def watch() -> None:
@@ -154,8 +165,9 @@ def write_report(out: Path, study: Study, found: Found, command: Reproduce) -> l
     page.heading("Training")
     seconds = [plain["seconds"] for plain in found.pieces.values()]
     page.text(
-        f"{len(seconds)} agents, each trained through PsyNeuLink's learn(), took {np.sum(seconds) / 60:.0f} min "
-        f"of one core together ({np.median(seconds):.0f} s an agent). One update is from an episode of all worlds."
+        f"{len(seconds)} agents took {np.sum(seconds) / 60:.0f} min of one core together "
+        f"({np.median(seconds):.0f} s an agent). Up to {TOGETHER} of a kind were trained side by side, as a "
+        "cohort, whose numbers are those of PsyNeuLink's learn(). One update is from an episode of all worlds."
     )
     page.rows(("setting", "value"), [(n, str(v)) for n, v in asdict(settings).items()])
     page.rows(

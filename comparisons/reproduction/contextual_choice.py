@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...models import EpisodicLSTMComposition, TrialRecord, train
+from ...models import Cohort, TrialRecord
 from ...tasks import ContextualChoice
 from ..axes import level_line
 from ..page import Page
 from ..settings import FRESH, TRAINING, AgentSettings, LoopSettings
 from .drawing import band, finish, gate_by_exposure
 from .study import EPLSTM, LSTM, RETRIEVAL_OFF, Claim, Found, Measures, Study, as_text, means_by, memory_of
-from .training import Lesson, train_by_calls
+from .training import Lesson, Trained, train_by_calls
 
 CONTEXTS = 50
 """Of a block: each is shown twice."""
@@ -29,23 +29,22 @@ class ChoiceStudy(Study):
 
     task: ContextualChoice
 
-    def train(self, agent: str, seed: int, fast: bool, folder: str | None) -> tuple[Any, np.ndarray]:
-        """Train an agent of a kind, with the context as key."""
+    def train(self, agent: str, seeds: Sequence[int], fast: bool, folders: Sequence[str] | None) -> Trained:
+        """Train agents of a kind, with the context as key."""
         settings = self.settings(fast)
 
-        def learn(model: EpisodicLSTMComposition, block: int, update: int) -> tuple[float, int]:
-            rngs = [np.random.default_rng((TRAINING, seed, block, e)) for e in range(settings.worlds)]
-            records = train(
-                model,
-                [self.task.sample(CONTEXTS, rng) for rng in rngs],
-                record="behavior",
-                seed=(TRAINING, seed, block),  # type: ignore[arg-type]
+        def learn(cohort: Cohort, of: Sequence[int], block: int, update: int) -> tuple[list[float], int]:
+            drawn = [(TRAINING, seed, block) for seed in of]
+            rngs = [[np.random.default_rng((*own, e)) for e in range(settings.worlds)] for own in drawn]
+            records = cohort.train(
+                [[self.task.sample(CONTEXTS, rng) for rng in own] for own in rngs],
+                seed=drawn,
                 **settings.learning(update),
             )
-            return float(np.mean([record.reward.mean() for record in records])), 2 * CONTEXTS
+            return [float(np.mean([each.reward.mean() for each in own])) for own in records], 2 * CONTEXTS
 
         config = settings.config(self.task, self.task.context_columns, **memory_of(agent))
-        return train_by_calls(learn, self.lessons, config, settings, seed, folder, least=2 * CONTEXTS)
+        return train_by_calls(learn, self.lessons, config, settings, seeds, folders, least=2 * CONTEXTS)
 
     def act(self, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:
         """Measure an agent on fresh blocks."""

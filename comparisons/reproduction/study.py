@@ -1,8 +1,8 @@
 """A study of one task: agents of the same budget, over seeds, and what is measured of each.
 
-A piece of a study is one agent with one seed: trained, then measured in fresh worlds, intact and lesioned. Pieces
-are kept, and the same command goes on (``comparisons/work``). All claims are then read off what the pieces gave,
-with intervals over seeds.
+A piece of a study is some agents of a kind, which differ in their seeds: trained side by side, then measured in
+fresh worlds, intact and lesioned. Pieces are kept, and the same command goes on (``comparisons/work``). All claims
+are then read off what the pieces gave, with intervals over seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from ..behavior import ENCODING_OFF, INTACT, RETRIEVAL_OFF, mean_and_error
 from ..page import Page
 from ..settings import LoopSettings
-from .training import Lesson, act_in_fresh_worlds, train_agent
+from .training import Lesson, Trained, act_in_fresh_worlds, train_agents
 
 EPLSTM, LSTM, AS_INPUT = "epLSTM", "LSTM", "memory as input"
 """The agent of the paper; the same without memory; and the same whose retrieved memory is a further input of the
@@ -44,7 +44,7 @@ class Found:
     """What the pieces of a study gave."""
 
     pieces: Mapping[tuple[str, int], Mapping[str, Any]]
-    """By agent and seed, as ``train_and_measure`` gives it."""
+    """By agent and seed, as ``train_and_measure`` gives them."""
 
     @property
     def agents(self) -> list[str]:
@@ -139,11 +139,11 @@ class Study(ABC):
         fresh = (self.fresh_worlds, self.fresh_epochs)
         return {"task": self.task, "lessons": self.lessons, "settings": self.settings(fast), "fresh worlds": fresh}
 
-    def train(self, agent: str, seed: int, fast: bool, folder: str | None) -> tuple[Any, np.ndarray]:
-        """Train an agent of a kind; the agent, and mean rewards of a step by call of ``learn()``."""
+    def train(self, agent: str, seeds: Sequence[int], fast: bool, folders: Sequence[str] | None) -> Trained:
+        """Train agents of a kind; the agents, and the mean reward of a step in each call."""
         settings = self.settings(fast)
         config = settings.config(self.task, self.task.key_columns, **memory_of(agent))
-        return train_agent(self.lessons, config, settings, seed, folder)
+        return train_agents(self.lessons, config, settings, seeds, folders)
 
     def act(self, model: Any, seed: int, retrieve: bool, encode: bool) -> Measures:
         """Measure an agent in fresh worlds."""

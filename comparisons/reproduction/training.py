@@ -1,7 +1,9 @@
-"""Training an agent in the worlds of a task, and letting it act in fresh ones.
+"""Training agents in the worlds of a task, and letting them act in fresh ones.
 
-Call k of ``learn()`` is drawn from the seed (seed, k) alone, so an interrupted run goes on exactly as it would
-have gone on. Fresh worlds are drawn from other seeds than those of training.
+Agents of one kind that differ in their seeds are trained side by side, as a cohort: the numbers are those of
+PsyNeuLink's ``learn()``, agent by agent, but for rounding. Call k of an agent's training is drawn from the seed
+(seed, k) alone, so an interrupted run goes on exactly as it would have gone on. Fresh worlds are drawn from other
+seeds than those of training.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ...models import EpisodeRecord, EpisodicLSTMComposition, ModelConfig, train_episodes
+from ...models import Cohort, EpisodeRecord, EpisodicLSTMComposition, ModelConfig
 from ...tasks.environment import Task
-from ..runs import RunFolder, RunState, go_on, progress_of
+from ..runs import RunFolder, RunState, go_on_together, progress_of
 from ..settings import FRESH, TRAINING, LoopSettings
 
 SAVE_AFTER = 30.0
@@ -39,93 +41,128 @@ def task_at(lessons: Sequence[Lesson], share: float) -> Any:
     return lessons[min(int(np.searchsorted(ends, share, side="right")), len(lessons) - 1)].task
 
 
-def worlds_of(task: Task, count: int, *seed: int) -> Any:
-    """``count`` worlds at the beginning of an epoch, each with a generator of its own."""
-    worlds = task.worlds([np.random.default_rng((*seed, e)) for e in range(count)])
+def worlds_of(task: Task, count: int, *seeds: tuple[int, ...]) -> Any:
+    """``count`` worlds for each seed, at the beginning of an epoch, each with a generator of its own."""
+    worlds = task.worlds([np.random.default_rng((*seed, e)) for seed in seeds for e in range(count)])
     worlds.begin_epoch()
     return worlds
 
 
-def train_agent(
+Trained = list[tuple[EpisodicLSTMComposition, np.ndarray]]
+"""Agents, and the mean reward of a step in each call."""
+
+
+def train_agents(
     lessons: Sequence[Lesson],
     config: ModelConfig,
     settings: LoopSettings,
-    seed: int,
-    folder: str | os.PathLike[str] | None = None,
-) -> tuple[EpisodicLSTMComposition, np.ndarray]:
-    """Train a composition in worlds, through PsyNeuLink's ``learn()``.
+    seeds: Sequence[int],
+    folders: Sequence[str | os.PathLike[str] | None] | None = None,
+) -> Trained:
+    """Train compositions in worlds, side by side.
 
     Args:
-        lessons: the tasks in whose worlds it is trained.
-        config: the agent.
+        lessons: the tasks in whose worlds they are trained.
+        config: of all.
         settings: of training.
-        seed: of weights, worlds and draws.
-        folder: a run folder, from which the same call goes on; None: none.
+        seeds: of each agent, for its weights, worlds and draws.
+        folders: a run folder of each, from which the same call goes on; None: none.
 
     Returns:
-        The agent, and the mean reward of a step in each call of ``learn()``.
+        The agents, and the mean reward of a step in each call.
 
     Raises:
-        FileExistsError: the folder holds another run.
+        FileExistsError: a folder holds another run.
     """
 
-    def learn(model: EpisodicLSTMComposition, call: int, update: int) -> tuple[float, int]:
-        task = task_at(lessons, update / settings.updates)
-        worlds = worlds_of(task, settings.worlds, TRAINING, seed, call)
-        record = train_episodes(
-            model,
-            worlds,
+    def learn(cohort: Cohort, of: Sequence[int], call: int, update: int) -> tuple[list[float], int]:
+        task, drawn = task_at(lessons, update / settings.updates), [(TRAINING, seed, call) for seed in of]
+        records = cohort.train_episodes(
+            worlds_of(task, settings.worlds, *drawn),
             task.episodes,
             epochs=settings.epochs_at_once,
             max_gradient_norm=settings.max_gradient_norm,
-            seed=(TRAINING, seed, call),
-            record="behavior",
+            seed=drawn,
             **settings.learning(update),
         )
-        return float(record.reward.mean()), settings.epochs_at_once * task.episodes
+        return [float(record.reward.mean()) for record in records], settings.epochs_at_once * task.episodes
 
-    return train_by_calls(learn, lessons, config, settings, seed, folder)
+    return train_by_calls(learn, lessons, config, settings, seeds, folders)
 
 
 def train_by_calls(
-    learn: Callable[[EpisodicLSTMComposition, int, int], tuple[float, int]],
+    learn: Callable[[Cohort, Sequence[int], int, int], tuple[list[float], int]],
     lessons: Sequence[Lesson],
     config: ModelConfig,
     settings: LoopSettings,
-    seed: int,
-    folder: str | os.PathLike[str] | None,
+    seeds: Sequence[int],
+    folders: Sequence[str | os.PathLike[str] | None] | None,
     least: int = 1,
-) -> tuple[EpisodicLSTMComposition, np.ndarray]:
-    """Train a composition call by call, each from an empty memory, or go on with what the folder holds.
+) -> Trained:
+    """Train compositions call by call, each from empty memories, or go on with what the folders hold.
 
     Args:
-        learn: (agent, number of the call, updates so far) → mean reward of a step, and the updates that were made.
-        lessons, config, settings, seed, folder: as of ``train_agent``.
+        learn: (cohort, seeds of its agents, number of the call, updates so far) → each agent's mean reward of a
+            step, and the updates that were made.
+        lessons, config, settings, seeds, folders: as of ``train_agents``.
         least: updates that must be left for another call.
     """
-
-    def begin() -> RunState:
-        return RunState({AGENT: EpisodicLSTMComposition(config, seed=seed)}, notes={"updates": 0})
-
-    def step(state: RunState) -> None:
-        model = state.models[AGENT]
-        model.clear_memory()
-        reward, updates = learn(model, state.done, state.notes["updates"])
-        state.remember(AGENT, {"reward": reward})
-        state.notes["updates"] += updates
-
-    def finished(state: RunState) -> bool:
-        return state.notes["updates"] + least > settings.updates
-
-    run = None
-    if folder is not None:
+    runs: list[RunFolder | None] = [None] * len(seeds)
+    if folders is not None:
         taught = [f"{lesson.share}: {lesson.task}" for lesson in lessons]
-        described = {**asdict(settings), "seed": seed, "config": config.to_dict(), "lessons": taught}
-        run = RunFolder(folder, "reproduce", described)
-    state = go_on(run, {AGENT: "composition"}, begin, step, finished, every=SAVE_AFTER)
-    model = state.models[AGENT]
-    model.clear_memory()
-    return model, state.stacked(AGENT, "reward")
+        described = {**asdict(settings), "config": config.to_dict(), "lessons": taught}
+        runs = [
+            None if folder is None else RunFolder(folder, "reproduce", {**described, "seed": seed})
+            for seed, folder in zip(seeds, folders, strict=True)
+        ]
+    states = [
+        (run and run.load({AGENT: "composition"}))
+        or RunState({AGENT: EpisodicLSTMComposition(config, seed=seed)}, notes={"updates": 0})
+        for seed, run in zip(seeds, runs, strict=True)
+    ]
+
+    def finished(n: int) -> bool:
+        return states[n].notes["updates"] + least > settings.updates
+
+    while unfinished := [n for n in range(len(seeds)) if not finished(n)]:
+        done = min(states[n].done for n in unfinished)
+        together = [n for n in unfinished if states[n].done == done]  # others are further, after an interruption
+        ahead = min((states[n].done for n in unfinished if n not in together), default=None)
+        _train_together(
+            learn,
+            [seeds[n] for n in together],
+            [states[n] for n in together],
+            [runs[n] for n in together],
+            lambda first=together[0], ahead=ahead: finished(first) or states[first].done == ahead,
+        )
+    for state in states:
+        state.models[AGENT].clear_memory()
+    return [(state.models[AGENT], state.stacked(AGENT, "reward")) for state in states]
+
+
+def _train_together(
+    learn: Callable[[Cohort, Sequence[int], int, int], tuple[list[float], int]],
+    seeds: Sequence[int],
+    states: Sequence[RunState],
+    runs: Sequence[RunFolder | None],
+    finished: Callable[[], bool],
+) -> None:
+    """Train agents that are equally far as a cohort."""
+    cohort = Cohort.from_models([state.models[AGENT] for state in states])
+
+    def step() -> None:
+        cohort.clear_memory()
+        rewards, updates = learn(cohort, seeds, states[0].done, states[0].notes["updates"])
+        for state, reward in zip(states, rewards, strict=True):
+            state.remember(AGENT, {"reward": reward})
+            state.notes["updates"] += updates
+
+    def give_back() -> None:
+        cohort.clear_memory()
+        for p, state in enumerate(states):
+            cohort.copy_to(state.models[AGENT], p)
+
+    go_on_together(states, runs, step, finished, SAVE_AFTER, give_back)
 
 
 def trained_so_far(folder: str | os.PathLike[str]) -> tuple[int, float]:
@@ -162,7 +199,7 @@ def act_in_fresh_worlds(
     """
     records = []
     for epoch in range(epochs):
-        fresh = worlds_of(task, worlds, FRESH, seed, epoch)
+        fresh = worlds_of(task, worlds, (FRESH, seed, epoch))
         fresh.reads, fresh.stores = retrieve, encode
         model.clear_memory()
         records.append(model.simulate_episodes(fresh, task.episodes, seed=(FRESH, seed, epoch)))

@@ -100,7 +100,7 @@ class TwoStepStudy(Study):
         """Model-based and model-free learners, with episodic memory, in the form of ``Found.pieces``."""
         found = {}
         for name, kind in (("model-based", ModelBased), ("model-free", ModelFree)):
-            worlds = worlds_of(self.task, BASELINE_EPISODES // 4, 2, 0)
+            worlds = worlds_of(self.task, BASELINE_EPISODES // 4, (2, 0))
             learner = kind(self.task, np.random.default_rng(0), episodic=True)
             found[name, 0] = {INTACT: self.of_facts(play(worlds, learner, 4))}
         return found
