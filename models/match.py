@@ -71,8 +71,8 @@ class Retrieval:
             raise ValueError(f"retrieval must be 'nearest' or 'average'; got {self.retrieval!r}.")
         if np.any(self.forgetting) and self.retrieval != "average":
             raise ValueError(
-                f"forgetting={np.max(self.forgetting):g} needs retrieval='average'; got {self.retrieval!r}. Set it "
-                "to 0, or average over the entries."
+                f"forgetting={np.max(self.forgetting):g} needs retrieval='average'; got {self.retrieval!r}. Set "
+                "it to 0, or average over the entries."
             )
 
     def similarity(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
