@@ -64,7 +64,7 @@ class Cohort:
         """
         models = list(models)
         for n, model in enumerate(models):
-            model.person.check_training(f"Cohort: model {n}")  # a cohort is of trained agents, and has no persons
+            model.person.check_training(f"Cohort: model {n}")  # who chooses is said in train()
             if model.config != models[0].config:
                 raise ValueError(
                     f"Cohort: all agents must have one configuration; model {n} has {model.config}, model 0 has "

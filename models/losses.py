@@ -25,7 +25,7 @@ class TrialTensors:
     """
 
     policy: Tensor
-    """(B, T, A): π_t."""
+    """(B, T, A): π_t; of people, p_t."""
     value: Tensor
     """(B, T): v_t."""
     action: Tensor

@@ -61,15 +61,17 @@ class People:
     def __init__(self, persons: Sequence[Sequence[Person]], config: ModelConfig) -> None:
         self.persons, self.config = persons, config
 
-    def _all(self, name: str) -> np.ndarray:
-        """A parameter of all, (P, B); None where it is that of the config."""
-        return np.array([[getattr(person, name) for person in row] for row in self.persons])
+    @cached_property
+    def _changed(self) -> dict[str, np.ndarray]:
+        """The parameters in which anybody differs from the trained agent, (P, B); None: that of the config."""
+        changed = {name for person in {p for row in self.persons for p in row} for name in person.changed}
+        return {
+            n: np.array([[getattr(p, n) for p in row] for row in self.persons]) for n in PARAMETERS if n in changed
+        }
 
     def _values(self, *kinds: type) -> dict[str, np.ndarray]:
-        """The parameters of some kinds of places in which anybody differs from the trained agent."""
-        changed = {name for row in self.persons for person in row for name in person.changed}
-        names = [n for n, p in PARAMETERS.items() if n in changed and isinstance(p.place, kinds)]
-        return {name: self._all(name) for name in names}
+        """Those of some kinds of places."""
+        return {name: v for name, v in self._changed.items() if isinstance(PARAMETERS[name].place, kinds)}
 
     @cached_property
     def drive(self) -> dict[str, np.ndarray]:
@@ -79,7 +81,7 @@ class People:
     @cached_property
     def key_scale(self) -> np.ndarray | None:
         """By what each column of the key is multiplied, (P, B, 1, K); None: 1."""
-        if not any(person.scales_key for row in self.persons for person in row):
+        if "context_weight" not in self._changed:
             return None
         scales = [[person.key_scale(self.config) for person in row] for row in self.persons]
         return np.array(scales)[:, :, None]

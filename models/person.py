@@ -178,6 +178,8 @@ class Person:
                 edges = f"[{least:g}, {most:g}]" if parameter.closed else f"({least:g}, {most:g})"
                 raise ValueError(f"Person: {name} must be a finite number in {edges}; got {value!r}.")
             object.__setattr__(self, name, float(value))  # type: ignore
+        if self.context_columns is not None:
+            object.__setattr__(self, "context_columns", tuple(self.context_columns))
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -218,14 +220,9 @@ class Person:
                 "give people=[...] to train it under parameters that people may have."
             )
 
-    @property
-    def scales_key(self) -> bool:
-        """Whether the key of this person is not that of the trained agent."""
-        return self.context_weight != 0.5
-
     def key_scale(self, config: ModelConfig) -> np.ndarray:
         """s_w, (K,): by what each column of the key is multiplied. ValueError if the key has not both parts."""
-        if not self.scales_key:
+        if self.context_weight == 0.5:
             return np.ones(config.key_size)
         key = range(config.input_size)[config.key_columns]
         context = range(0) if self.context_columns is None else range(*self.context_columns)

@@ -12,7 +12,6 @@ from eplstm.models import (
     GeneralPathWarning,
     ModelConfig,
     NotTrainable,
-    Person,
     RecurrentComposition,
     ReferenceEpisodicLSTM,
     train,
@@ -320,11 +319,6 @@ def test_what_does_not_fit():
         train_episodes(reference, worlds, 1, learning_rate=-1.0)
     with pytest.raises(ValueError, match="cross_entropy' needs the right actions"):
         train_episodes(reference, worlds, 1, loss="cross_entropy")
-    for model in (reference, composition):
-        model.person = Person(gate_bias=1.0)
-    for call in (reference.run_episodes, composition.simulate_episodes):
-        with pytest.raises(ValueError, match="differs from the trained agent in gate_bias"):
-            call(worlds, 1)
     assert worlds.episode is None  # nothing was begun
 
 

@@ -161,7 +161,7 @@ def fresh(model):
 
 
 def test_lost_episodes_are_not_recognised():
-    """Two contexts are shown twice and stored each time: only the second showing can return to something."""
+    """Each of two contexts is shown twice and stored each time: only the second showing returns to something."""
     reference, _ = both()
     reference.person = Person(encoding_probability=0.5)
     record = reference.run_episodes(worlds(8), 4, seed=1)
