@@ -408,7 +408,8 @@ def _people(composition: Any, reference: Any, trials: Trials, settings: dict[str
 
     def train_both(path: str) -> Iterator[Rung]:
         records = [train(model, [block, block], **own, **settings) for model in (composition, reference)]
-        yield from compare_records(*map(TrialRecord.concatenate, records), path)
+        ours, theirs = (TrialRecord.concatenate(own) for own in records)
+        yield from compare_records(ours, theirs, path)
         yield compare_weights(composition, reference, "weights after the trials", path)
         yield compare_memories(composition, reference, path)
 

@@ -316,13 +316,12 @@ class Cohort:
         seeds = _seeds(seed, len(self))
         plans = []
         for p, own in enumerate(each):
-            forced = (None if given is None else given[p] for given in (actions, initial_states))
-            persons = None if people is None else people[p]
+            forced, states, persons = (None if g is None else g[p] for g in (actions, initial_states, people))
             if isinstance(own, Trials):
                 (person,) = as_people(persons, 1, self.config)
-                plans.append(plan_trials(self.config, own, *forced, seeds[p], person=person))
+                plans.append(plan_trials(self.config, own, forced, states, seeds[p], person=person))
             else:
-                plans.append(plan_environments(self.config, own, *forced, seeds[p], persons))
+                plans.append(plan_environments(self.config, own, forced, states, seeds[p], persons))
         sizes = {(plan.trials.inputs.shape[:2], plan.environments) for plan in plans}
         if len(sizes) > 1:
             raise ValueError(f"All agents need equally many trials, steps and environments; got {sorted(sizes)}.")

@@ -208,7 +208,8 @@ class Chunk:
 
     def _choose_optimizer(self, name: OptimizerName) -> None:
         """Begin anew with an optimiser."""
-        self._name, fused = name, {"fused": True} if CAN_FUSE and name == "adam" else {}
+        self._name: OptimizerName = name
+        fused = {"fused": True} if CAN_FUSE and name == "adam" else {}
         self._optimizer = make_optimizer(name, list(self.parameters.values()), **fused)
 
     def state(self, place: int) -> dict[str, np.ndarray]:

@@ -83,8 +83,9 @@ class KernelSearch(EntriesByContext):
         if settings.retrieval == "nearest":
             row = self._nearest(settings, similar.detach().numpy(), view, context)
             return [field[row].clone() for field in stored]
-        lag = torch.from_numpy(view.lag).to(similar) if settings.forgetting else None
-        weights = average_weights(similar, lag, None, settings.sharpness, settings.forgetting)[0]
+        sharpness, forgetting = float(settings.sharpness), float(settings.forgetting)  # of one memory
+        lag = torch.from_numpy(view.lag).to(similar) if forgetting else None
+        weights = average_weights(similar, lag, None, sharpness, forgetting)[0]
         return [weights @ field for field in stored]
 
     @staticmethod
