@@ -348,7 +348,7 @@ BANDIT = BarcodeBandit(arms=3, contexts=3, exposures=2, pulls=4, barcode_bits=4)
         (BANDIT, {"memory_capacity": 0}, {"max_gradient_norm": 1e3}),
         (RLWM(), {}, {"episodes": 5, "loss": a_loss}),
     ],
-    ids=str,
+    ids=["echo", "average through the memory", "truncated", "clipped", "memory as input", "no memory", "own loss"],
 )
 def test_in_worlds_each_agent_is_the_reference_alone(task, changes, options):
     sizes = {"input_size": task.input_size, "hidden_size": 3, "n_actions": task.n_actions, "memory_capacity": 5}
