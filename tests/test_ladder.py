@@ -324,7 +324,9 @@ def test_what_people_take_along_counts():
     block, settings = [choice(3, np.random.default_rng(0))], {"python_trials": 1, "further_trials": 2}
     models = {"make_composition": with_people, "make_reference": TakesNothingAlong}
     ladder = climb_ladder(make_config(), block, **settings, **models)
-    assert {r.path for r in ladder.rungs if not r.passed} == {"person", "people", "people, general path"}
+    failing = {r.path for r in ladder.rungs if not r.passed}
+    assert failing >= {"person", "people", "people, general path"}
+    assert not failing & {"PyTorch mode", "Python mode", "general path", "simulate", "environments", "worlds"}
 
 
 def test_gradients_through_the_memory_count():

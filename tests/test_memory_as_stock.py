@@ -112,7 +112,7 @@ def outcome(act):
             result = act()
         except Exception as error:  # of whatever kind: that of the other must be the same
             result = f"{type(error).__name__}: {message(error)}"
-    kinds = (DeprecationWarning, FutureWarning)  # of numpy's, once a place
+    kinds = (DeprecationWarning, FutureWarning, RuntimeWarning)  # of numpy's, on how it computes
     return result, [message(each.message) for each in warned if not issubclass(each.category, kinds)]
 
 

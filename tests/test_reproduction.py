@@ -93,8 +93,8 @@ def test_agents_that_are_not_equally_far_catch_up(tmp_path, monkeypatch, pool):
         train_agents(LESSONS, config, SETTINGS, [7], folders[:1])
     assert [trained_so_far(folder)[0] for folder in folders] == [12, 0]
     pool(2)
-    sizes, train_together = [], training._train_together
-    monkeypatch.setattr(training, "_train_together", lambda *a: (sizes.append(len(a[1])), train_together(*a)))
+    sizes, train_together = [], training.train_together
+    monkeypatch.setattr(training, "train_together", lambda *a: (sizes.append(len(a[1])), train_together(*a)))
     again = train_agents(LESSONS, config, SETTINGS, [7, 8], folders)
     assert sizes == [1, 2]
     for (one, history), (two, later) in zip(whole, again, strict=True):

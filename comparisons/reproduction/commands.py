@@ -24,8 +24,7 @@ from .study import AGENTS, Claim, Found, Study
 from .training import trained_so_far
 
 TOGETHER = 3
-"""Agents of a kind that are trained side by side: with more, each takes little less time, and processes are left
-without work."""
+"""Agents of a kind that are trained side by side: so few that several processes have work."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the agents' checkpoints."""
 TaskName = Literal["contextual-choice", "bandit", "two-step", "water-maze"]

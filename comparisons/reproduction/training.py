@@ -128,7 +128,7 @@ def train_by_calls(
         done = min(states[n].done for n in unfinished)
         together = [n for n in unfinished if states[n].done == done]  # others are further, after an interruption
         ahead = min((states[n].done for n in unfinished if n not in together), default=None)
-        _train_together(
+        train_together(
             learn,
             [seeds[n] for n in together],
             [states[n] for n in together],
@@ -140,7 +140,7 @@ def train_by_calls(
     return [(state.models[AGENT], state.stacked(AGENT, "reward")) for state in states]
 
 
-def _train_together(
+def train_together(
     learn: Callable[[Cohort, Sequence[int], int, int], tuple[list[float], int]],
     seeds: Sequence[int],
     states: Sequence[RunState],
