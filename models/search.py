@@ -49,7 +49,8 @@ class KernelSearch(EntriesByContext):
         fields = [np.asarray(part, dtype=float) for part in self.with_noise(plain, context)]
         compared = [i for i, weight in enumerate(self.field_weights(context)) if weight]
         parts = [part[None] for part in fields]
-        (row,), (stored,) = bank.write(np.array([environment]), parts, self.repeated(context), compared)
+        repeated = self.repeated(context) if compared else "append"  # where no field counts, none is a duplicate
+        (row,), (stored,) = bank.write(np.array([environment]), parts, repeated, compared)
         if stored and self.follows:
             noise = (torch.from_numpy(a - b) for a, b in zip(fields, plain, strict=True))
             bank.tensors[environment, int(row)] = [t + added for t, added in zip(given, noise, strict=True)]
