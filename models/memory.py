@@ -124,8 +124,9 @@ class KernelMemory(EpisodicMemory, KernelSearch):
       (``distance_field_weights``), the oldest of equally similar entries is taken, each entry is a further one;
     * the form of an entry is that of ``default_variable``, the initializer or the mechanism, not of the first
       call: all contexts and PyTorch mode share it. So entries can be stored before the first call;
-    * entries are duplicates if their weighted fields are equal, as in the reference. Of several, ``OVERWRITE``
-      replaces the newest, and retrieval takes the one that ``equidistant_entries_select`` says;
+    * entries are duplicates if their weighted fields are equal, as in the reference; where no field counts, none
+      is one. Of several, ``OVERWRITE`` replaces the newest, and retrieval takes the one that
+      ``equidistant_entries_select`` says;
     * entries can be deleted if their fields have unequal sizes, or by some of their fields;
     * ``previous_value``, ``distance`` and what else PsyNeuLink's class shows of its entries are not kept.
 
