@@ -652,7 +652,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
         plan = plan_trials(self.config, trials, actions, initial_states, seed)
         check_update(update)
         if update == "block":
-            plan = replace(plan, environments=kwargs.get("minibatch_size") or 1).in_one_update(epochs)
+            together, n = kwargs.get("minibatch_size") or 1, len(trials) // epochs
+            together = n if isinstance(together, str) else together  # the training set
+            if n % together:
+                raise ValueError(
+                    "learn(): with update='block', the number of trials must be a multiple of minibatch_size, the "
+                    f"environments that take turns; got {n} trials and {together}. Leave out {n % together}, or "
+                    "give another minibatch_size."
+                )
+            plan = replace(plan, environments=together).in_one_update(epochs)
             kwargs["minibatch_size"] = plan.per_update
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
         return self._learn_plan(plan, settings, optimizer=optimizer, context=context, **kwargs)

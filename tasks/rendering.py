@@ -129,47 +129,34 @@ def _pick(task: Task, record: Mapping[str, np.ndarray], episode: int, world: int
 
 def _plain(task: Task, facts: dict[str, np.ndarray], ax: Axes) -> None:
     """What was done and what it paid, of any task."""
-    steps, paid = np.arange(1, task.length + 1), facts["reward"] > 0
-    ax.plot(steps, facts["action"], color=GREY, lw=0.8, zorder=1)
-    ax.scatter(steps[paid], facts["action"][paid], s=60, color=BLUE, zorder=2)
-    ax.scatter(steps[~paid], facts["action"][~paid], s=60, facecolor="white", edgecolor=BLUE, zorder=2)
-    handles = [_mark(BLUE, BLUE, "reward > 0"), _mark(BLUE, "white", "no reward")]
+    handles = _actions(task, facts, ax, facts["reward"] > 0, ("reward > 0", "no reward"))
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
-    ax.set(
-        xlabel="step",
-        ylabel="action",
-        xlim=(0.4, task.length + 0.6),
-        ylim=(task.n_actions - 0.4, -0.6),
-        title=f"Context {facts['context']}, exposure {facts['exposure']}",
-    )
+    ax.set(xlabel="step", ylabel="action", title=f"Context {facts['context']}, exposure {facts['exposure']}")
+
+
+def _actions(
+    task: Task, facts: dict[str, np.ndarray], ax: Axes, paid: np.ndarray, labels: tuple[str, str]
+) -> list[Line2D]:
+    """The actions by step, filled where they were paid; what the two marks mean, for a legend."""
+    steps, action = np.arange(1, task.length + 1), facts["action"]
+    ax.plot(steps, action, color=GREY, lw=0.8, zorder=1)
+    ax.scatter(steps[paid], action[paid], s=60, color=BLUE, zorder=2)
+    ax.scatter(steps[~paid], action[~paid], s=60, facecolor="white", edgecolor=BLUE, zorder=2)
+    ax.set(xlim=(0.4, task.length + 0.6), ylim=(task.n_actions - 0.4, -0.6))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
+    return [_mark(BLUE, BLUE, labels[0]), _mark(BLUE, "white", labels[1])]
 
 
 def _bandit(task: BarcodeBandit, facts: dict[str, np.ndarray], ax: Axes) -> None:
-    pulls = np.arange(1, task.pulls + 1)
     good, paid = int(facts["good_arm"][0]), facts["reward"] == 1
     ax.axhspan(good - 0.5, good + 0.5, color=GREEN, alpha=0.18, lw=0)
-    ax.plot(pulls, facts["action"], color=GREY, lw=0.8, zorder=1)
-    ax.scatter(pulls[paid], facts["action"][paid], s=60, color=BLUE, zorder=2)
-    ax.scatter(pulls[~paid], facts["action"][~paid], s=60, facecolor="white", edgecolor=BLUE, zorder=2)
-    handles = [
-        Rectangle((0, 0), 1, 1, color=GREEN, alpha=0.18, lw=0, label="good arm"),
-        _mark(BLUE, BLUE, "reward 1"),
-        _mark(BLUE, "white", "reward 0"),
-    ]
+    marks = _actions(task, facts, ax, paid, ("reward 1", "reward 0"))
+    handles = [Rectangle((0, 0), 1, 1, color=GREEN, alpha=0.18, lw=0, label="good arm"), *marks]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
-    ax.set(
-        xlabel="pull",
-        ylabel="arm",
-        xlim=(0.4, task.pulls + 0.6),
-        ylim=(task.arms - 0.4, -0.6),
-        title=f"Barcode {facts['context']}, exposure {facts['exposure']}: {int(paid.sum())} of {task.pulls} paid",
-    )
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
+    title = f"Barcode {facts['context']}, exposure {facts['exposure']}: {int(paid.sum())} of {task.pulls} paid"
+    ax.set(xlabel="pull", ylabel="arm", title=title)
 
 
 def _two_step(task: TwoStep, facts: dict[str, np.ndarray], ax: Axes) -> None:

@@ -10,6 +10,19 @@ DEFAULTS = ModelConfig(1, 1, 1, 1)
 _made = {}
 
 
+OTHER = {
+    "inverse_temperature": 2.5,
+    "lapse": 0.15,
+    "perseveration": 1.3,
+    "gate_bias": -1.7,
+    "sharpness": 3.3,
+    "forgetting": 0.6,
+    "encoding_probability": 0.3,
+    "context_weight": 0.9,
+}
+"""A value of each of a person's parameters that is not the trained agent's."""
+
+
 def rarely(*values):
     """Parameters of a case that costs seconds and adds little: for `make test-slow`."""
     return pytest.param(*values, marks=pytest.mark.slow)

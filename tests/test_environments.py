@@ -12,6 +12,7 @@ from eplstm.models import ReferenceEpisodicLSTM, train
 from eplstm.models.plans import plan_trials
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
+from eplstm.tasks.trials import concatenate
 
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
@@ -290,3 +291,24 @@ def test_errors(make_config, make_trials):
         train(model, [own, own.inputs])
     with pytest.raises(ValueError, match="targets up to 3"):
         train(model_of("reference", make_config(n_actions=2)), [own])
+
+
+def test_a_block_of_learn_is_a_block_of_train(make_config, environments):
+    """Trials of environments that take turns, and a number of them that leaves a block incomplete."""
+    taking_turns = concatenate(environments)[np.arange(M * N).reshape(M, N).T.ravel()]
+    states = np.zeros((M * N, make_config().hidden_size))
+    actions = taking_turns.targets
+    settings = {"learning_rate": 1e-2, "update": "block", "through_memory": True}
+    reference, composition = (model_of(kind, make_config()) for kind in ("reference", "fast"))
+    train(
+        reference,
+        environments,
+        actions=[actions[e::M] for e in range(M)],
+        initial_states=[(states[e::M], states[e::M]) for e in range(M)],
+        **settings,
+    )
+    given = {"actions": actions, "initial_states": (states, states)}
+    composition.learn(taking_turns, minibatch_size=M, **given, **settings)
+    same_models(composition, reference)
+    with pytest.raises(ValueError, match=rf"multiple of minibatch_size.*got {M * N} trials and {M * N - 1}"):
+        composition.learn(taking_turns, minibatch_size=M * N - 1, **given, **settings)

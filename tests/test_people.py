@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from common import pristine
+from common import OTHER, pristine
 from eplstm.comparisons.echo import Echo
 from eplstm.comparisons.equivalence import compare_memories, compare_records, compare_weights
 from eplstm.models import Cohort, ModelConfig, Person, ReferenceEpisodicLSTM, TrialRecord, train, train_episodes
@@ -18,17 +18,6 @@ D, H, A, T = 6, 4, 3, 2
 COLUMNS = (0, 3)
 CONFIG = ModelConfig(D, H, A, memory_capacity=3, retrieval="average", sharpness=0.5)
 NEAREST = replace(CONFIG, retrieval="nearest")
-OTHER = {
-    "inverse_temperature": 2.5,
-    "lapse": 0.15,
-    "perseveration": 1.3,
-    "gate_bias": -1.7,
-    "sharpness": 3.3,
-    "forgetting": 0.6,
-    "encoding_probability": 0.3,
-    "context_weight": 0.9,
-}
-"""A value of each parameter that is not the trained agent's."""
 EVERYBODY = Person(**OTHER, context_columns=COLUMNS)
 SETTINGS = {"learning_rate": 1e-2, "gamma": 0.9, "entropy_weight": 0.05, "seed": 3}
 

@@ -12,6 +12,7 @@ import numpy as np
 import psyneulink as pnl
 import pytest
 import torch
+from common import OTHER
 from eplstm.models import (
     EpisodicLSTMComposition,
     EpisodicMemory,
@@ -34,17 +35,6 @@ CONFIG = ModelConfig(D, H, A, memory_capacity=3, retrieval="average", sharpness=
 FIELDS = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates")
 SEED = 7
 COLUMNS = (1, 3)
-OTHER = {
-    "inverse_temperature": 2.5,
-    "lapse": 0.15,
-    "perseveration": 1.3,
-    "gate_bias": -1.7,
-    "sharpness": 3.3,
-    "forgetting": 0.6,
-    "encoding_probability": 0.3,
-    "context_weight": 0.9,
-}
-"""A value of each parameter that is not the trained agent's."""
 EVERYTHING = Person(**OTHER, context_columns=COLUMNS)
 PEOPLE = {name: Person(**{name: value}, context_columns=COLUMNS) for name, value in OTHER.items()}
 PEOPLE |= {"everything": EVERYTHING, "away from the last choice": replace(EVERYTHING, perseveration=-0.8)}
