@@ -290,9 +290,9 @@ def plot_ladder(
         tolerance: what a difference may be at most.
         ax: where to draw.
     """
-    ax = axes_or_new(ax, (6.4, 4.8))
     names = list(dict.fromkeys(name for name, _, _ in rungs))
     paths = list(dict.fromkeys(path for _, _, path in rungs))
+    ax = axes_or_new(ax, (8.8, max(4.4, 0.36 * len(paths))))
     floor, ceiling = 1e-18, 1e3
 
     def visible(difference: float) -> float:
@@ -312,10 +312,10 @@ def plot_ladder(
     highest = max([tolerance * 1e3, *(visible(difference) for _, difference, _ in rungs)])
     ax.set_xlim(floor / 2, highest * 2)
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.7, len(names) + 2.2)  # room for the legend
+    ax.set_ylim(-0.7, len(names))  # room for the tolerance's name
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_axisbelow(True)
-    add_legend(ax, "upper left", ncols=2)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TICK)
     return dress(ax, "Composition and reference: every rung", "Largest absolute difference (1e-18: none)", "")
 
 
