@@ -103,23 +103,18 @@ class AgentTrace(NodeValues):
         if node in self.inputs:
             return [self.inputs[node]]
         graph, s = self.graph, self.symbols
-        for name, gate in graph.gates.items():
-            if node is gate:
-                return [s.gates[:, :, GATE_ORDER.index(name)]]
-        f, i, _, r, candidate = s.gates.unbind(2)
-        if node is graph.kept:
-            return [f * torch.cat([s.first_cell[:, None], s.cell[:, :-1]], dim=1)]
-        if node is graph.new:
-            return [i * candidate]
-        if node is graph.cell_output:
-            return [torch.tanh(s.cell)]
-        if node in graph.biases:
-            return [torch.ones_like(s.value)]
         if node is graph.actor and self.engine.choosing is not None:
             return [torch.from_numpy(self.engine.before_chances[0])]
         simple = {graph.cell: s.cell, graph.hidden: s.hidden, graph.actor: s.policy, graph.critic: s.value}
         if node in simple:
             return [simple[node]]
+        for name, gate in graph.gates.items():
+            if node is gate:
+                return [s.gates[:, :, GATE_ORDER.index(name)]]
+        if node is graph.cell_output:
+            return [torch.tanh(s.cell)]
+        if node in graph.biases:
+            return [torch.ones_like(s.value)]
         if node is self.path.person_in_graph.choice:
             return [s.policy]
         if node is graph.memory_node:
@@ -128,6 +123,11 @@ class AgentTrace(NodeValues):
             return [self.inputs[graph.encode_node]]
         if node is graph.episodic_memory:
             return [s.key_found, s.value_found]  # type: ignore[list-item]
+        f, i, _, r, candidate = s.gates.unbind(2)
+        if node is graph.kept:
+            return [f * torch.cat([s.first_cell[:, None], s.cell[:, :-1]], dim=1)]
+        if node is graph.new:
+            return [i * candidate]
         return [r * s.memory]  # reinstated
 
 

@@ -70,7 +70,6 @@ class NestedNode:
         self._own = set(wrapper.projections_map.values())
         self._inputs = self.composition.get_nodes_by_role(pnl.NodeRole.INPUT)
         self._carried = {p.sender.owner for p in recurrent_projections(self.composition)}
-        self._state: dict[Any, Tensor] = {}
         self._matrices: dict[Any, np.ndarray] = {}  # PsyNeuLink's, as this call to learn() found them
         self._gave_back = True  # whether PsyNeuLink has what was learned since
         self._signature: Any = None
@@ -121,10 +120,12 @@ class NestedNode:
     def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Trace:
         """Execute: inputs {mechanism: (B, T, size)}; values before the first step {mechanism: (B, size)}, zeros
         for the rest, or None to go on from the last call. → a ``Trace``."""
-        before = self._state if before is None else before
-        self.trace = self._execute(inputs, before)
-        self._state = {node: self.trace.items(node)[0][:, -1] for node in self._carried}
+        self.trace = self._execute(inputs, self._state() if before is None else before)
         return self.trace
+
+    def _state(self) -> dict[Any, Tensor]:
+        """What the next step goes on from: {mechanism: (B, size)}."""
+        return {node: self.trace.items(node)[0][:, -1] for node in self._carried}
 
     # ---- as PsyNeuLink's AutodiffComposition calls it
 
@@ -174,7 +175,7 @@ class NestedNode:
             as_sequence = {node: value.transpose(0, 1) for node, value in variable.items()}
             trace = self.run(as_sequence, self._last_trial(context))
             self._leave(trace, lambda value: value.transpose(0, 1))
-            for node, value in self._state.items():
+            for node, value in self._state().items():
                 node.output_port.parameters.value._set(value[0].detach().numpy().copy(), context)
 
     def _leave(self, trace: Trace, form: Callable[[Tensor], Tensor]) -> None:
