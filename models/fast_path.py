@@ -57,6 +57,10 @@ class Symbols:
     value_found: Tensor | None
     """(B, T, H): and its value, before ``retrieve`` and the tanh."""
 
+    def gate(self, name: str) -> Tensor:
+        """One of the gates, or the candidate: (B, T, H)."""
+        return self.gates[:, :, GATE_ORDER.index(name)]
+
 
 class AgentTrace(NodeValues):
     """The value of each node of the graph as made, from what the engine has computed.
@@ -110,7 +114,11 @@ class AgentTrace(NodeValues):
             return [simple[node]]
         for name, gate in graph.gates.items():
             if node is gate:
-                return [s.gates[:, :, GATE_ORDER.index(name)]]
+                return [s.gate(name)]
+        if node is graph.kept:
+            return [s.gate("forget") * torch.cat([s.first_cell[:, None], s.cell[:, :-1]], dim=1)]
+        if node is graph.new:
+            return [s.gate("input") * s.gate("candidate")]
         if node is graph.cell_output:
             return [torch.tanh(s.cell)]
         if node in graph.biases:
@@ -123,12 +131,7 @@ class AgentTrace(NodeValues):
             return [self.inputs[graph.encode_node]]
         if node is graph.episodic_memory:
             return [s.key_found, s.value_found]  # type: ignore[list-item]
-        f, i, _, r, candidate = s.gates.unbind(2)
-        if node is graph.kept:
-            return [f * torch.cat([s.first_cell[:, None], s.cell[:, :-1]], dim=1)]
-        if node is graph.new:
-            return [i * candidate]
-        return [r * s.memory]  # reinstated
+        return [s.gate("reinstatement") * s.memory]  # reinstated
 
 
 class FastPath:

@@ -7,7 +7,7 @@ A trial is an episode of two steps: the stimulus, at which the agent reads its m
 again with the action taken and its reward, at which the agent stores (key, c_t), and no answer is asked for.
 Within a trial nothing rewards keeping the feedback in c_t: what is stored is of use when the stimulus comes again.
 So an agent learns the task with gradients through its memory, ``train_episodes(..., update="block",
-through_memory=True)``.
+through_memory=True)``; or if it is asked again, at the feedback, which action is right (``asks_again``).
 
 Sources. From the paper: sets of 2 to 6 stimuli, three actions, one of them right. From its data: each stimulus
 comes 9 to 15 times. Ours: all worlds have blocks of the same number of trials, so that stimuli of smaller sets
@@ -50,6 +50,9 @@ class RLWM:
     """Bits of a barcode."""
     noise: float = 0.0
     """Standard deviation of what is added to each column of a stimulus, anew at each trial."""
+    asks_again: bool = False
+    """Whether the right action is asked for, and paid, at the feedback as well (not in the paper): then what is to
+    be stored is needed within the trial, and a detached memory is enough to learn the task."""
 
     def __post_init__(self) -> None:
         check_whole(self, actions=2, trials=1)
@@ -136,8 +139,8 @@ class RLWMWorlds(Worlds):
 
     @property
     def asks(self) -> np.ndarray:
-        """(M,) bool: at the choice."""
-        return self._on if self.step == 0 else self._off
+        """(M,) bool: at the choice; at the feedback, too, if the task asks again."""
+        return self._on if self.step == 0 or self.task.asks_again else self._off
 
     @property
     def retrieve(self) -> np.ndarray:
@@ -151,10 +154,10 @@ class RLWMWorlds(Worlds):
         return self._now["shown"]
 
     def _move(self, actions: np.ndarray) -> np.ndarray:
-        now, chosen = self._now, self.step == 0
-        if chosen:
-            self._correct = actions == now["right"]
-        rewards = self._correct * float(chosen)
+        now, right = self._now, actions == self._now["right"]
+        if self.step == 0:
+            self._correct = right
+        rewards = right * float(self.step == 0 or self.task.asks_again)
         self._facts = {
             "action": actions,
             "reward": rewards,

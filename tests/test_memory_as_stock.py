@@ -132,8 +132,12 @@ def same(ours, stock, note):
 
 
 def run_both(make_ours, make_stock, operations, shown, errors=True):
-    """Make the two memories, and do the same with both; up to the first error of the stock one, if so."""
-    memories = []
+    """Make the two memories, and do the same with both; up to the first error of the stock one, if so.
+
+    Returns:
+        How many operations were compared.
+    """
+    memories, done = [], 0
 
     def do(ours, stock, note):
         outcomes = [outcome(ours), outcome(stock)]
@@ -143,13 +147,28 @@ def run_both(make_ours, make_stock, operations, shown, errors=True):
         return True
 
     if not do(*(lambda make=make: memories.append(make()) for make in (make_ours, make_stock)), "constructor"):
-        return
+        return done
     for operation in operations if len(memories) == 2 else ():
         if not do(*(functools.partial(operate, memory, *operation) for memory in memories), operation):
-            return
+            return done
+        done += 1
         for name in shown:
             ours, stock = (plain(getattr(memory, name)) for memory in memories)
             assert ours == stock, (operation, name)
+    return done
+
+
+def check_at_length(check, programs, n):
+    """So many examples, which must come to at least 10,000 operations."""
+    done = []
+
+    @examples(n)
+    @given(programs)
+    def each(program):
+        done.append(check(program))
+
+    each()
+    assert sum(done) >= 10_000
 
 
 # ---- without a kernel ------------------------------------------------------------------------------------------
@@ -169,7 +188,7 @@ def check_without_kernel(program):
         function = {} if distance is None else {"distance_function": distance()}
         return lambda: kind(**given, **function)
 
-    run_both(make(EpisodicMemory), make(pnl.ContentAddressableMemory), operations, SHOWN)
+    return run_both(make(EpisodicMemory), make(pnl.ContentAddressableMemory), operations, SHOWN)
 
 
 @examples(25)
@@ -179,10 +198,8 @@ def test_without_a_kernel(program):
 
 
 @pytest.mark.slow
-@examples(1500)
-@given(WITHOUT_KERNEL)
-def test_without_a_kernel_at_length(program):
-    check_without_kernel(program)
+def test_without_a_kernel_at_length():
+    check_at_length(check_without_kernel, WITHOUT_KERNEL, 1800)
 
 
 # ---- with a kernel ---------------------------------------------------------------------------------------------
@@ -209,10 +226,15 @@ def check_with_kernel(program):
         return pnl.ContentAddressableMemory(**given, distance_function=distance, selection_function=selection)
 
     shown = ("memory", "memory_num_entries")
-    run_both(lambda: EpisodicMemory(**given, kernel="l2"), make_stock, operations, shown, errors=False)
+    return run_both(lambda: EpisodicMemory(**given, kernel="l2"), make_stock, operations, shown, errors=False)
 
 
 @examples(25)
 @given(WITH_KERNEL)
 def test_with_a_kernel(program):
     check_with_kernel(program)
+
+
+@pytest.mark.slow
+def test_with_a_kernel_at_length():
+    check_at_length(check_with_kernel, WITH_KERNEL, 2500)

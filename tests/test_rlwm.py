@@ -67,6 +67,20 @@ def test_what_is_shown():
     assert not worlds.asks.any() and not worlds.retrieve.any() and worlds.encode.all()
 
 
+def test_asked_again():
+    """At the feedback as well, for the same right action, and paid; what was correct is the choice."""
+    task = RLWM(set_sizes=(2,), trials=4, asks_again=True)
+    found = played(task, RandomPolicy(task, np.random.default_rng(1)), worlds=50)
+    np.testing.assert_array_equal(found["reward"], found["action"] == found["right"])
+    np.testing.assert_array_equal(found["correct"], found["reward"][..., :1].repeat(2, axis=-1))
+    assert found["reward"][..., 1].any()
+    worlds = task.worlds([np.random.default_rng(0)])
+    worlds.begin_epoch()
+    worlds.begin_episode()
+    worlds.act(np.array([0]))
+    assert worlds.asks.all() and worlds.encode.all() and not worlds.retrieve.any()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
