@@ -270,6 +270,49 @@ def plan_run(
     return plan_trials(config, trials, actions, initial_states, seed, **own)  # type: ignore[arg-type]
 
 
+def plan_passes(
+    config: ModelConfig,
+    trials: Trials,
+    actions: np.ndarray | None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None,
+    seed: int | None,
+    epochs: int,
+    update: Update,
+    together: int | str,
+) -> Plan:
+    """``plan_trials`` of several passes over the same trials, as ``learn()`` makes them.
+
+    Args:
+        config, trials, actions, initial_states, seed: as in ``plan_trials``, of one pass.
+        epochs: passes.
+        update: what makes one update.
+        together: with ``update="block"``, environments that take turns; in words, as many as there are trials.
+
+    Raises:
+        ValueError: as ``plan_trials``, or trials and environments do not fit each other.
+    """
+    n = len(trials)
+    if epochs > 1:
+        plan_trials(config, trials, actions, initial_states)  # checks the sizes as given
+        trials = concatenate([trials] * epochs)
+        actions = None if actions is None else np.concatenate([actions] * epochs)
+        if initial_states is not None:
+            h0, c0 = initial_states
+            initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
+    plan = plan_trials(config, trials, actions, initial_states, seed)
+    check_update(update)
+    if update == "trial":
+        return plan
+    environments = n if isinstance(together, str) else together
+    if n % environments:
+        raise ValueError(
+            "learn(): with update='block', the number of trials must be a multiple of minibatch_size, the "
+            f"environments that take turns; got {n} trials and {environments}. Leave out {n % environments}, or "
+            "give another minibatch_size."
+        )
+    return replace(plan, environments=environments).in_one_update(epochs)
+
+
 def _check_trials(trials: object) -> None:
     if not isinstance(trials, Trials):
         raise TypeError(
