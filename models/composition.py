@@ -33,12 +33,13 @@ from .parameters import parameters_of_agent
 from .paths import AgentPaths
 from .person import Person
 from .person_in_graph import PersonInGraph
-from .plans import Plan, Update, check_one_world, plan_episodes, plan_passes, plan_run
+from .plans import Plan, Update, plan_passes, plan_run
+from .plans_in_loop import check_one_world, plan_run_episodes
 from .records import EpisodeRecord, Record, TrialRecord
 from .running import run_episodes, run_trials
 from .session import TrialSession
 from .simulation import simulate_episodes, simulate_trials
-from .trials_in_graph import as_trials, lesioned, record_of_run
+from .trials_in_graph import as_trials, lesioned
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 
@@ -216,7 +217,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         context = as_context(self, context)
         person = self.person_in_graph.of(context)
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
-        return record_of_run(self.parts, plan, run_trials(self.person_in_graph, plan, context))
+        return run_trials(self.person_in_graph, plan, context)
 
     def simulate(
         self,
@@ -241,7 +242,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         context = as_context(self, context)
         person = self.person_in_graph.of(context)
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
-        return record_of_run(self.parts, plan, simulate_trials(self.paths, plan, context))
+        return simulate_trials(self.paths, plan, context)
 
     def run_episodes(
         self,
@@ -268,8 +269,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """
         check_one_world(worlds, "run_episodes")
         context = as_context(self, context)
-        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
-        return record_of_run(self.parts, plan, run_episodes(self.person_in_graph, plan, context))
+        person = self.person_in_graph.of(context)
+        plan = plan_run_episodes(self.config, person, worlds, episodes, actions, seed)
+        return run_episodes(self.person_in_graph, plan, context)
 
     def simulate_episodes(
         self,
@@ -291,13 +293,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: as in ``run_episodes``, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
-        return record_of_run(self.parts, plan, simulate_episodes(self.paths, plan, context))
-
-    def _plan_episodes(self, worlds: Worlds, episodes: int, actions: Any, seed: Any, context: Any) -> Plan:
-        """Episodes of who stands in an execution context."""
-        people = [self.person_in_graph.of(context)] * worlds.n
-        return plan_episodes(self.config, worlds, episodes, actions, seed, people=people)
+        person = self.person_in_graph.of(context)
+        plan = plan_run_episodes(self.config, person, worlds, episodes, actions, seed)
+        return simulate_episodes(self.paths, plan, context)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
 

@@ -15,17 +15,17 @@ from .choices import ChoicesOfTrials
 from .person_in_graph import PersonInGraph
 from .plans import Plan
 from .session import values_of_nodes
-from .trials_in_graph import inputs_of_step, inputs_of_trials, lesioned
+from .trials_in_graph import inputs_of_step, inputs_of_trials, lesioned, record_of_run
 
 InputsOfStep = Callable[[int, int], Mapping[Any, np.ndarray]]
 """Trial and step → {node: (1, size)}."""
 
 
-def run_trials(person: PersonInGraph, plan: Plan, context: Any) -> list[dict[str, np.ndarray]]:
-    """Run the trials of a plan for who stands in an execution context; what a record has of them."""
+def run_trials(person: PersonInGraph, plan: Plan, context: Any) -> Any:
+    """Run the trials of a plan for who stands in an execution context; a ``TrialRecord``."""
     trials = plan.trials
     if not trials.targets.size:
-        return []
+        return record_of_run(person.graph, plan, [])
     given = inputs_of_trials(person, plan.seen, plan.actions)
     with lesioned(person.graph, trials):
         if plan.actions is not None or person.of(context).perseveration == 0:
@@ -42,8 +42,8 @@ def run_trials(person: PersonInGraph, plan: Plan, context: Any) -> list[dict[str
         return _run(person, plan, input_of_step, context, choices.act)
 
 
-def run_episodes(person: PersonInGraph, plan: Plan, context: Any) -> list[dict[str, np.ndarray]]:
-    """Run the episodes of a plan of one world; what a record has of them."""
+def run_episodes(person: PersonInGraph, plan: Plan, context: Any) -> Any:
+    """Run the episodes of a plan of one world, likewise; an ``EpisodeRecord``."""
     interaction = plan.interaction
     assert interaction is not None
 
@@ -61,8 +61,8 @@ def _run(
     inputs: Mapping[Any, np.ndarray] | InputsOfStep,
     context: Any,
     act: Callable[[np.ndarray], object] | None = None,
-) -> list[dict[str, np.ndarray]]:
-    """Run all steps of a plan in one ``run()``.
+) -> Any:
+    """Run all steps of a plan in one ``run()``; the record.
 
     Args:
         person, plan, context: as of ``run_trials``.
@@ -99,4 +99,4 @@ def _run(
     whole = {name: np.zeros((*exists.shape, *np.shape(value))) for name, value in steps[0].items()}
     for name, values in whole.items():
         values[exists] = [step[name] for step in steps]  # zeros beyond the ends of trials
-    return [whole]
+    return record_of_run(graph, plan, [whole])

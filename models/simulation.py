@@ -17,7 +17,7 @@ from .paths import AgentPaths
 from .person_in_graph import PersonInGraph
 from .plans import Plan
 from .session import values_of_nodes
-from .trials_in_graph import first_states, inputs_of_trials, lesioned
+from .trials_in_graph import first_states, inputs_of_trials, lesioned, record_of_run
 
 SIDE_BY_SIDE = 256
 """Most trials that are run side by side."""
@@ -26,8 +26,8 @@ Part = dict[str, np.ndarray]
 """What a record has of some trials."""
 
 
-def simulate_trials(paths: AgentPaths, plan: Plan, context: Any) -> list[Part]:
-    """Run the trials of a plan for who stands in an execution context.
+def simulate_trials(paths: AgentPaths, plan: Plan, context: Any) -> Any:
+    """Run the trials of a plan for who stands in an execution context; a ``TrialRecord``.
 
     Raises:
         NotTrainable: the graph cannot be executed in PyTorch mode.
@@ -38,12 +38,15 @@ def simulate_trials(paths: AgentPaths, plan: Plan, context: Any) -> list[Part]:
     inputs = {node: torch.from_numpy(values.astype(float)) for node, values in arrays.items()}
     with torch.no_grad(), lesioned(person.graph, plan.trials):
         if is_fast:
-            return _side_by_side(FastPath(person, wrapper, context, shared_memory=True), inputs, plan, context)
-        return _one_by_one(person, wrapper, inputs, plan, context)
+            path = FastPath(person, wrapper, context, shared_memory=True)
+            parts = _side_by_side(path, inputs, plan, context)
+        else:
+            parts = _one_by_one(person, wrapper, inputs, plan, context)
+    return record_of_run(person.graph, plan, parts)
 
 
-def simulate_episodes(paths: AgentPaths, plan: Plan, context: Any) -> list[Part]:
-    """Run the episodes of a plan, those of all worlds side by side; as of ``simulate_trials``."""
+def simulate_episodes(paths: AgentPaths, plan: Plan, context: Any) -> Any:
+    """Run the episodes of a plan, those of all worlds side by side, likewise; an ``EpisodeRecord``."""
     person, worlds, interaction = paths.person, plan.environments, plan.interaction
     assert interaction is not None
     wrapper, is_fast = paths.to_simulate(context)
@@ -59,7 +62,7 @@ def simulate_episodes(paths: AgentPaths, plan: Plan, context: Any) -> list[Part]
                 parts.append(path.run_episode(interaction, before).record())
             else:
                 parts.append(_part(person, path.episode(interaction, inputs, before).trajectory))
-    return parts
+    return record_of_run(person.graph, plan, parts)
 
 
 def _side_by_side(path: FastPath, inputs: Mapping[Any, Tensor], plan: Plan, context: Any) -> list[Part]:
