@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from .backend import NotTrainable, RecurrentComposition
     from .backend.logs import LogWarning
     from .cohort import Cohort
-    from .composition import EpisodicLSTMComposition, GeneralPathWarning
+    from .composition import EpisodicLSTMComposition
     from .encoding import EncodingMechanism
     from .memory import EpisodicMemory, KernelMemory
+    from .paths import GeneralPathWarning
 
 _IN_PSYNEULINK = {
     "NotTrainable": "backend",
     "RecurrentComposition": "backend",
     "Cohort": "cohort",
     "EpisodicLSTMComposition": "composition",
-    "GeneralPathWarning": "composition",
+    "GeneralPathWarning": "paths",
     "LogWarning": "backend.logs",
     "EncodingMechanism": "encoding",
     "EpisodicMemory": "memory",

@@ -22,7 +22,8 @@ from .config import ModelConfig
 from .losses import Loss, LossSettings
 from .optimizers import OptimizerName
 from .people import as_people
-from .plans import Plan, Update, plan_environments, plan_episodes_of_agents, plan_trials
+from .plans import Plan, Update, plan_environments, plan_trials
+from .plans_in_loop import plan_episodes_of_agents
 from .records import EpisodeRecord, Record, TrialRecord, check_record
 from .training import check_loop_training, check_training
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights

@@ -1,8 +1,8 @@
 """The episodic-memory LSTM as a PsyNeuLink composition: what a user calls.
 
-The graph is the model, and is made in ``graph.py``. It is executed by PsyNeuLink's Python mode (``run_trials``,
-``run_episodes``, or any ``run()``), and in PyTorch mode (``learn``, ``simulate``, ``simulate_episodes``) by the
-engine as long as it is as made (``fast_path.py``), else node by node (``backend``).
+The graph is the model, and is made in ``graph``. It is executed by PsyNeuLink's Python mode (``run_trials``,
+``run_episodes``, or any ``run()``; see ``running``), and in PyTorch mode (``learn``, ``simulate``,
+``simulate_episodes``; see ``simulation``) by the engine as long as it is as made, else node by node (``paths``).
 
 It shares no computation with the reference: each checks the other.
 """
@@ -13,64 +13,34 @@ It shares no computation with the reference: each checks the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import psyneulink as pnl
-import torch
-from torch import Tensor
 
 from ..tasks.environment import Worlds
-from ..tasks.trials import Trials, concatenate
+from ..tasks.trials import Trials
 from .as_made import AsMade
-from .backend import (
-    NotTrainable,
-    RecurrentComposition,
-    RecurrentWrapper,
-    Trace,
-    as_context,
-    graph_signature,
-    memories,
-    setting_contexts,
-    start_from,
-    value_of,
-)
+from .backend import RecurrentComposition, as_context, memories, setting_contexts
 from .backend.pictures import draw_graph
-from .choices import NO_CHOICE, ChoicesOfTrials, draw, last_choices, one_hot, probabilities_of_block
 from .config import ModelConfig
-from .engine import Trace as EngineTrace
-from .fast_path import AgentTrace, FastPath
 from .graph import AgentGraph
-from .in_steps import Turns, execute_in_steps
 from .losses import Loss, LossSettings
 from .optimizer_state import state_of_projections, state_of_weights
 from .optimizers import OptimizerName, optimizer_of
 from .parameters import parameters_of_agent
+from .paths import AgentPaths
 from .person import Person
 from .person_in_graph import PersonInGraph
-from .plans import Plan, Update, check_one_world, check_update, plan_episodes, plan_run, plan_trials
-from .records import EpisodeRecord, Record, TrialRecord, build_record
-from .session import TrialSession, values_of_nodes
-from .source import Interaction
-from .warn import warn_user
+from .plans import Plan, Update, plan_passes, plan_run
+from .plans_in_loop import check_one_world, plan_run_episodes
+from .records import EpisodeRecord, Record, TrialRecord
+from .running import run_episodes, run_trials
+from .session import TrialSession
+from .simulation import simulate_episodes, simulate_trials
+from .trials_in_graph import as_trials, lesioned
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
-
-NO_CONTEXT = pnl.Context(execution_id=None)
-SIDE_BY_SIDE = 256
-"""Most trials that ``simulate`` runs side by side."""
-
-
-class GeneralPathWarning(UserWarning):
-    """A note that ``learn()`` is slower than it could be, and why; the numbers are right either way."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"The graph of '{name}' is not as its constructor made it, or not as it was ({reason}): learn() "
-            "executes it node by node in PyTorch, exactly but some twenty times slower than the standard graph."
-        )
 
 
 class EpisodicLSTMComposition(RecurrentComposition):
@@ -111,33 +81,22 @@ class EpisodicLSTMComposition(RecurrentComposition):
         locals().update(parameters_of_agent())
 
     def __init__(
-        self,
-        config: ModelConfig,
-        seed: int | None = None,
-        name: str = "episodic LSTM",
-        **kwargs: Any,
+        self, config: ModelConfig, seed: int | None = None, name: str = "episodic LSTM", **kwargs: Any
     ) -> None:
         self.config = config
         self.record: TrialRecord | None = None
         """What happened in the last call to ``learn()``, also where it was interrupted."""
-        self.fast_path = True
-        """Whether ``learn()`` may take the fast path where the graph is the standard one. False: PsyNeuLink's own
-        execution, node by node, in any case (to compare the two)."""
-        self.detour: str | None = None
-        """Why the last call to ``learn()`` took the general path; None if it took the fast one."""
-        self._noted: str | None = None
-        self._fast: FastPath | None = None
-        self._choices: ChoicesOfTrials | None = None
-        self._turns: Turns | None = None
         super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
         self.parts = AgentGraph(self, config)
         """The graph as made: its nodes, projections and learned matrices."""
         for node_name, node in self.parts.nodes.items():
             setattr(self, node_name, node)
-        self.person_in_graph = PersonInGraph(self.parts)
+        self.state_beside = self.person_in_graph = PersonInGraph(self.parts)
         """Where a person stands in the graph, and who does in each execution context."""
         self.as_made = AsMade(self.parts, self.person_in_graph)
         """Whether the graph is still as made."""
+        self.paths = AgentPaths(self.as_made)
+        """Whether the engine executes it, or PsyNeuLink node by node."""
         self.set_weights(initial_weights(config, seed))
 
     # ---- weights and memory ----------------------------------------------------------------------------
@@ -205,19 +164,6 @@ class EpisodicLSTMComposition(RecurrentComposition):
         for function in memories(self):
             function.clear(as_context(self, context), environment=None)
 
-    @contextmanager
-    def _lesioned(self, trials: Trials) -> Iterator[None]:
-        """Trials that retrieve at no step are a lesion of all memories in the graph, not of the agent's alone."""
-        functions = [] if trials.retrieve.any() else memories(self)
-        before = [function.reads for function in functions]
-        try:
-            for function in functions:
-                function.reads = False
-            yield
-        finally:
-            for function, reads in zip(functions, before, strict=True):
-                function.reads = reads
-
     # ---- the person ------------------------------------------------------------------------------------
 
     @property
@@ -241,19 +187,6 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: a parameter has no place in this model, or a node cannot be added.
         """
         self.person_in_graph.put(person, setting_contexts(self, context), self.as_made.enlarged())
-
-    def _initialize_from_context(
-        self, context: Any, base_context: Any = NO_CONTEXT, *args: Any, **kwargs: Any
-    ) -> None:
-        """As the stock method; who a new execution context stands for is taken over, too."""
-        super()._initialize_from_context(context, base_context, *args, **kwargs)
-        if hasattr(self, "person_in_graph"):
-            self.person_in_graph.begin(context.execution_id, base_context)
-
-    def _delete_contexts(self, *contexts: Any, **kwargs: Any) -> None:
-        super()._delete_contexts(*contexts, **kwargs)
-        for context in contexts:
-            self.person_in_graph.persons.pop(getattr(context, "execution_id", context), None)
 
     # ---- Python mode -----------------------------------------------------------------------------------
 
@@ -284,57 +217,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         context = as_context(self, context)
         person = self.person_in_graph.of(context)
         plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
-        steps: list[dict[str, np.ndarray]] = []
-        if trials.targets.size:
-            arrays = self._inputs(plan.seen, plan.actions)
-            inputs = {node: values[trials.exists] for node, values in arrays.items()}
-            luck, asks = plan.luck[trials.exists], trials.asks[trials.exists]
-            choice = np.array(NO_CHOICE)
-
-            def input_of_step(step: int) -> dict[Any, np.ndarray]:
-                nonlocal choice
-                here = {node: values[step : step + 1] for node, values in inputs.items()}
-                if step and asks[step - 1]:
-                    choice = draw(steps[-1]["policy"], luck[step - 1])
-                return here | self.person_in_graph.inputs(choice[None])
-
-            free = person.perseveration != 0 and plan.actions is None  # the next input is the choice just made
-            with self._lesioned(plan.trials):
-                self._run_steps(plan, input_of_step if free else inputs, steps, context)
-        return self._record(plan, _in_trials(steps, trials.exists))
-
-    def _run_steps(
-        self,
-        plan: Plan,
-        inputs: Mapping[Any, np.ndarray] | Callable[[int], Mapping[Any, np.ndarray]],
-        steps: list[dict[str, np.ndarray]],
-        context: Any,
-        after_step: Callable[[], None] | None = None,
-    ) -> None:
-        """Run all steps of a plan in Python mode, in one ``run()``; ``steps`` gets the values of each."""
-        places = np.argwhere(plan.trials.exists)
-
-        def begin() -> None:
-            trial, step = places[len(steps)]
-            if step == 0:
-                start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
-
-        def keep() -> None:
-            here = values_of_nodes(self.parts, lambda node: value_of(node, context), self._policy_node)
-            steps.append(here)
-            if after_step is not None:
-                after_step()
-
-        def by_port(step: int) -> dict[Any, np.ndarray]:  # as a nested composition takes them from a function
-            return {getattr(node, "input_port", node): v for node, v in inputs(step).items()}  # type: ignore[operator]
-
-        self.run(
-            inputs=by_port if callable(inputs) and self.is_nested else inputs,
-            num_trials=len(places),
-            call_before_trial=begin,
-            call_after_trial=keep,
-            context=context.execution_id,
-        )
+        return run_trials(self.person_in_graph, plan, context)
 
     def simulate(
         self,
@@ -357,18 +240,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: sizes or values do not fit the model, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        plan = plan_run(
-            self.config, self.person_in_graph.of(context), trials, actions, initial_states, seed, encoded
-        )
-        wrapper = self._prepare_to_simulate(context)
-        arrays = self._inputs(plan.seen, plan.actions)
-        inputs = {node: torch.from_numpy(v.astype(float)) for node, v in arrays.items()}
-        with torch.no_grad(), self._lesioned(plan.trials):
-            if self.detour is None:
-                parts = self._simulate_standard(wrapper, inputs, plan, context)
-            else:
-                parts = self._simulate_general(wrapper, inputs, plan, context)
-        return self._record(plan, parts)
+        person = self.person_in_graph.of(context)
+        plan = plan_run(self.config, person, trials, actions, initial_states, seed, encoded)
+        return simulate_trials(self.paths, plan, context)
 
     def run_episodes(
         self,
@@ -395,21 +269,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
         """
         check_one_world(worlds, "run_episodes")
         context = as_context(self, context)
-        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
-        interaction, length = plan.interaction, worlds.task.length
-        assert interaction is not None
-        steps: list[dict[str, np.ndarray]] = []
-
-        def input_of_step(step: int) -> dict[Any, np.ndarray]:
-            if step % length == 0:
-                interaction.begin(step // length)
-            return self._inputs_in_loop(interaction)
-
-        def act() -> None:
-            interaction.act(steps[-1]["policy"][None])
-
-        self._run_steps(plan, input_of_step, steps, context, after_step=act)
-        return self._record(plan, _in_trials(steps, plan.trials.exists))
+        person = self.person_in_graph.of(context)
+        plan = plan_run_episodes(self.config, person, worlds, episodes, actions, seed)
+        return run_episodes(self.person_in_graph, plan, context)
 
     def simulate_episodes(
         self,
@@ -431,149 +293,9 @@ class EpisodicLSTMComposition(RecurrentComposition):
             ValueError: as in ``run_episodes``, or the graph cannot be executed in PyTorch mode.
         """
         context = as_context(self, context)
-        plan = self._plan_episodes(worlds, episodes, actions, seed, context)
-        interaction = plan.interaction
-        assert interaction is not None
-        wrapper = self._prepare_to_simulate(context)
-        inputs = {n: torch.from_numpy(v[: worlds.n].copy()) for n, v in self._inputs(plan.trials).items()}
-        parts = []
-        with torch.no_grad():
-            path = FastPath(self.parts, self.person_in_graph, wrapper, context) if self.detour is None else None
-            for first in range(0, len(plan.trials), worlds.n):
-                before = self._first_states(plan, slice(first, first + worlds.n))
-                interaction.begin(first)
-                if path is not None:
-                    parts.append(path.run_episode(interaction, before).record())
-                else:
-                    values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
-                    parts.append(self._part(values))
-        return self._record(plan, parts)
-
-    def _plan_episodes(self, worlds: Worlds, episodes: int, actions: Any, seed: Any, context: Any) -> Plan:
-        """Episodes of who stands in an execution context."""
-        people = [self.person_in_graph.of(context)] * worlds.n
-        return plan_episodes(self.config, worlds, episodes, actions, seed, people=people)
-
-    def _first_states(self, plan: Plan, rows: slice) -> dict[Any, Tensor]:
-        """h0 and c0 of some of a plan's trials."""
-        return {self.hidden: torch.from_numpy(plan.h0[rows]), self.cell: torch.from_numpy(plan.c0[rows])}
-
-    def _prepare_to_simulate(self, context: Any) -> RecurrentWrapper:
-        """As ``prepare``, and choose the path; where the fast path is taken, any PyTorch form will do: it uses the
-        matrices alone, and so need not be made anew for each person."""
-        self._initialize_from_context(context, pnl.Context(execution_id=None), override=False)
-        wrapper, signature = self.pytorch_form(context), graph_signature(self, context)
-        fast = wrapper is not None and not wrapper.is_nested and self.fast_path
-        if not fast or self.as_made.difference(context, signature) is not None:
-            signature = self.prepare(context)
-        self._choose_path(context, signature)
-        wrapper = self.pytorch_form(context)
-        wrapper.load_weights(context)
-        return wrapper
-
-    def _simulate_standard(
-        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: Plan, context: Any
-    ) -> list[dict[str, np.ndarray]]:
-        """Trials that store nothing run side by side, the others one by one."""
-        path = FastPath(self.parts, self.person_in_graph, wrapper, context, shared_memory=True)
-        parts, places = [], []
-        logits = np.zeros((*plan.luck.shape, self.config.n_actions))
-        stores = np.asarray(plan.trials.encode.any(1)) & self.parts.has_memory
-        start = 0
-        while start < len(stores):
-            following = np.flatnonzero(stores[start : start + SIDE_BY_SIDE])
-            stop = start + (max(int(following[0]), 1) if len(following) else SIDE_BY_SIDE)
-            rows = slice(start, min(stop, len(stores)))
-            here = rows, slice(0, plan.trials.longest(rows))
-            some = {node: values[here] for node, values in inputs.items()}
-            engine = path.run(some, self._first_states(plan, rows))
-            parts.append(engine.record())
-            places.append(here)
-            logits[here] = engine.logits[:, 0].transpose(2, 0, 1)
-            start = rows.stop
         person = self.person_in_graph.of(context)
-        if person.changed:
-            policy = probabilities_of_block(person, logits, plan.actions, plan.luck, plan.trials.asks)
-            for part, here in zip(parts, places, strict=True):
-                part["policy"] = policy[here]
-        return parts
-
-    def _simulate_general(
-        self, wrapper: RecurrentWrapper, inputs: dict[Any, Tensor], plan: Plan, context: Any
-    ) -> list[dict[str, np.ndarray]]:
-        """Trial by trial, by PsyNeuLink's own execution; where each choice is part of the next step's input, step
-        by step."""
-        free = self.person_in_graph.of(context).perseveration != 0 and plan.actions is None
-        if free and wrapper.nested:
-            raise NotTrainable(
-                f"'{self.name}' holds other compositions and stands for a person with perseveration: simulate() "
-                "cannot draw its choices one by one. Use run_trials(), or give actions."
-            )
-        parts, choices = [], ChoicesOfTrials((1,))
-        for n in range(len(plan.trials)):
-            row = slice(n, n + 1)
-            before, steps_here = self._first_states(plan, row), plan.trials.longest(row)
-            some = {node: values[row, :steps_here] for node, values in inputs.items()}
-            if free:
-                choices.begin(plan.luck[row], plan.trials.asks[row], None)
-                trace = self._execute_choosing(wrapper, some, before, choices)
-            else:
-                trace = self._execute_general(wrapper, range(n, n + 1), some, before)
-            parts.append(self._part(trace.trajectory))
-        return parts
-
-    def _execute_choosing(
-        self,
-        wrapper: RecurrentWrapper,
-        inputs: dict[Any, Tensor],
-        before: Mapping[Any, Tensor],
-        choices: ChoicesOfTrials,
-    ) -> Trace:
-        """Trials side by side, step by step, by the general path: the choice just made is a part of the input."""
-
-        def show() -> dict[Any, np.ndarray]:
-            return self.person_in_graph.inputs(choices.last_choice)
-
-        return execute_in_steps(
-            wrapper,
-            inputs,
-            before,
-            self._policy_node,
-            show,
-            choices.act,
-            turns=self._turns,
-            unroll=self._unroll_steps,
-        )
-
-    def _inputs(self, trials: Trials, actions: np.ndarray | None = None) -> dict[Any, np.ndarray]:
-        """Inputs of all steps, {node: (n, T, size)}; of the choices made last, those that are forced."""
-        inputs = {self.input_node: trials.inputs}
-        if self.parts.has_memory:
-            inputs[self.retrieve_node] = trials.retrieve[..., None].astype(float)
-            inputs[self.encode_node] = trials.encode[..., None].astype(float)
-        none = np.full(trials.targets.shape, NO_CHOICE)
-        return inputs | self.person_in_graph.inputs(none if actions is None else last_choices(actions))
-
-    @property
-    def _policy_node(self) -> Any:
-        """The node whose value is p_t."""
-        choice = self.person_in_graph.choice
-        return self.actor if choice is None else choice
-
-    def _part(self, values: Mapping[Any, Tensor]) -> dict[str, np.ndarray]:
-        """What a record has, from each node's value (B, T, size)."""
-        return values_of_nodes(self.parts, lambda node: values[node].numpy(), self._policy_node)
-
-    def _record(self, plan: Plan, parts: Sequence[dict[str, np.ndarray]]) -> Any:
-        """The record of what happened without learning; choices that were not forced are drawn where they matter
-        not before."""
-        start = 0
-        for part in parts:
-            rows = slice(start, start + len(part["value"]))
-            start = rows.stop
-            outcome = plan.outcome(rows, part["policy"])
-            part["action"], part["reward"] = outcome.action, outcome.reward
-        return build_record(self.config, plan, parts)
+        plan = plan_run_episodes(self.config, person, worlds, episodes, actions, seed)
+        return simulate_episodes(self.paths, plan, context)
 
     # ---- PyTorch mode ----------------------------------------------------------------------------------
 
@@ -639,31 +361,14 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 argument cannot be honoured, or the model has been trained with another optimiser.
             TypeError: an unknown argument.
         """
-        trials = inputs if isinstance(inputs, Trials) else self._as_trials(inputs, targets)
+        trials = inputs if isinstance(inputs, Trials) else as_trials(self.parts, inputs, targets)
         self._check_arguments(kwargs, len(trials))
-        epochs = kwargs.get("epochs") or 1
-        if epochs > 1:
-            plan_trials(self.config, trials, actions, initial_states)  # checks the sizes as given
-            trials = concatenate([trials] * epochs)
-            actions = None if actions is None else np.concatenate([actions] * epochs)
-            if initial_states is not None:
-                h0, c0 = initial_states
-                initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
-        plan = plan_trials(self.config, trials, actions, initial_states, seed)
-        check_update(update)
+        epochs, together = kwargs.get("epochs") or 1, kwargs.get("minibatch_size") or 1
+        plan = plan_passes(self.config, trials, actions, initial_states, seed, epochs, update, together)
         if update == "block":
-            together, n = kwargs.get("minibatch_size") or 1, len(trials) // epochs
-            together = n if isinstance(together, str) else together  # the training set
-            if n % together:
-                raise ValueError(
-                    "learn(): with update='block', the number of trials must be a multiple of minibatch_size, the "
-                    f"environments that take turns; got {n} trials and {together}. Leave out {n % together}, or "
-                    "give another minibatch_size."
-                )
-            plan = replace(plan, environments=together).in_one_update(epochs)
             kwargs["minibatch_size"] = plan.per_update
         settings = LossSettings(loss, gamma, entropy_weight, value_weight, unroll_steps, through_memory)
-        return self._learn_plan(plan, settings, optimizer=optimizer, context=context, **kwargs)
+        return self._learn_plan(plan, settings, optimizer, context=context, **kwargs)
 
     def learn_trials(
         self,
@@ -679,16 +384,13 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> TrialRecord:
         """Train on the trials of a plan through ``learn()``; see ``eplstm.models.train``."""
         done = iter(range(len(plan.trials)))
-        call_back = None if after_trial is None else lambda: after_trial(next(done))
         self._learn_plan(
             plan,
             loss,
-            record_gradients=record_gradients,
-            max_gradient_norm=max_gradient_norm,
-            optimizer=optimizer,
-            record=record,
+            optimizer,
+            {"gradients": record_gradients, "record": record, "max_gradient_norm": max_gradient_norm},
             learning_rate=learning_rate,
-            call_after_minibatch=call_back,
+            call_after_minibatch=None if after_trial is None else lambda: after_trial(next(done)),
             minibatch_size=plan.per_update,
         )
         assert self.record is not None
@@ -698,211 +400,49 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self,
         plan: Plan,
         loss: LossSettings,
-        record_gradients: bool = False,
-        max_gradient_norm: float | None = None,
-        optimizer: OptimizerName | None = None,
-        record: Record = "all",
+        optimizer: OptimizerName | None,
+        of_session: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         context = as_context(self, kwargs.get("context"))
         self.person_in_graph.of(context).check_training(f"'{self.name}'")
         self.choose_optimizer(optimizer, context)
-        if plan.of_others:
-            for person in plan.people:
-                self.person_in_graph.make_room(person, self.as_made.enlarged())
-        session = TrialSession(
-            self.parts, plan, loss, record_gradients, record, max_gradient_norm, self._policy_node
-        )
-        self.record = self._choices = self._turns = None
+        self.person_in_graph.make_room(plan.people, self.as_made.enlarged())
+        session = TrialSession(self.person_in_graph, plan, loss, **(of_session or {}))
+        self.record = None
         try:
             if not plan.trials.targets.size:
                 return None
-            if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
-                session.width = plan.per_update
-                kwargs["minibatch_size"] = 1
-            once = plan.seen[: len(plan.trials) // (kwargs.get("epochs") or 1) : session.width]
-            with self._lesioned(plan.trials):
-                return super().learn(self._inputs(once), session, **kwargs)
+            if plan.interaction is not None:
+                kwargs["minibatch_size"] = 1  # of the session's width
+            inputs = session.inputs(kwargs.get("epochs") or 1)
+            with lesioned(self.parts, plan.trials):
+                return super().learn(inputs, session, **kwargs)
         finally:  # also after an interruption
-            self.record, self._turns = session.record(), None
+            self.record = session.record()
 
-    # ---- the fast path
+    # ---- by which path
 
-    def _choose_path(self, context: Any, signature: tuple) -> None:
-        """Choose the path by which the graph is executed."""
-        self.detour = "fast_path is off" if not self.fast_path else self.as_made.difference(context, signature)
-        log = None if self.call is None else self.call.log
-        if self.detour is None and self.parts.has_memory and log and log.includes(self.episodic_memory):
-            self.detour = f"the log of '{self.episodic_memory.name}'"  # the fast path keeps m_t, not the entries
-        choice = self.person_in_graph.choice
-        if self.detour is None and choice is not None and (self.is_nested or (log and log.includes(choice))):
-            self.detour = f"'{choice.name}' is there"  # which the fast path has only as the policy
-        if self.fast_path and self.detour not in (None, self._noted):
-            warn_user(GeneralPathWarning(self.name, self.detour))
-        self._noted = self.detour
+    @property
+    def fast_path(self) -> bool:
+        """Whether ``learn()`` may take the fast path where the graph is the standard one. False: PsyNeuLink's own
+        execution, node by node, in any case (to compare the two)."""
+        return self.paths.allows_fast
 
-    def nested_executor(self, wrapper: RecurrentWrapper, context: Any) -> Any:
-        """Where it is nested in another composition: the path, too."""
-        self.person_in_graph.of(context).check_training(f"'{self.name}'")
-        self._choose_path(context, graph_signature(self, context))
-        if self.detour is not None:
-            return super().nested_executor(wrapper, context)
-        return FastPath(self.parts, self.person_in_graph, wrapper, context, nested=True).execute
+    @fast_path.setter
+    def fast_path(self, allowed: bool) -> None:
+        self.paths.allows_fast = allowed
+
+    @property
+    def detour(self) -> str | None:
+        """Why the last call to ``learn()`` took the general path; None if it took the fast one."""
+        return self.paths.detour
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; nested, it must be told the last choice of a person with perseveration."""
         if not args and "inputs" not in kwargs and self.is_nested:
             self.person_in_graph.check_last_choice(kwargs.get("context"))
         return super().execute(*args, **kwargs)
-
-    def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
-        plan = self.call.session.plan
-        people = plan.people if plan.of_others else None
-        self._choices = None if people is None else ChoicesOfTrials((len(people),))
-        if self.detour is None:
-            self._fast = FastPath(self.parts, self.person_in_graph, wrapper, context, people=people)
-            return
-        if people is not None:
-            if wrapper.nested:
-                raise NotTrainable(f"'{self.name}' holds other compositions: it cannot be trained with people=...")
-            self._turns = Turns(self.person_in_graph, wrapper, people, context)
-        super()._begin(wrapper, inputs, context)
-
-    def execute_sequences(
-        self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
-    ) -> Trace:
-        """By the path that was chosen."""
-        plan, rows = self.call.session.plan, slice(which.start, which.stop)
-        interaction = plan.interaction
-        if self._choices is not None and interaction is None:
-            forced = None if plan.actions is None else plan.actions[rows]
-            self._choices.begin(plan.luck[rows], plan.trials.asks[rows], forced)
-        if self.detour is None:
-            if interaction is None:
-                engine = self._fast.run(inputs, before, self._choices)
-            else:
-                engine = self._fast.run_episode(interaction, before)
-                self._show_all(interaction, rows, inputs)
-            self._show_last_choices(engine, inputs)
-            return AgentTrace(self._fast, engine, inputs, before)
-        if interaction is not None:
-            return self._execute_in_loop(wrapper, interaction, inputs, before)
-        lengths = self.call.session.lengths(which)
-        if lengths is not None and len(set(lengths)) > 1 and len(memories(self)) > self.parts.has_memory:
-            raise NotTrainable(
-                f"'{self.name}' has further episodic memories, which may store at each step, also beyond the end "
-                f"of a trial: trials side by side must have equally many steps; got lengths {lengths.tolist()}. "
-                "Give trial k of all environments the same length, or train in one environment."
-            )
-        if self._choices is not None:
-            return self._execute_choosing(wrapper, inputs, before, self._choices)
-        return self._execute_general(wrapper, which, inputs, before)
-
-    def _execute_general(
-        self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
-    ) -> Trace:
-        """PsyNeuLink's own execution, node by node."""
-        return super().execute_sequences(wrapper, which, inputs, before)
-
-    def _execute_in_loop(
-        self,
-        wrapper: RecurrentWrapper,
-        interaction: Interaction,
-        inputs: dict[Any, Tensor],
-        before: Mapping[Any, Tensor],
-    ) -> Trace:
-        """One episode of some worlds, step by step, by the general path."""
-        if wrapper.nested:
-            raise NotTrainable(
-                f"'{self.name}' holds other compositions: it cannot be trained with the environment in the loop."
-            )
-        return execute_in_steps(
-            wrapper,
-            inputs,
-            before,
-            self._policy_node,
-            lambda: self._inputs_in_loop(interaction),
-            interaction.act,
-            turns=self._turns,
-            unroll=self._unroll_steps,
-        )
-
-    def _inputs_in_loop(self, interaction: Interaction) -> dict[Any, np.ndarray]:
-        """Inputs of the present step, {node: (M, size)}."""
-        inputs = {self.input_node: interaction.inputs}
-        if self.parts.has_memory:
-            inputs[self.retrieve_node] = interaction.retrieve[:, None].astype(float)
-            inputs[self.encode_node] = interaction.encode[:, None].astype(float)
-        return inputs | self.person_in_graph.inputs(interaction.last_choice[0])
-
-    def _show_all(self, interaction: Interaction, rows: slice, inputs: Mapping[Any, Tensor]) -> None:
-        """Put what an episode has shown where PsyNeuLink looks for inputs."""
-        seen = {self.input_node: interaction.inputs_seen[0, rows]}
-        if self.parts.has_memory:
-            seen[self.retrieve_node] = interaction.retrieved[0, rows, :, None].astype(float)
-            seen[self.encode_node] = interaction.encoded[0, rows, :, None].astype(float)
-        for node, values in seen.items():
-            inputs[node][...] = torch.from_numpy(values)
-
-    def _show_last_choices(self, engine: EngineTrace, inputs: Mapping[Any, Tensor]) -> None:
-        """Likewise of the choices made last, where somebody perseverates."""
-        if engine.choosing is not None and engine.choosing.last:
-            last = one_hot(np.stack(engine.choosing.last)[:, 0].T, self.config.n_actions)
-            inputs[self.person_in_graph.last_choice][...] = torch.from_numpy(last)
-
-    def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
-        """The session's loss of the minibatch; on the fast path with its derivatives."""
-        if self.detour is not None:
-            return super().compute_loss(targets, pytorch_rep, context)
-        parts = [each.engine.record() for each in pytorch_rep.trace.rounds]
-        part = parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
-        loss = self.call.session.loss_and_slopes(pytorch_rep.sequences, part)
-        return torch.tensor([loss], dtype=torch.float64)
-
-    def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
-        if self.detour is None and self._fast.is_finite:
-            return []
-        return super()._gradients_not_finite(wrapper)
-
-    def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
-        if self.detour is not None:
-            super()._backward(wrapper, loss)
-        else:
-            rounds = [each.engine for each in wrapper.trace.rounds]
-            self._fast.backward(rounds, self.call.session.slopes, self._unroll_steps)
-
-    def _as_trials(self, inputs: Any, targets: Any) -> Trials:
-        """``Trials`` from inputs and targets in PsyNeuLink's forms."""
-        if isinstance(inputs, (list, tuple)):
-            inputs = {node: np.stack([np.asarray(trial[node]) for trial in inputs]) for node in inputs[0]}
-        if not isinstance(inputs, Mapping) or self.input_node not in inputs:
-            raise ValueError(
-                "learn(): inputs must be Trials, or a dict (or a list of dicts, one a trial) with an entry for "
-                f"'{self.input_node.name}' (composition.input_node)."
-            )
-        known = {self.input_node} | ({self.retrieve_node, self.encode_node} if self.parts.has_memory else set())
-        unknown = [getattr(node, "name", node) for node in inputs if node not in known]
-        if unknown:
-            raise ValueError(
-                f"learn(): {unknown} are not inputs of the model; known are {sorted(n.name for n in known)}. "
-                "Give the rewarded actions as targets."
-            )
-        x = np.asarray(inputs[self.input_node], dtype=float)
-        if isinstance(targets, Mapping):
-            targets = targets.get(self.actor)
-        if targets is None:
-            raise ValueError("learn(): give the rewarded actions as targets, (n, T), or use Trials.")
-
-        def switch(node: str, default: bool) -> np.ndarray:
-            values = inputs.get(getattr(self, node)) if self.parts.has_memory else None
-            return np.full(x.shape[:2], default) if values is None else np.asarray(values).reshape(x.shape[:2])
-
-        return Trials(
-            inputs=x,
-            targets=np.asarray(targets).reshape(x.shape[:2]),
-            encode=switch("encode_node", False),
-            retrieve=switch("retrieve_node", True),
-        )
 
     # ---- the optimiser ---------------------------------------------------------------------------------
 
@@ -918,14 +458,3 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.put_torch_states(
             state_of_projections(self.parts, state), optimizer_of(state), as_context(self, context)
         )
-
-
-def _in_trials(steps: list[dict[str, np.ndarray]], exists: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """The values of steps one after the other → those of trials, (n, T, ...), zeros beyond their ends."""
-    if not steps:
-        return []
-    whole = {}
-    for name, value in steps[0].items():
-        whole[name] = np.zeros((*exists.shape, *np.shape(value)))
-        whole[name][exists] = [step[name] for step in steps]
-    return [whole]

@@ -25,7 +25,7 @@ from .backend import Trace as NodeValues
 from .bank import RingMemory
 from .choices import Choices
 from .engine import Trace, Weights, backward, backward_of_update, by_inputs, by_read, run
-from .graph import AgentGraph, LearnedMatrices
+from .graph import LearnedMatrices
 from .losses import Slopes, is_finite
 from .people import People
 from .person import Person
@@ -138,8 +138,7 @@ class FastPath:
     """Runs the engine on PsyNeuLink's parameters, during one call to ``learn()`` or ``simulate()``.
 
     Args:
-        graph: of the agent, as made.
-        person: in it.
+        person: in the graph of the agent, which is as made.
         people: who chooses in each row; None: in all who stands there in this execution context.
         wrapper: PsyNeuLink's PyTorch form, whose parameters are used.
         context: the execution context, whose entries are read and stored.
@@ -150,7 +149,6 @@ class FastPath:
 
     def __init__(
         self,
-        graph: AgentGraph,
         person: PersonInGraph,
         wrapper: Any,
         context: Any,
@@ -159,7 +157,8 @@ class FastPath:
         nested: bool = False,
         shared_memory: bool = False,
     ) -> None:
-        self.graph, self.person_in_graph, self.wrapper = graph, person, wrapper
+        self.graph, self.person_in_graph, self.wrapper = person.graph, person, wrapper
+        graph = self.graph
         self.people = People([[person.of(context)] if people is None else people], graph.config)
         """Of a context's own person, sharpness and forgetting are as they stand in the graph."""
         parameters = {key: wrapper.projections_map[p].matrix for key, p in graph.learned.items()}

@@ -7,18 +7,21 @@ people."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .backend import NodeTrace, RecurrentWrapper, Trace, memories
+from .backend import NodeTrace, NotTrainable, RecurrentWrapper, Trace, memories
 from .backend.forms import Form
 from .backend.steps import Rounds
+from .choices import Choices
 from .person import Person
 from .person_in_graph import PersonInGraph
+from .source import Interaction
+from .trials_in_graph import inputs_of_step
 
 
 class Turns:
@@ -62,45 +65,75 @@ class Turns:
                 function.first_environment = 0
 
 
-def execute_in_steps(
-    wrapper: RecurrentWrapper,
-    inputs: Mapping[Any, Tensor],
-    before: Mapping[Any, Tensor],
-    policy: Any,
-    show: Callable[[], Mapping[Any, np.ndarray]],
-    act: Callable[[np.ndarray], object],
-    *,
-    turns: Turns | None = None,
-    unroll: int | None = None,
-) -> Trace:
-    """Execute B rows in step with each other, node by node.
+class InSteps:
+    """Executes rows side by side, node by node and in step with each other.
 
     Args:
-        wrapper: PsyNeuLink's PyTorch form.
-        inputs: {mechanism: (B, T, size)}, in which what is shown is put.
-        before: {mechanism: (B, size)}, values before the first step.
-        policy: the node whose value is p_t.
-        show: what is shown at the step about to be taken, {mechanism: (B, size)}, of those that wait for it.
-        act: takes p_t (B, A) of the step just taken.
+        person: in the graph of the agent.
+        wrapper: PsyNeuLink's PyTorch form of it.
         turns: people, one for each row; None: who stands in the graph.
         unroll: as of ``RecurrentWrapper.steps``.
     """
-    rows, length = next(iter(inputs.values())).shape[:2]
-    parts = [slice(0, rows)] if turns is None else [slice(e, e + 1) for e in range(rows)]
-    traces = [NodeTrace(wrapper) for _ in parts]
-    courses = [
-        wrapper.steps({n: v[part] for n, v in inputs.items()}, {n: v[part] for n, v in before.items()}, unroll)
-        for part in parts
-    ]
-    for t in range(length):
-        for node, values in show().items():
-            inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
-        for e, (trace, course) in enumerate(zip(traces, courses, strict=True)):
-            if turns is None:
-                trace.steps.append(next(course))
-            else:
-                with turns.of(e):
+
+    def __init__(
+        self,
+        person: PersonInGraph,
+        wrapper: RecurrentWrapper,
+        turns: Turns | None = None,
+        unroll: int | None = None,
+    ) -> None:
+        self.person, self.wrapper, self.turns, self.unroll = person, wrapper, turns, unroll
+
+    def trials(self, choices: Choices, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> Trace:
+        """Trials that are given and have begun: the choice just made is a part of the next input.
+
+        Args:
+            choices: what has been chosen so far.
+            inputs: {mechanism: (B, T, size)}, in which what is shown is put.
+            before: {mechanism: (B, size)}, values before the first step.
+        """
+        return self._execute(inputs, before, lambda: self.person.inputs(choices.last_choice), choices.act)
+
+    def episode(
+        self, interaction: Interaction, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
+    ) -> Trace:
+        """An episode that has begun, of B worlds; ``inputs`` and ``before`` as of ``trials``.
+
+        Raises:
+            NotTrainable: other compositions are nested in the agent.
+        """
+        if self.wrapper.nested:
+            raise NotTrainable(
+                f"'{self.wrapper.composition.name}' holds other compositions: it cannot be trained with the "
+                "environment in the loop."
+            )
+        return self._execute(inputs, before, lambda: inputs_of_step(self.person, interaction), interaction.act)
+
+    def _execute(
+        self,
+        inputs: Mapping[Any, Tensor],
+        before: Mapping[Any, Tensor],
+        show: Callable[[], Mapping[Any, np.ndarray]],
+        act: Callable[[np.ndarray], object],
+    ) -> Trace:
+        """``show`` gives what is shown at the step about to be taken, {mechanism: (B, size)}; ``act`` takes p_t
+        (B, A) of the step just taken."""
+        wrapper, turns = self.wrapper, self.turns
+        policy = wrapper.nodes_map[self.person.policy_node]
+        rows, length = next(iter(inputs.values())).shape[:2]
+        parts = [slice(0, rows)] if turns is None else [slice(e, e + 1) for e in range(rows)]
+        traces = [NodeTrace(wrapper) for _ in parts]
+        courses = [
+            wrapper.steps(
+                {n: v[part] for n, v in inputs.items()}, {n: v[part] for n, v in before.items()}, self.unroll
+            )
+            for part in parts
+        ]
+        for t in range(length):
+            for node, values in show().items():
+                inputs[node][:, t] = torch.from_numpy(values)  # the step about to be taken reads it there
+            for e, (trace, course) in enumerate(zip(traces, courses, strict=True)):
+                with nullcontext() if turns is None else turns.of(e):
                     trace.steps.append(next(course))
-        found = [trace.steps[-1][wrapper.nodes_map[policy]][0][:, 0].detach() for trace in traces]
-        act(torch.cat(found).numpy())
-    return traces[0] if turns is None else Rounds(wrapper, traces)
+            act(torch.cat([trace.steps[-1][policy][0][:, 0].detach() for trace in traces]).numpy())
+        return traces[0] if turns is None else Rounds(wrapper, traces)

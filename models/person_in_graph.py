@@ -16,7 +16,7 @@ The two nodes are added when a person first needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -57,6 +57,10 @@ class PersonInGraph:
         """An execution context begins, from another one: who it stands for is its own from now on."""
         self.persons.setdefault(execution_id, self.of(base))
 
+    def end(self, execution_id: Any) -> None:
+        """An execution context ends."""
+        self.persons.pop(execution_id, None)
+
     def put(self, person: Person, contexts: set[Any], enlarged: AbstractContextManager[None]) -> None:
         """Stand for a person in these execution contexts.
 
@@ -73,7 +77,7 @@ class PersonInGraph:
         if not isinstance(person, Person):
             raise TypeError(f"'{name}': person must be a Person; got {type(person).__name__}.")
         person.check(self.graph.config)
-        self.make_room(person, enlarged)
+        self.make_room([person], enlarged)
         for each, before in {each: self.of(each) for each in contexts}.items():
             self._change(before, person, each)
             self.persons[each] = person
@@ -91,19 +95,19 @@ class PersonInGraph:
 
     # ---- the two nodes
 
-    def make_room(self, person: Person, enlarged: AbstractContextManager[None]) -> None:
-        """Add the nodes that this person needs and that are not there; nobody else's choices change by it.
+    def make_room(self, people: Sequence[Person], enlarged: AbstractContextManager[None]) -> None:
+        """Add the nodes that these people need and that are not there; nobody else's choices change by it.
 
         Args:
-            person: who.
+            people: who.
             enlarged: within which nodes are added.
 
         Raises:
             ValueError: a node cannot be added.
         """
         graph, size = self.graph, self.graph.config.n_actions
-        needs_choice = person.lapse != 0 and self.choice is None
-        needs_last_choice = person.perseveration != 0 and self.last_choice is None
+        needs_choice = self.choice is None and any(person.lapse != 0 for person in people)
+        needs_last_choice = self.last_choice is None and any(person.perseveration != 0 for person in people)
         if not needs_choice and not needs_last_choice:
             return
         if graph.composition.is_nested:
@@ -198,6 +202,11 @@ class PersonInGraph:
             if not np.array_equal(get_matrix(projection, context), matrix):
                 return f"the fixed matrix of '{projection.name}' changed"
         return None
+
+    @property
+    def policy_node(self) -> Any:
+        """The node whose value is p_t."""
+        return self.graph.actor if self.choice is None else self.choice
 
     def inputs(self, choices: np.ndarray) -> dict[Any, np.ndarray]:
         """Inputs of ``last choice``, if it is there: choices (...), -1: none → {node: (..., A)}."""

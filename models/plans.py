@@ -1,19 +1,18 @@
 """What goes into a pass over trials or episodes: all that chance or the caller decides, settled beforehand.
 
 ``plan_trials`` checks a user's trials, forced actions and initial states against a model, and draws what is not
-forced; ``plan_environments`` does so for several environments, ``plan_run`` for a person, ``plan_episodes`` for
-worlds.
+forced; ``plan_environments`` does so for several environments, ``plan_run`` for a person, ``plan_passes`` for
+several passes. Episodes in worlds have theirs in ``plans_in_loop``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from ..tasks.environment import Worlds, is_whole
 from ..tasks.trials import Trials, concatenate, earned
 from .choices import NO_CHOICE, draw
 from .config import ModelConfig
@@ -270,123 +269,52 @@ def plan_run(
     return plan_trials(config, trials, actions, initial_states, seed, **own)  # type: ignore[arg-type]
 
 
+def plan_passes(
+    config: ModelConfig,
+    trials: Trials,
+    actions: np.ndarray | None,
+    initial_states: tuple[np.ndarray, np.ndarray] | None,
+    seed: int | None,
+    epochs: int,
+    update: Update,
+    together: int | str,
+) -> Plan:
+    """``plan_trials`` of several passes over the same trials, as ``learn()`` makes them.
+
+    Args:
+        config, trials, actions, initial_states, seed: as in ``plan_trials``, of one pass.
+        epochs: passes.
+        update: what makes one update.
+        together: with ``update="block"``, environments that take turns; in words, as many as there are trials.
+
+    Raises:
+        ValueError: as ``plan_trials``, or trials and environments do not fit each other.
+    """
+    n = len(trials)
+    if epochs > 1:
+        plan_trials(config, trials, actions, initial_states)  # checks the sizes as given
+        trials = concatenate([trials] * epochs)
+        actions = None if actions is None else np.concatenate([actions] * epochs)
+        if initial_states is not None:
+            h0, c0 = initial_states
+            initial_states = np.concatenate([h0] * epochs), np.concatenate([c0] * epochs)
+    plan = plan_trials(config, trials, actions, initial_states, seed)
+    check_update(update)
+    if update == "trial":
+        return plan
+    environments = n if isinstance(together, str) else together
+    if n % environments:
+        raise ValueError(
+            "learn(): with update='block', the number of trials must be a multiple of minibatch_size, the "
+            f"environments that take turns; got {n} trials and {environments}. Leave out {n % environments}, or "
+            "give another minibatch_size."
+        )
+    return replace(plan, environments=environments).in_one_update(epochs)
+
+
 def _check_trials(trials: object) -> None:
     if not isinstance(trials, Trials):
         raise TypeError(
             f"trials must be eplstm.tasks.Trials; got {type(trials).__name__}. Make one from arrays with "
             "Trials(inputs=..., targets=..., encode=...)."
-        )
-
-
-def plan_episodes(
-    config: ModelConfig,
-    worlds: Worlds,
-    episodes: int,
-    actions: np.ndarray | None = None,
-    seed: int | Sequence[int] | None = None,
-    epochs: int = 1,
-    forget: Callable[[], object] = lambda: None,
-    people: Any = None,
-) -> Plan:
-    """A plan of episodes in the loop.
-
-    Args:
-        config: the model's sizes.
-        worlds: M worlds of a task.
-        episodes: of each world, of the present epoch, and of each that follows.
-        actions: (epochs · episodes · M, T) forced choices, in the order of the rows; -1 where no answer is asked
-            for.
-        seed: for initial states and choices; world e draws from the seed (seed, e).
-        epochs: the present one, and those that follow.
-        forget: clears the model's memory, where another epoch begins.
-        people: who chooses in each world; see ``as_people``.
-
-    Raises:
-        ValueError: model and task do not fit each other, the epoch has not so many episodes left, or there is no
-            epoch.
-    """
-    forced = None if actions is None else [actions]
-    return plan_episodes_of_agents(config, worlds, episodes, forced, [seed], epochs, forget, [people])[0]
-
-
-def plan_episodes_of_agents(
-    config: ModelConfig,
-    worlds: Worlds,
-    episodes: int,
-    actions: Sequence[np.ndarray] | None,
-    seeds: Sequence[int | Sequence[int] | None],
-    epochs: int,
-    forget: Callable[[], object],
-    people: Sequence[Any] | None = None,
-) -> list[Plan]:
-    """The plans of several agents in worlds of their own, with one interaction.
-
-    Args:
-        config, episodes, epochs, forget: as in ``plan_episodes``.
-        worlds: of all agents, P · M: agent p has worlds p · M to p · M + M − 1.
-        actions: of each agent, as in ``plan_episodes``; None: all choose.
-        seeds: of each agent, P.
-        people: of each agent, as in ``plan_episodes``; None: the trained agent in all.
-
-    Raises:
-        ValueError: as ``plan_episodes``, or the worlds cannot be divided among the agents.
-    """
-    task, agents = worlds.task, len(seeds)
-    for what, of_task, of_model in (
-        ("input columns", task.input_size, config.input_size),
-        ("actions", task.n_actions, config.n_actions),
-    ):
-        if of_task != of_model:
-            raise ValueError(
-                f"The worlds have {of_task} {what}, the model {of_model}: make the model with "
-                "ModelConfig(input_size=task.input_size, n_actions=task.n_actions, key=task.key_columns, ...)."
-            )
-    left = task.episodes - (0 if worlds.episode is None else worlds.episode + 1)
-    if not 1 <= episodes <= left:
-        raise ValueError(f"episodes must lie between 1 and the {left} that the epoch has left; got {episodes}.")
-    if not is_whole(epochs) or epochs < 1:
-        raise ValueError(f"epochs must be a whole number ≥ 1; got {epochs!r}.")
-    if worlds.n % agents:
-        raise ValueError(
-            f"worlds: {worlds.n} of them cannot be divided among {agents} agents. Give M for each, {agents} · M, "
-            "those of agent 0 first."
-        )
-    together, shape = worlds.n // agents, (epochs * episodes, task.length)
-    none = np.zeros(shape, int)
-    blank = Trials(np.zeros((*shape, task.input_size)), none, none > 0, context=np.arange(len(none)))
-    plans = []
-    for p, seed in enumerate(seeds):
-        forced = by_world = None
-        if actions is not None:
-            forced = _forced_in_loop(actions[p], together, *shape, epochs)
-            checked = np.where(forced == NO_CHOICE, 0, forced)  # where no answer is asked for, the worlds know
-            by_world = [checked[e::together] for e in range(together)]
-        own = None if people is None else people[p]
-        plan = plan_environments(config, [blank] * together, by_world, seed=seed, people=own)
-        plans.append(replace(plan, actions=None if forced is None else forced.astype(np.int64), agent=p))
-    luck = np.stack([plan.luck for plan in plans])
-    forced = None if actions is None else np.stack([plan.actions for plan in plans])  # type: ignore[misc]
-    encoded = None
-    if any(plan.encoded is not None for plan in plans):
-        all_of_them = np.ones(luck.shape[1], bool)
-        encoded = np.stack([all_of_them if plan.encoded is None else plan.encoded for plan in plans])
-    interaction = Interaction(worlds, luck, forced, episodes, forget, encoded)
-    return [replace(plan, interaction=interaction) for plan in plans]
-
-
-def _forced_in_loop(actions: np.ndarray, worlds: int, episodes: int, steps: int, epochs: int) -> np.ndarray:
-    """Forced choices, once their shape has been checked."""
-    actions, expected = np.asarray(actions), (episodes * worlds, steps)
-    if actions.shape != expected:
-        rows = "episodes · M" if epochs == 1 else "epochs · episodes · M"
-        raise ValueError(f"actions must have the shape ({rows}, T) = {expected}; got {actions.shape}.")
-    return actions
-
-
-def check_one_world(worlds: Any, method: str) -> None:
-    """Raise ValueError if there are several worlds where only one can be run."""
-    if worlds.n != 1:
-        raise ValueError(
-            f"{method} runs one world at a time, as PsyNeuLink's run() does; got {worlds.n}. Make one, "
-            "task.worlds([rng]), or use simulate_episodes()."
         )

@@ -45,7 +45,8 @@ from .config import ModelConfig
 from .losses import LossSettings, TrialTensors, not_finite, users_loss
 from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_torch, make_optimizer, optimizer_of
 from .person import Person
-from .plans import Plan, plan_episodes, plan_run
+from .plans import Plan, plan_run
+from .plans_in_loop import plan_run_episodes
 from .records import STATES, EpisodeRecord, Record, TrialRecord, build_record
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
@@ -459,7 +460,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         Raises:
             ValueError: model and task do not fit each other, or the epoch has not so many episodes left.
         """
-        plan = plan_episodes(self.config, worlds, episodes, actions, seed, people=[self.person] * worlds.n)
+        plan = plan_run_episodes(self.config, self.person, worlds, episodes, actions, seed)
         assert plan.interaction is not None
         parts: list[dict[str, np.ndarray]] = []
         pasts: list[Past] = []

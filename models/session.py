@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from .backend import Session
+from .choices import ChoicesOfTrials
 from .config import ModelConfig
 from .graph import AgentGraph
 from .losses import LossSettings, NotFinite, Outcome, Slopes, losses, losses_and_slopes, not_finite, trial_tensors
+from .person_in_graph import PersonInGraph
 from .plans import Plan
 from .records import STATES, Record, TrialRecord, build_record
+from .trials_in_graph import first_states, inputs_of_trials
 from .weights import GATE_ORDER
 
 
@@ -22,29 +25,33 @@ class TrialSession(Session):
     """The trials of a plan.
 
     Args:
-        graph: of the agent.
+        person: in the graph of the agent.
         plan: its trials, or episodes.
         settings: of the loss.
         gradients: whether the record is to have them.
         record: whether it is to have the states.
         max_gradient_norm: as of ``train_episodes``.
-        policy: the node whose value is p_t; by default the actor.
     """
 
     def __init__(
         self,
-        graph: AgentGraph,
+        person: PersonInGraph,
         plan: Plan,
         settings: LossSettings,
         gradients: bool = False,
         record: Record = "all",
         max_gradient_norm: float | None = None,
-        policy: Any = None,
     ) -> None:
-        self._policy_node = policy
-        self.graph, self.plan, self.settings = graph, plan, settings
+        self.person, self._policy_node = person, person.policy_node
+        self.graph, self.plan, self.settings = person.graph, plan, settings
         self.wants_gradients, self.max_gradient_norm = gradients, max_gradient_norm
+        if plan.interaction is not None:  # one blank input for each update spares PsyNeuLink's work with them
+            self.width = plan.per_update
         self.unroll_steps, self.through_memory = settings.unroll_steps, settings.through_memory
+        self.people = plan.people if plan.of_others else None
+        """Who chooses in each environment; None: the trained agent in all."""
+        self.choices = None if self.people is None else ChoicesOfTrials((len(self.people),))
+        """What these have chosen so far, on trials that are given."""
         self.slopes: Slopes | None = None
         """Derivatives of the loss of the last minibatch, on the fast path."""
         self._left_out = STATES if record == "behavior" else ()
@@ -58,15 +65,20 @@ class TrialSession(Session):
         """The agent's."""
         return self.graph.config
 
+    def inputs(self, epochs: int) -> dict[Any, np.ndarray]:
+        """What ``learn()`` is given for so many passes: {node: (n, T, size)}."""
+        once = self.plan.seen[: len(self.plan.trials) // epochs : self.width]
+        return inputs_of_trials(self.person, once)
+
     def begin(self, which: range) -> dict[Any, Tensor]:
-        """h0 and c0 of these trials; where due, the next episode begins."""
-        rows = slice(which.start, which.stop)
-        if self.plan.interaction is not None:
-            self.plan.interaction.begin(which.start)
-        return {
-            self.graph.hidden: torch.from_numpy(self.plan.h0[rows]),
-            self.graph.cell: torch.from_numpy(self.plan.c0[rows]),
-        }
+        """h0 and c0 of these trials, which begin, or of the next episode, which does."""
+        plan, rows = self.plan, slice(which.start, which.stop)
+        if plan.interaction is not None:
+            plan.interaction.begin(which.start)
+        elif self.choices is not None:
+            forced = None if plan.actions is None else plan.actions[rows]
+            self.choices.begin(plan.luck[rows], plan.trials.asks[rows], forced)
+        return first_states(self.graph, plan, rows)
 
     def rounds(self, which: range) -> list[range]:
         """Trial k of all environments side by side, one k after the other."""

@@ -11,7 +11,8 @@ from ..tasks.trials import Trials
 from .losses import Loss, LossSettings
 from .optimizers import OptimizerName, check_optimizer, check_rate
 from .people import as_people
-from .plans import Update, check_update, plan_environments, plan_episodes, plan_trials
+from .plans import Update, check_update, plan_environments, plan_trials
+from .plans_in_loop import plan_episodes
 from .records import Record, check_record
 
 if TYPE_CHECKING:

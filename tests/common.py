@@ -57,6 +57,6 @@ def pristine(config, seed=0, fast=True, which=0):
     composition.set_optimizer_state({})
     composition.parameters.results.set([], composition)
     composition.optimizer_type = "adam"
-    composition.record = composition.detour = composition._noted = None
+    composition.record = composition.paths.detour = None
     composition.fast_path, composition.shortcuts = fast, True
     return composition

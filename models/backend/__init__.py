@@ -18,7 +18,8 @@ from .access import (
     start_from,
     value_of,
 )
-from .call import AllInputs
+from .call import AllInputs, Call
+from .paths import LearningPath, Paths
 from .recurrent import RecurrentComposition
 from .same_modes import graph_signature
 from .session import Session
@@ -27,8 +28,11 @@ from .wrapper import RecurrentWrapper
 
 __all__ = [
     "AllInputs",
+    "Call",
+    "LearningPath",
     "NodeTrace",
     "NotTrainable",
+    "Paths",
     "RecurrentComposition",
     "RecurrentWrapper",
     "Session",

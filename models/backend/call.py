@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..optimizers import Steps
 from .access import memories
+from .paths import LearningPath
 from .session import Session
 
 
@@ -73,6 +74,8 @@ class Call:
         self.session, self.log, self.reports = session, log, reports
         self.inputs = AllInputs(inputs)
         self.wrapper = composition.pytorch_form(context)
+        self.path: LearningPath
+        """How its sequences are executed, once it has been chosen."""
         self.searched: Any = None
         """The projections that are trained, once they have been sought."""
         self._composition, self._context = composition, context

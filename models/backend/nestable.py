@@ -24,10 +24,15 @@ from psyneulink.core.globals.context import Context
 from .access import default_of, exits, get_matrix, memories, outer_of, outermost, set_matrix
 from .optimizer import WithOptimizer
 
+NO_CONTEXT = Context(execution_id=None)
+
 
 class Nestable(WithOptimizer):
     """An ``AutodiffComposition`` that takes its state along when it is nested in another composition."""
 
+    state_beside: Any = None
+    """State by execution context beside PsyNeuLink's: ``begin(execution_id, base)`` is called where one begins as
+    another is, ``end(execution_id)`` where it ends."""
     _own_execution_id: Any = None
     _home: Callable[[], Any] | None = None
     """The outermost composition where the state is (a weak reference)."""
@@ -64,10 +69,20 @@ class Nestable(WithOptimizer):
         super()._add_to_composition(composition)
         _ = self.default_execution_id
 
-    def _initialize_from_context(self, context: Context, *args: Any, **kwargs: Any) -> None:
+    def _initialize_from_context(
+        self, context: Context, base_context: Context = NO_CONTEXT, *args: Any, **kwargs: Any
+    ) -> None:
         """As the stock method; its state has moved before."""
         _ = self.default_execution_id
-        super()._initialize_from_context(context, *args, **kwargs)
+        super()._initialize_from_context(context, base_context, *args, **kwargs)
+        if self.state_beside is not None:
+            self.state_beside.begin(context.execution_id, base_context)
+
+    def _delete_contexts(self, *contexts: Any, **kwargs: Any) -> None:
+        super()._delete_contexts(*contexts, **kwargs)
+        if self.state_beside is not None:
+            for context in contexts:
+                self.state_beside.end(getattr(context, "execution_id", context))
 
     # ---- PsyNeuLink's search for what is trained
 

@@ -45,7 +45,7 @@ from .access import (
     set_value as give_value,
 )
 from .same_modes import TOO_DEEP, check_nested, check_not_recurrent, check_trainable, graph_signature
-from .steps import NodeTrace, Trace, mark_identity
+from .steps import Trace, mark_identity
 
 # ---- the nested composition as one node ----------------------------------------------------------------------
 
@@ -111,11 +111,11 @@ class NestedNode:
 
     def begin(self, context: Any) -> None:
         """Before all minibatches of a call to the outer's ``learn()``."""
-        self._execute = self.composition.nested_executor(self.wrapper, context)
+        self._execute = self.composition.paths.nested(self.wrapper, context)
 
     def begin_node_by_node(self) -> None:
         """The same, for an execution of the graph as it stands in any case."""
-        self._execute = lambda inputs, before: NodeTrace(self.wrapper, list(self.wrapper.steps(inputs, before)))
+        self._execute = self.wrapper.execute_sequences
 
     def run(self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor] | None) -> Trace:
         """Execute: inputs {mechanism: (B, T, size)}; values before the first step {mechanism: (B, size)}, zeros

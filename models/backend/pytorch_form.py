@@ -42,7 +42,7 @@ class WithPytorchForm(Nestable):
         if there and known is not None and known == graph_signature(self, context):
             return known
         self._analyze_graph()
-        self._initialize_from_context(context, Context(execution_id=None), override=False)
+        self.initialize_context(context)
         self.drop_pytorch_form(context)
         self._signatures.pop(context.execution_id, None)
         check_trainable(self)
@@ -57,6 +57,10 @@ class WithPytorchForm(Nestable):
         # Taken now: PsyNeuLink changes "learnable" of some projections when it dissolves nested compositions.
         signature = self._signatures[context.execution_id] = graph_signature(self, context)
         return signature
+
+    def initialize_context(self, context: Context) -> None:
+        """Let Parameters that have no value in an execution context begin there with that of no context."""
+        self._initialize_from_context(context, Context(execution_id=None), override=False)
 
     def _build_pytorch_representation(self, *args: Any, context: Any = None, **kwargs: Any) -> Any:
         before = self.pytorch_form(context)

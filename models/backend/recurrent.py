@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import psyneulink as pnl
 import torch
-from psyneulink.core.globals.context import Context
 from psyneulink.core.globals.keywords import SHARED_COMPONENT_TYPES
 from torch import Tensor
 
@@ -33,15 +32,14 @@ from .access import (
     start_from,
 )
 from .arguments import HONOURED, refusal
-from .around import execute_around
 from .call import Call
 from .logs import LearningLog, Loggables, ReadableLog
 from .nestable import supply_defaults
+from .paths import Paths
 from .pictures import ShowRecurrent
 from .python_mode import graph_of, quick_run
 from .pytorch_form import WithPytorchForm
 from .session import FunctionSession, Session
-from .steps import NodeTrace, Trace
 from .wrapper import RecurrentWrapper
 
 CANNOT_BE_COPIED = (
@@ -70,6 +68,8 @@ class RecurrentComposition(WithPytorchForm):
             )
         self.call: Call | None = None
         """The call to ``learn()`` that is going on."""
+        self.paths = Paths()
+        """By which path it is executed in PyTorch mode."""
         super().__init__(*args, **kwargs)
         self.log = ReadableLog(owner=self)
 
@@ -97,7 +97,7 @@ class RecurrentComposition(WithPytorchForm):
         """
         context = as_context(self, context)
         if context.execution_id not in self.parameters.num_executions.values:
-            self._initialize_from_context(context, Context(execution_id=None), override=False)
+            self.initialize_context(context)
         for composition in [self, *nested_compositions(self)]:
             start_from(composition, values or {}, context)
 
@@ -175,63 +175,19 @@ class RecurrentComposition(WithPytorchForm):
         """The inputs as they are; the stock method searches the graph for the INPUT nodes in each trial."""
         return input_dict
 
-    def _choose_path(self, context: Context, signature: tuple) -> None:
-        """Before ``_begin``, given the graph's signature; subclasses may have several ways to execute it."""
-
-    def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Context) -> None:
-        """Before all sequences of a call, {mechanism: (n, T, size)}; subclasses may prepare for them, too."""
-        for nested in wrapper.nested:
-            nested.begin(context)
-
-    def execute_sequences(
-        self, wrapper: RecurrentWrapper, which: range, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor]
-    ) -> Trace:
-        """Execute these of the sequences: inputs {mechanism: (B, T, size)}, values before the first step →
-        a ``Trace``."""
-        if not wrapper.nested:
-            return NodeTrace(wrapper, list(wrapper.steps(inputs, before, self._unroll_steps)))
-        if self._unroll_steps is not None:
-            raise NotTrainable(f"'{self.name}' holds other compositions: unroll_steps must be None.")
-        return execute_around(wrapper, inputs, before)
-
-    @property
-    def _unroll_steps(self) -> int | None:
-        """Of the session; None where nothing is learned."""
-        return None if self.call is None else self.call.session.unroll_steps
-
-    def nested_executor(self, wrapper: RecurrentWrapper, context: Context) -> Any:
-        """How it is executed where it is nested: a function of (inputs, before) as in ``execute_sequences``,
-        whose trace passes gradients on to the inputs."""
-        return lambda inputs, before: NodeTrace(wrapper, list(wrapper.steps(inputs, before)))
-
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch."""
-        return self.call.session.loss(pytorch_rep.sequences, pytorch_rep.trace.trajectory).reshape(1)
+        return self.call.path.loss()
 
     def autodiff_backward(self, minibatch_loss: Tensor, context: Any) -> None:
         """One update, if it is finite."""
-        wrapper = self.pytorch_form(context)
-        self._backward(wrapper, minibatch_loss)
+        call = self.call
+        call.path.backward(minibatch_loss)
         finite = bool(minibatch_loss.isfinite().all())
-        wrong = self._gradients_not_finite(wrapper) if finite else []
+        wrong = call.path.not_finite() if finite else []
         if not finite or wrong:
-            raise self.call.session.not_finite(wrapper.sequences, wrong)
-        self.call.update()
-
-    def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
-        """Names of the projections whose gradients are not finite, or whose squares are not, which optimisers
-        keep."""
-        return [
-            p.name for p, gradient in wrapper.gradients().items() if not np.isfinite(np.vdot(gradient, gradient))
-        ]
-
-    def _backward(self, wrapper: RecurrentWrapper, loss: Tensor) -> None:
-        """Give the parameters their gradients."""
-        for group in wrapper.optimizer.param_groups:  # its zero_grad() notes it for a profiler, which takes longer
-            for parameter in group["params"]:
-                parameter.grad = None
-        if loss.requires_grad:
-            loss.backward()
+            raise call.session.not_finite(call.wrapper.sequences, wrong)
+        call.update()
 
     # ---- training
 
@@ -268,7 +224,7 @@ class RecurrentComposition(WithPytorchForm):
             raise ValueError(f"learn(): all inputs must have the same number of sequences; got {sorted(lengths)}.")
         (n,) = lengths
         self._check_arguments(kwargs, n)
-        epochs = kwargs["epochs"] = kwargs.get("epochs") or 1
+        kwargs["epochs"] = kwargs.get("epochs") or 1
         kwargs = {argument: value for argument, value in kwargs.items() if argument in HONOURED}
         session = loss if isinstance(loss, Session) else FunctionSession(loss, n)
         self._get_execution_mode(kwargs.pop("execution_mode", None))
@@ -284,8 +240,9 @@ class RecurrentComposition(WithPytorchForm):
         supply_defaults(self)
         self.call = Call(self, session, tensors, log, reports, context)
         try:
-            self._choose_path(context, signature)
-            self._begin(self.call.wrapper, tensors if epochs == 1 else _repeated(tensors, epochs), context)
+            self.call.path = self.paths.to_learn(self.call, signature, context)
+            for nested in self.call.wrapper.nested:
+                nested.begin(context)
             with warnings.catch_warnings():
                 # PsyNeuLink's own, of matters that are settled here
                 warnings.filterwarnings("ignore", module=r"psyneulink\.|eplstm\.models\.backend")
@@ -322,8 +279,3 @@ class RecurrentComposition(WithPytorchForm):
         if switch_on:
             wrapper.loggables.switch_on()
         return wrapper.loggables.wanted(self.name)
-
-
-def _repeated(inputs: Mapping[Any, Tensor], epochs: int) -> dict[Any, Tensor]:
-    """{mechanism: (n, T, size)} → (epochs · n, T, size)."""
-    return {node: values.repeat(epochs, 1, 1) for node, values in inputs.items()}

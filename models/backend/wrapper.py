@@ -24,7 +24,7 @@ from ..optimizers import check_same_optimizer, kind_in_torch
 from .access import NotTrainable, get_matrix, self_projections, set_matrix, set_value
 from .around import execute_around, has_state
 from .nesting import NestedMechanismWrapper, NestedNode
-from .steps import Node, Rounds, Trace, mark_identity, plan_node
+from .steps import Node, NodeTrace, Rounds, Trace, mark_identity, plan_node
 
 
 class RecurrentWrapper(PytorchCompositionWrapper):
@@ -99,6 +99,16 @@ class RecurrentWrapper(PytorchCompositionWrapper):
                 values = {**values, **new}
             yield values
 
+    def execute_sequences(
+        self, inputs: Mapping[Any, Tensor], before: Mapping[Any, Tensor], unroll: int | None = None
+    ) -> Trace:
+        """Execute B sequences node by node; arguments as of ``steps``."""
+        if not self.nested:
+            return NodeTrace(self, list(self.steps(inputs, before, unroll)))
+        if unroll is not None:
+            raise NotTrainable(f"'{self.composition.name}' holds other compositions: unroll_steps must be None.")
+        return execute_around(self, inputs, before)
+
     def probe(self, inputs: Mapping[Any, Tensor]) -> list[dict[Any, Tensor]]:
         """Values of all nodes, {mechanism: (size,)}, at each step of one sequence, node by node in any case."""
         if not self.nested:
@@ -124,7 +134,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             by_node = {node: values[:, : lengths.max()] for node, values in by_node.items()}
         rounds = call.session.rounds(which)
         if len(rounds) == 1:
-            trace = self.composition.execute_sequences(self, which, by_node, call.session.begin(which))
+            trace = call.path.execute(which, by_node, call.session.begin(which))
         else:
             trace = Rounds(self, [self._execute_round(each, which, by_node, lengths) for each in rounds])
         trace.lengths = lengths
@@ -143,7 +153,7 @@ class RecurrentWrapper(PytorchCompositionWrapper):
         """Execute some of the sequences of a minibatch."""
         rows = slice(some.start - which.start, some.stop - which.start)
         own, call = {node: values[rows] for node, values in by_node.items()}, self.composition.call
-        trace = self.composition.execute_sequences(self, some, own, call.session.begin(some))
+        trace = call.path.execute(some, own, call.session.begin(some))
         trace.lengths = None if lengths is None else lengths[rows]
         return trace
 
@@ -243,3 +253,8 @@ class RecurrentWrapper(PytorchCompositionWrapper):
             for wrapper in self.projections_map.values()
             if wrapper.matrix.grad is not None
         }
+
+    def gradients_not_finite(self) -> list[str]:
+        """Names of the projections whose gradients are not finite, or whose squares are not, which optimisers
+        keep."""
+        return [p.name for p, gradient in self.gradients().items() if not np.isfinite(np.vdot(gradient, gradient))]
