@@ -44,7 +44,8 @@ class EpisodicMemory(pnl.ContentAddressableMemory):
     * entries are apart for each execution context: in PsyNeuLink's, one finds those of the other, or fails;
     * entries of unequal fields are what was stored: PsyNeuLink's ``memory``, which it searches, shows others once
       the oldest is dropped;
-    * ``reset()`` works without an initializer, where PsyNeuLink's fails: nothing is stored then;
+    * ``reset()`` works without an initializer, where PsyNeuLink's fails: nothing is stored then; nor is anything
+      after one with entries that do not fit, while PsyNeuLink's ``memory`` shows those that are gone;
     * after ``reset()`` of a mechanism its value is zeros: PsyNeuLink puts the entries in the place of their
       fields, and fails if they are fewer.
 
