@@ -18,6 +18,8 @@ from psyneulink.core.globals.keywords import MIN_INDICATOR
 
 OPERATIONS = 15
 """Most of them in an example."""
+AT_LENGTH = 10
+"""Fewest of them in a long one."""
 SHOWN = ("distance", "distances_by_field", "distances_to_entries", "previous_value", "memory_num_fields", "memory")
 
 
@@ -63,12 +65,13 @@ CHANGES = {
 
 
 @st.composite
-def programs(draw, forms, settings, changes, wrong):
+def programs(draw, forms, settings, changes, wrong, fewest=1):
     """The form of entries, settings of the constructor, and operations: (name, argument) each.
 
     Args:
         settings, changes: values of the constructor's arguments, and of Parameters that are set later.
         wrong: whether there are entries of other sizes, and weights that are set later.
+        fewest: operations.
     """
     sizes = draw(st.sampled_from(forms))
     if len(set(sizes)) > 1:  # see test_needed_unequal_fields
@@ -86,7 +89,7 @@ def programs(draw, forms, settings, changes, wrong):
         arguments["distance_field_weights"] = weights_of(len(sizes))
     names = st.sampled_from([*["call"] * 5, *["add_to_memory"] * 2, *arguments])
     steps = names.flatmap(lambda name: st.tuples(st.just(name), arguments[name]))
-    return sizes, given, draw(st.lists(steps, min_size=1, max_size=OPERATIONS))
+    return sizes, given, draw(st.lists(steps, min_size=fewest, max_size=OPERATIONS))
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def check_at_length(check, programs, n):
 
 OF_STOCK = CHANGES | {"duplicate_threshold": [0.0, 0.5]}
 FURTHER = {"distance": [*DISTANCES], "noise": [0.5, [0.1], [0.1, 0.2]], "rate": [0.5], "declared": [True]}
-WITHOUT_KERNEL = programs(FORMS, OF_STOCK | FURTHER, OF_STOCK, wrong=True)
+WITHOUT_KERNEL = functools.partial(programs, FORMS, OF_STOCK | FURTHER, OF_STOCK, wrong=True)
 
 
 def check_without_kernel(program):
@@ -193,20 +196,20 @@ def check_without_kernel(program):
 
 
 @examples(25)
-@given(WITHOUT_KERNEL)
+@given(WITHOUT_KERNEL())
 def test_without_a_kernel(program):
     check_without_kernel(program)
 
 
 @pytest.mark.slow
 def test_without_a_kernel_at_length():
-    check_at_length(check_without_kernel, WITHOUT_KERNEL, 1800)
+    check_at_length(check_without_kernel, WITHOUT_KERNEL(fewest=AT_LENGTH), 1200)
 
 
 # ---- with a kernel ---------------------------------------------------------------------------------------------
 
 TIES = {"equidistant_entries_select": CHANGES["equidistant_entries_select"]}
-WITH_KERNEL = programs([(2,), (2, 2), (3, 3, 3)], CHANGES, TIES, wrong=False)
+WITH_KERNEL = functools.partial(programs, [(2,), (2, 2), (3, 3, 3)], CHANGES, TIES, wrong=False)
 
 
 def check_with_kernel(program):
@@ -231,11 +234,11 @@ def check_with_kernel(program):
 
 
 @examples(25)
-@given(WITH_KERNEL)
+@given(WITH_KERNEL())
 def test_with_a_kernel(program):
     check_with_kernel(program)
 
 
 @pytest.mark.slow
 def test_with_a_kernel_at_length():
-    check_at_length(check_with_kernel, WITH_KERNEL, 2500)
+    check_at_length(check_with_kernel, WITH_KERNEL(fewest=AT_LENGTH), 1200)
