@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .match import Match, Retrieval, View, all_equal
+from .match import NOTHING, Match, Retrieval, Retrieved, View, all_equal
 from .source import Source
 
 ROWS_AT_FIRST = 16
@@ -38,6 +38,10 @@ class Bank:
         """(G, rows, size) each; rows beyond a ring's entries are zeros or entries that were dropped."""
         self.n_stored = np.zeros(rings, np.int64)
         """(G,): entries stored ever since the ring was cleared."""
+        self.born = np.full((rings, 0), -1)
+        """(G, rows): the trial that has stored each entry, its row in the record; -1: it was there before."""
+        self.trial = 0
+        """Row in the record of the trial at hand in environment 0; those of the others follow."""
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
         self.updates = 0
@@ -77,6 +81,7 @@ class Bank:
         self._grow(n)
         for mine, given in zip(self.fields, fields, strict=True):
             mine[ring, :n] = given
+        self.born[ring, :n] = -1
         self.n_stored[ring] = n
         self.changes += 1
 
@@ -84,6 +89,10 @@ class Bank:
         """Drop all entries of these rings."""
         self.n_stored[rings] = 0
         self.changes += 1
+
+    def begin_record(self) -> None:
+        """A record begins: all that is stored was there before."""
+        self.born[...], self.trial = -1, 0
 
     # ---- what an update has stored can be undone
 
@@ -112,14 +121,17 @@ class Bank:
         if further > 0:
             self.fields = [np.concatenate([f, np.zeros((further, *f.shape[1:]))]) for f in self.fields]
             self.n_stored = np.concatenate([self.n_stored, np.zeros(further, np.int64)])
+            self.born = np.pad(self.born, [(0, further), (0, 0)], constant_values=-1)
 
     def resize(self, limit: int) -> None:
         """Hold at most so many entries from now on; the oldest are dropped."""
-        kept = [self.entries(ring) for ring in range(len(self))]
+        kept = [(self.entries(ring), self.born[ring, self.by_age(ring)]) for ring in range(len(self))]
         self.limit = limit
         self.fields = [np.zeros((len(self), 0, field.shape[2])) for field in self.fields]
-        for ring, fields in enumerate(kept):
+        self.born = self.born[:, :0]
+        for ring, (fields, born) in enumerate(kept):
             self.set_entries(fields, ring)
+            self.born[ring, : len(born[-limit:])] = born[-limit:]
 
     def _grow(self, rows: int) -> None:
         have = self.fields[0].shape[1]
@@ -128,6 +140,7 @@ class Bank:
             self.fields = [
                 np.concatenate([f, np.zeros((len(f), further, f.shape[2]))], axis=1) for f in self.fields
             ]
+            self.born = np.pad(self.born, [(0, 0), (0, further)], constant_values=-1)
 
     # ---- writing
 
@@ -137,6 +150,7 @@ class Bank:
         entries: Sequence[np.ndarray],
         repeated: Repeated = "append",
         compared: Sequence[int] = (0,),
+        trials: np.ndarray | int = -1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Store one entry in each of k different rings.
 
@@ -145,6 +159,7 @@ class Bank:
             entries: (k, size) each.
             repeated: what becomes of an entry that is there already.
             compared: the fields in which it would be equal.
+            trials: which trial stores each, (k,), or all.
 
         Returns:
             The row of each (k,), and whether it was stored (k,) bool.
@@ -162,6 +177,7 @@ class Bank:
             self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
+        self.born[rings, rows_] = trials if kept.all() or np.ndim(trials) == 0 else trials[kept]  # type: ignore
         self.n_stored[rings] += new if kept.all() else new[kept]
         self.changes += 1
         return rows, kept
@@ -185,7 +201,7 @@ class Bank:
 
     def view(self, rings: np.ndarray | slice = slice(None)) -> View:
         """The rings as they are to be searched."""
-        stored = self.n_stored[rings]
+        stored = np.array(self.n_stored[rings])  # as it is now
         n = min(int(stored.max(initial=0)), self.limit)
         row = np.arange(n)
         there = None if bool((stored >= n).all()) else row < stored[:, None]
@@ -224,6 +240,19 @@ class Read:
     """(P, B, steps or 1, K): the keys found, if they are asked for."""
     events: np.ndarray | None = None
     """(G, n): which of the run's storings each entry is from; −1: none."""
+
+    @property
+    def retrieved(self) -> Retrieved:
+        """The entries of largest weight: what goes with (P, B, steps)."""
+        if self.match is None:
+            return NOTHING
+        length, agents, _, rows = self.values.shape
+        found = []
+        for none, array in zip(NOTHING, self.match.retrieved, strict=True):
+            once = array.shape[1] == 1  # looked for once
+            own = array.reshape(agents, -1, 1) if once else array.reshape(agents, rows, length)
+            found.append(own if self.switch is None else np.where(self.switch == 0, none, own))
+        return Retrieved(*found)
 
 
 @dataclass(eq=False)
@@ -310,7 +339,7 @@ class RingMemory:
         rings = self._rings(1 if self._shared else rows)
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
         match = self.bank.match(self.retrieval, queries, rings)
-
+        match.born = np.array(self.bank.born[rings, : match.view.n])
         shows_keys = self._shows_keys and (not source.answers or steps.stop == source.length)
 
         def shaped(field: int) -> np.ndarray:
@@ -349,7 +378,10 @@ class RingMemory:
             agents, rows = np.nonzero(stores[..., t])
             rings = agents * environments + rows
             where, kept = self.bank.write(
-                rings, (keys[agents, rows, t], cells[t][agents, :, rows]), self._repeated
+                rings,
+                (keys[agents, rows, t], cells[t][agents, :, rows]),
+                self._repeated,
+                trials=self.bank.trial + rows,
             )
             if self.follows:
                 self._follow()

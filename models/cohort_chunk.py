@@ -51,6 +51,7 @@ class Happened:
         if self.record == "all":
             gates = trace.gates[..., :4, :]
             part |= {"hidden": trace.hidden, "cell": trace.cell, "memory": trace.memory, "gates": gates}
+            part |= trace.retrieved
         self.parts.append(part)
 
     def records(self, learned: bool) -> list[TrialRecord]:
@@ -171,6 +172,8 @@ class Chunk:
     def _run(weights: Weights, each: Round, memory: RingMemory | None, happened: Happened) -> Trace:
         people = happened.people
         source, choices = each.begin(memory is not None, happened.choices)
+        if memory is not None:
+            memory.bank.trial = each.first
         choosing = people.choosing(choices)
         return run(weights, source, memory, each.h0, each.c0, drive=people.drive, choosing=choosing)
 

@@ -53,6 +53,7 @@ from .person import Person
 from .person_in_graph import PersonInGraph
 from .plans import Plan, Update, check_one_world, check_update, plan_episodes, plan_run, plan_trials
 from .records import EpisodeRecord, Record, TrialRecord, build_record
+from .retrievals import Retrievals
 from .session import TrialSession, values_of_nodes
 from .source import Interaction
 from .warn import warn_user
@@ -129,6 +130,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self._fast: FastPath | None = None
         self._choices: ChoicesOfTrials | None = None
         self._turns: Turns | None = None
+        self._retrieved: list[dict[str, np.ndarray]] = []  # of a minibatch, round by round, on the general path
         super().__init__(name=name, **{"optimizer_type": "adam", **kwargs})
         self.parts = AgentGraph(self, config)
         """The graph as made: its nodes, projections and learned matrices."""
@@ -312,29 +314,32 @@ class EpisodicLSTMComposition(RecurrentComposition):
         after_step: Callable[[], None] | None = None,
     ) -> None:
         """Run all steps of a plan in Python mode, in one ``run()``; ``steps`` gets the values of each."""
-        places = np.argwhere(plan.trials.exists)
+        places, retrievals = np.argwhere(plan.trials.exists), Retrievals(self.parts, context)
 
         def begin() -> None:
             trial, step = places[len(steps)]
             if step == 0:
+                retrievals.at(int(trial))
                 start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
 
         def keep() -> None:
             here = values_of_nodes(self.parts, lambda node: value_of(node, context), self._policy_node)
-            steps.append(here)
+            switch = value_of(self.retrieve_node, context)[0] if self.parts.has_memory else 0.0
+            steps.append(here | retrievals.of_step(switch))
             if after_step is not None:
                 after_step()
 
         def by_port(step: int) -> dict[Any, np.ndarray]:  # as a nested composition takes them from a function
             return {getattr(node, "input_port", node): v for node, v in inputs(step).items()}  # type: ignore[operator]
 
-        self.run(
-            inputs=by_port if callable(inputs) and self.is_nested else inputs,
-            num_trials=len(places),
-            call_before_trial=begin,
-            call_after_trial=keep,
-            context=context.execution_id,
-        )
+        with retrievals.noting():
+            self.run(
+                inputs=by_port if callable(inputs) and self.is_nested else inputs,
+                num_trials=len(places),
+                call_before_trial=begin,
+                call_after_trial=keep,
+                context=context.execution_id,
+            )
 
     def simulate(
         self,
@@ -436,17 +441,18 @@ class EpisodicLSTMComposition(RecurrentComposition):
         assert interaction is not None
         wrapper = self._prepare_to_simulate(context)
         inputs = {n: torch.from_numpy(v[: worlds.n].copy()) for n, v in self._inputs(plan.trials).items()}
-        parts = []
-        with torch.no_grad():
+        parts, retrievals = [], Retrievals(self.parts, context)
+        with torch.no_grad(), retrievals.noting():
             path = FastPath(self.parts, self.person_in_graph, wrapper, context) if self.detour is None else None
             for first in range(0, len(plan.trials), worlds.n):
                 before = self._first_states(plan, slice(first, first + worlds.n))
                 interaction.begin(first)
+                retrievals.at(first)
                 if path is not None:
                     parts.append(path.run_episode(interaction, before).record())
                 else:
                     values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
-                    parts.append(self._part(values))
+                    parts.append(self._part(values) | self._retrieved_of(values, retrievals))
         return self._record(plan, parts)
 
     def _plan_episodes(self, worlds: Worlds, episodes: int, actions: Any, seed: Any, context: Any) -> Plan:
@@ -476,7 +482,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> list[dict[str, np.ndarray]]:
         """Trials that store nothing run side by side, the others one by one."""
         path = FastPath(self.parts, self.person_in_graph, wrapper, context, shared_memory=True)
-        parts, places = [], []
+        parts, places, retrievals = [], [], Retrievals(self.parts, context)
         logits = np.zeros((*plan.luck.shape, self.config.n_actions))
         stores = np.asarray(plan.trials.encode.any(1)) & self.parts.has_memory
         start = 0
@@ -486,6 +492,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
             rows = slice(start, min(stop, len(stores)))
             here = rows, slice(0, plan.trials.longest(rows))
             some = {node: values[here] for node, values in inputs.items()}
+            retrievals.at(rows.start)
             engine = path.run(some, self._first_states(plan, rows))
             parts.append(engine.record())
             places.append(here)
@@ -509,17 +516,20 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 f"'{self.name}' holds other compositions and stands for a person with perseveration: simulate() "
                 "cannot draw its choices one by one. Use run_trials(), or give actions."
             )
-        parts, choices = [], ChoicesOfTrials((1,))
+        parts, choices, retrievals = [], ChoicesOfTrials((1,)), Retrievals(self.parts, context)
         for n in range(len(plan.trials)):
+            retrievals.at(n)
             row = slice(n, n + 1)
             before, steps_here = self._first_states(plan, row), plan.trials.longest(row)
             some = {node: values[row, :steps_here] for node, values in inputs.items()}
-            if free:
-                choices.begin(plan.luck[row], plan.trials.asks[row], None)
-                trace = self._execute_choosing(wrapper, some, before, choices)
-            else:
-                trace = self._execute_general(wrapper, range(n, n + 1), some, before)
-            parts.append(self._part(trace.trajectory))
+            with retrievals.noting():
+                if free:
+                    choices.begin(plan.luck[row], plan.trials.asks[row], None)
+                    trace = self._execute_choosing(wrapper, some, before, choices)
+                else:
+                    trace = self._execute_general(wrapper, range(n, n + 1), some, before)
+                values = trace.trajectory
+                parts.append(self._part(values) | self._retrieved_of(values, retrievals))
         return parts
 
     def _execute_choosing(
@@ -563,6 +573,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _part(self, values: Mapping[Any, Tensor]) -> dict[str, np.ndarray]:
         """What a record has, from each node's value (B, T, size)."""
         return values_of_nodes(self.parts, lambda node: values[node].numpy(), self._policy_node)
+
+    def _retrieved_of(self, values: Mapping[Any, Tensor], retrievals: Retrievals) -> dict[str, np.ndarray]:
+        """What was retrieved on trials that were executed node by node, given each node's value (B, T, size)."""
+        switch = values[self.retrieve_node] if self.parts.has_memory else values[self.critic]
+        return retrievals.of_trials(switch.detach().numpy()[..., 0])
 
     def _record(self, plan: Plan, parts: Sequence[dict[str, np.ndarray]]) -> Any:
         """The record of what happened without learning; choices that were not forced are drawn where they matter
@@ -758,6 +773,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     def _begin(self, wrapper: RecurrentWrapper, inputs: Mapping[Any, Tensor], context: Any) -> None:
         plan = self.call.session.plan
         people = plan.people if plan.of_others else None
+        self._retrievals, self._retrieved = Retrievals(self.parts, context), []
         self._choices = None if people is None else ChoicesOfTrials((len(people),))
         if self.detour is None:
             self._fast = FastPath(self.parts, self.person_in_graph, wrapper, context, people=people)
@@ -773,6 +789,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> Trace:
         """By the path that was chosen."""
         plan, rows = self.call.session.plan, slice(which.start, which.stop)
+        self._retrievals.at(which.start)
         interaction = plan.interaction
         if self._choices is not None and interaction is None:
             forced = None if plan.actions is None else plan.actions[rows]
@@ -785,7 +802,18 @@ class EpisodicLSTMComposition(RecurrentComposition):
                 self._show_all(interaction, rows, inputs)
             self._show_last_choices(engine, inputs)
             return AgentTrace(self._fast, engine, inputs, before)
-        if interaction is not None:
+        if not self.call.session.keeps_states:
+            return self._execute_nodes(wrapper, which, inputs, before)
+        with self._retrievals.noting():
+            trace = self._execute_nodes(wrapper, which, inputs, before)
+            self._retrieved.append(self._retrieved_of(trace.trajectory, self._retrievals))
+        return trace
+
+    def _execute_nodes(
+        self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]
+    ) -> Trace:
+        """Sequences of a call to ``learn()`` by the general path."""
+        if (interaction := self.call.session.plan.interaction) is not None:
             return self._execute_in_loop(wrapper, interaction, inputs, before)
         lengths = self.call.session.lengths(which)
         if lengths is not None and len(set(lengths)) > 1 and len(memories(self)) > self.parts.has_memory:
@@ -852,11 +880,15 @@ class EpisodicLSTMComposition(RecurrentComposition):
 
     def compute_loss(self, targets: Any, pytorch_rep: RecurrentWrapper, context: Any) -> Tensor:
         """The session's loss of the minibatch; on the fast path with its derivatives."""
+        session = self.call.session
         if self.detour is not None:
-            return super().compute_loss(targets, pytorch_rep, context)
-        parts = [each.engine.record() for each in pytorch_rep.trace.rounds]
-        part = parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
-        loss = self.call.session.loss_and_slopes(pytorch_rep.sequences, part)
+            loss = super().compute_loss(targets, pytorch_rep, context)
+            if session.keeps_states:
+                session.add_retrieved(_joined(self._retrieved))
+                self._retrieved = []
+            return loss
+        part = _joined([each.engine.record(retrieved=session.keeps_states) for each in pytorch_rep.trace.rounds])
+        loss = session.loss_and_slopes(pytorch_rep.sequences, part)
         return torch.tensor([loss], dtype=torch.float64)
 
     def _gradients_not_finite(self, wrapper: RecurrentWrapper) -> list[str]:
@@ -918,6 +950,11 @@ class EpisodicLSTMComposition(RecurrentComposition):
         self.put_torch_states(
             state_of_projections(self.parts, state), optimizer_of(state), as_context(self, context)
         )
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several rounds as those of one: their rows in this order."""
+    return parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
 
 
 def _in_trials(steps: list[dict[str, np.ndarray]], exists: np.ndarray) -> list[dict[str, np.ndarray]]:

@@ -7,6 +7,8 @@ are ties. ``bank.py`` holds the entries.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -191,6 +193,21 @@ def average_weights(
     return weights.masked_fill(gone.all(-1, keepdim=True), 0.0)
 
 
+class Retrieved(NamedTuple):
+    """The entries of largest weight among those that were retrieved, the oldest of equal ones: numbers, or arrays
+    of one shape."""
+
+    entry: Any
+    """Its number among the entries that the memory had then, oldest first; -1: nothing was retrieved."""
+    trial: Any
+    """That of the trial which has stored it, as of ``Bank.born``; -1, too, where nothing was retrieved."""
+    weight: Any
+    """1 for the nearest; 0: nothing was retrieved."""
+
+
+NOTHING = Retrieved(-1, -1, 0.0)
+
+
 @dataclass(eq=False)
 class Match:
     """What T queries to each of G rings have found: a row each, or weights of all rows; neither where all are
@@ -210,6 +227,29 @@ class Match:
     """(G, T, K), of an average."""
     keys: np.ndarray | None = None
     """(G, n, K), of an average."""
+    born: np.ndarray | None = None
+    """(G, at least n): as of ``Bank``, at the time of the queries."""
+
+    @cached_property
+    def retrieved(self) -> Retrieved:
+        """The entries of largest weight, (G, T) each."""
+        view, rows = self.view, self.rows
+        if self.weights is not None:
+            rows = self.weights.argmax(-1)
+            if view.wraps:  # rows are not in the order of ages
+                rows = nearest_rows(self.weights, view.lag[:, None], None, "oldest")
+            weight = np.take_along_axis(self.weights, rows[..., None], -1)[..., 0]
+        elif rows is not None:
+            weight = np.ones(rows.shape)
+        if rows is None or self.born is None:
+            return Retrieved(*(np.full((len(view.stored), 1), none) for none in NOTHING))
+        stored = view.stored[:, None]
+        entry = np.minimum(stored, view.limit) - 1 - (stored - 1 - rows) % view.limit
+        found = Retrieved(entry, np.take_along_axis(self.born, rows, 1), weight)
+        if view.there is None:
+            return found
+        empty = stored == 0
+        return Retrieved(*(np.where(empty, none, array) for none, array in zip(NOTHING, found, strict=True)))
 
     def take(self, field: np.ndarray) -> np.ndarray:
         """What was found of a field (G, n, size): (G, T, size)."""

@@ -47,7 +47,8 @@ class TrialSession(Session):
         self.unroll_steps, self.through_memory = settings.unroll_steps, settings.through_memory
         self.slopes: Slopes | None = None
         """Derivatives of the loss of the last minibatch, on the fast path."""
-        self._left_out = STATES if record == "behavior" else ()
+        self.keeps_states = record == "all"
+        """Whether the record has the states."""
         self._now: tuple[dict[str, np.ndarray], np.ndarray] | None = None
         self._parts: list[dict[str, np.ndarray]] = []
         self._losses: list[np.ndarray] = []
@@ -105,6 +106,11 @@ class TrialSession(Session):
         part["action"], part["reward"] = outcome.action, outcome.reward
         return outcome
 
+    def add_retrieved(self, retrieved: Mapping[str, np.ndarray]) -> None:
+        """General path: what was retrieved on these trials, by the names of a record."""
+        assert self._now is not None
+        self._now[0].update(retrieved)
+
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
         """Take the gradients of the update that is about to be made."""
         named = {key: gradients[p] for key, p in self.graph.learned.items() if p in gradients}
@@ -119,7 +125,8 @@ class TrialSession(Session):
         """The update of the last minibatch has been made: it belongs to the record."""
         assert self._now is not None
         part, of_part = self._now
-        self._parts.append({name: array for name, array in part.items() if name not in self._left_out})
+        left_out = () if self.keeps_states else STATES
+        self._parts.append({name: array for name, array in part.items() if name not in left_out})
         self._losses.append(of_part)
 
     def record(self) -> TrialRecord:
