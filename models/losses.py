@@ -159,7 +159,7 @@ def returns_of(reward: np.ndarray, value: np.ndarray, settings: LossSettings) ->
 
 def trial_tensors(values: Mapping[str, Tensor], outcome: Outcome, settings: LossSettings) -> TrialTensors:
     """From policy (B, T, A), value (B, T), hidden and cell (B, T, H), and what was done."""
-    given = {name: torch.tensor(array) for name, array in vars(outcome).items()}  # the user's own copies
+    given = {name: torch.from_numpy(array.copy()) for name, array in vars(outcome).items()}  # for the user alone
     expected = values["value"].detach().numpy() * outcome.exists
     return TrialTensors(
         **{name: values[name] for name in ("policy", "value", "hidden", "cell")},

@@ -20,6 +20,10 @@ FEW_PAIRS = 5000
 """Pairs of query and entry up to which similarities one by one are as fast as products of matrices."""
 
 
+SAME_WEIGHT = 1e-9
+"""Weights of an average that differ by a smaller part count as equal: their order is one of rounding."""
+
+
 @dataclass(eq=False)
 class View:
     """Rings as they are searched: n rows of each."""
@@ -194,8 +198,8 @@ def average_weights(
 
 
 class Retrieved(NamedTuple):
-    """The entries of largest weight among those that were retrieved, the oldest of equal ones: numbers, or arrays
-    of one shape."""
+    """The entries of largest weight among those that were retrieved; of equal ones, to within rounding, the
+    oldest. Numbers, or arrays of one shape."""
 
     entry: Any
     """Its number among the entries that the memory had then, oldest first; -1: nothing was retrieved."""
@@ -235,10 +239,9 @@ class Match:
         """The entries of largest weight, (G, T) each."""
         view, rows = self.view, self.rows
         if self.weights is not None:
-            rows = self.weights.argmax(-1)
-            if view.wraps:  # rows are not in the order of ages
-                rows = nearest_rows(self.weights, view.lag[:, None], None, "oldest")
-            weight = np.take_along_axis(self.weights, rows[..., None], -1)[..., 0]
+            weight = self.weights.max(-1)
+            best = self.weights >= (1 - SAME_WEIGHT) * weight[..., None]
+            rows = (np.where(best, view.lag[:, None], -1) if view.wraps else best).argmax(-1)
         elif rows is not None:
             weight = np.ones(rows.shape)
         if rows is None or self.born is None:

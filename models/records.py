@@ -5,15 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from ..tasks.trials import Trials, concatenate
 from .choices import NO_CHOICE
 from .config import ModelConfig
+from .frames import choice_columns, fact_columns, frame_of_steps, retrieved_columns, state_columns
 from .plans import Plan
 from .weights import weight_shapes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = Literal["all", "behavior"]
 """What a record holds: all; or without the states (hidden, cell, memory, gates, what was retrieved), which have no
@@ -62,9 +66,9 @@ class TrialRecord:
     """(n,) int: steps of each trial; None: T. Beyond them there is nothing: NaN, action -1, reward 0, entry and
     trial -1."""
     retrieved_entry: np.ndarray | None = None
-    """(n, T) int: the entry that was retrieved, or of an average that of largest weight (the oldest of equals), by
-    its number among the entries that the memory had at that moment, oldest first, as ``memory()`` shows them. -1
-    where nothing was retrieved.
+    """(n, T) int: the entry that was retrieved, or of an average that of largest weight (of equal ones, to within
+    rounding, the oldest), by its number among the entries that the memory had at that moment, oldest first, as
+    ``memory()`` shows them. -1 where nothing was retrieved.
 
     It is that of the agent's own memory, as it was found while the trials were run. Where this cannot be told, in
     a graph that was changed (the agent's memory is another function, or is not executed once a step), entry and
@@ -121,6 +125,61 @@ class TrialRecord:
                 joined[f.name] = np.concatenate(parts)
         return TrialRecord(**joined)
 
+    def to_frame(self, trials: Trials | None = None, participant: Any = None, block: Any = None) -> pd.DataFrame:
+        """A table of what happened, one row a step that exists: regressors for EEG, fMRI or pupil.
+
+        Columns, in this order:
+
+        * ``participant`` and ``block``, where given; ``trial``, the row of the record, and ``step``, both from 0;
+          ``context`` and ``encounter``, where the trials have them;
+        * ``action`` and ``reward``; ``policy_chosen``, the probability of the action taken (NaN where there was
+          none), and ``entropy`` of the policy, in nats, Σ_a −p_t(a) log p_t(a); ``value``;
+        * of a record with states, ``forget_gate``, ``input_gate``, ``output_gate`` and ``reinstatement_gate``,
+          means over units; ``reinstated``, the Euclidean norm of r_t ∘ m_t; ``retrieved_entry``,
+          ``retrieved_trial``, ``retrieved_weight``; and ``lag``, ``trial`` − ``retrieved_trial``: 0 for an entry
+          of the same trial. Entry or trial is NaN where it is -1 in the record, as is the lag then, so that
+          regressions leave it out;
+        * from training, ``policy_loss`` and ``value_loss`` of the whole trial, repeated at each of its steps.
+
+        Trials of several environments that take turns are counted together: take those of one with
+        ``of_environment`` first. Of episodes, ``trial`` and ``retrieved_trial`` count those of their own world.
+        There are further columns: ``world``, from 0, after the step; and after the encounter the facts that the
+        task tells, by their names (with ``task_`` in front where another column has that name; the record's
+        ``action`` and ``reward`` stand for the task's).
+
+        Args:
+            trials: those that were run, for ``context`` and ``encounter``; an ``EpisodeRecord`` has its own.
+            participant, block: one value, or one for each trial.
+
+        Raises:
+            ValueError: the trials are not those of the record, or a length does not fit.
+        """
+        together, about, facts = self._about(trials)
+        number = np.arange(len(self)) // together
+        step = np.broadcast_to(np.arange(self.action.shape[1]), self.action.shape)
+        happened = {"action": self.action, "reward": self.reward, **choice_columns(self.policy, self.action)}
+        happened["value"] = self.value
+        if self.gates.shape[-1]:
+            happened |= state_columns(self.gates, self.memory)
+            entry, trial, weight = (getattr(self, name) for name in RETRIEVED)
+            if not any(array is None for array in (entry, trial, weight)):
+                stored_by = np.where(trial < 0, -1, trial // together)
+                happened |= retrieved_columns(number, entry, stored_by, weight)
+        happened |= {"policy_loss": self.policy_loss, "value_loss": self.value_loss}
+        about = {"participant": participant, "block": block, "trial": number, "step": step, **about}
+        return frame_of_steps(self.exists, {**about, **fact_columns(facts, {*about, *happened}), **happened})
+
+    def _about(self, trials: Trials | None) -> tuple[int, dict[str, Any], dict[str, np.ndarray]]:
+        """Of a table: how many rows of the record stand side by side, what is known of each, and facts."""
+        if trials is None:
+            return 1, {}, {}
+        if not np.array_equal(trials.exists, self.exists):
+            raise ValueError(
+                f"to_frame: the record is of (n, T) = {self.exists.shape}, {self.exists.sum()} steps in all; the "
+                f"trials are {trials.exists.shape}, {trials.exists.sum()}, or others. Give those that were run."
+            )
+        return 1, {"context": trials.context, "encounter": trials.encounter}, {}
+
 
 @dataclass(eq=False)
 class EpisodeRecord(TrialRecord):
@@ -158,6 +217,10 @@ class EpisodeRecord(TrialRecord):
         facts = {name: values[rows] for name, values in self.facts.items()}
         trials = None if self.trials is None else self.trials[rows]
         return replace(cut, trials=trials, facts=facts, worlds=1)  # type: ignore[call-arg, return-value]
+
+    def _about(self, trials: Trials | None) -> tuple[int, dict[str, Any], dict[str, np.ndarray]]:
+        _, about, _ = super()._about(self.trials if trials is None else trials)
+        return self.worlds, {"world": np.arange(len(self)) % self.worlds, **about}, self.facts
 
     @staticmethod
     def concatenate(records: list[TrialRecord]) -> EpisodeRecord:

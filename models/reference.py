@@ -160,7 +160,9 @@ class ReferenceMemory:
                 lag = torch.arange(len(self) - 1, -1, -1)  # entries stored later
                 weight = weight - forgetting * lag.to(weight)
             weights = torch.softmax(weight, 0)
-            self._found(int(torch.argmax(weights)), float(weights.detach().max()))
+            largest = weights.detach().max()
+            as_large = (weights >= (1 - 1e-9) * largest).int()  # the oldest of these, whatever rounding says
+            self._found(int(torch.argmax(as_large)), float(largest))
             return weights @ values
         if self.config.ties == "oldest":
             entry = int(torch.argmax(similarity))  # argmax gives the first of equals
@@ -340,7 +342,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         """
         like = self.input_weight
         trials = plan.trials
-        inputs = torch.tensor(trials.inputs[n]).to(like)
+        inputs = torch.from_numpy(trials.inputs[n].copy()).to(like)
         h, c = torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)
         steps: list[tuple[Tensor, ...]] = []
         length = trials.length if trials.lengths is None else int(trials.lengths[n])
@@ -401,7 +403,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             pasts[:] = [Past() for _ in rows]
         recalled = [past.encoded.get(context, True) for past, context in zip(pasts, contexts, strict=True)]
         for t in range(interaction.length):
-            x = torch.tensor(interaction.inputs).to(like)
+            x = torch.from_numpy(interaction.inputs.copy()).to(like)
             shown.append(x)
             retrieve, encode = (worlds.retrieve & worlds.reads).tolist(), interaction.encode.tolist()
             for e, (h, c) in enumerate(states):

@@ -399,7 +399,9 @@ def test_what_a_loss_of_ones_own_is_given(path):
     agents = len(seen) // N
     seen = seen[agents - 1 :: agents]
     for n, (steps, own) in enumerate(zip(LENGTHS, seen, strict=True)):
+        assert (own.pop("trial"), own.pop("environment")) == ([n], [0])
         assert {array.shape[:2] for array in own.values()} == {(1, steps)}
+        np.testing.assert_array_equal(own["inputs"], trials.inputs[n : n + 1, :steps])
         assert own["exists"].all()
         np.testing.assert_array_equal(own["target"], trials.targets[n : n + 1, :steps])
         np.testing.assert_array_equal(own["asks"], trials.asks[n : n + 1, :steps])
