@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .match import NOTHING, Match, Retrieval, Retrieved, View, all_equal
+from .match import NOTHING, Match, Retrieval, View, all_equal
 from .source import Source
 
 ROWS_AT_FIRST = 16
@@ -242,17 +242,16 @@ class Read:
     """(G, n): which of the run's storings each entry is from; −1: none."""
 
     @property
-    def retrieved(self) -> Retrieved:
-        """The entries of largest weight: what goes with (P, B, steps)."""
+    def retrieved(self) -> np.ndarray:
+        """As of ``Match``: what goes with (3, P, B, steps)."""
+        nothing = NOTHING[:, None, None, None]
         if self.match is None:
-            return NOTHING
+            return nothing
         length, agents, _, rows = self.values.shape
-        found = []
-        for none, array in zip(NOTHING, self.match.retrieved, strict=True):
-            once = array.shape[1] == 1  # looked for once
-            own = array.reshape(agents, -1, 1) if once else array.reshape(agents, rows, length)
-            found.append(own if self.switch is None else np.where(self.switch == 0, none, own))
-        return Retrieved(*found)
+        found = self.match.retrieved
+        once = found.shape[2] == 1  # looked for once
+        found = found.reshape(3, agents, -1, 1) if once else found.reshape(3, agents, rows, length)
+        return found if self.switch is None else np.where(self.switch == 0, nothing, found)
 
 
 @dataclass(eq=False)

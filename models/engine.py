@@ -171,13 +171,11 @@ class Trace:
     def retrieved(self) -> dict[str, np.ndarray]:
         """Which entries were retrieved, by the names of a ``TrialRecord``: (P, B, T) each."""
         length, agents, _, rows = self.states.squashed.shape
-        nothing = (np.full((agents, rows, length), none) for none in NOTHING)
-        found = dict(zip(RETRIEVED, nothing, strict=True))
+        found = np.empty((len(RETRIEVED), agents, rows, length))
         for stretch in self.stretches:
-            if stretch.read is not None:
-                for array, own in zip(found.values(), stretch.read.retrieved, strict=True):
-                    array[..., stretch.steps] = own
-        return found
+            none = stretch.read is None
+            found[..., stretch.steps] = NOTHING[:, None, None, None] if none else stretch.read.retrieved
+        return dict(zip(RETRIEVED, found, strict=True))
 
     def record(self, agent: int = 0, retrieved: bool = True) -> dict[str, np.ndarray]:
         """What a ``TrialRecord`` holds of an agent, (B, T, ...) each; with which entries were retrieved, or

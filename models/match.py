@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -197,19 +196,8 @@ def average_weights(
     return weights.masked_fill(gone.all(-1, keepdim=True), 0.0)
 
 
-class Retrieved(NamedTuple):
-    """The entries of largest weight among those that were retrieved; of equal ones, to within rounding, the
-    oldest. Numbers, or arrays of one shape."""
-
-    entry: Any
-    """Its number among the entries that the memory had then, oldest first; -1: nothing was retrieved."""
-    trial: Any
-    """That of the trial which has stored it, as of ``Bank.born``; -1, too, where nothing was retrieved."""
-    weight: Any
-    """1 for the nearest; 0: nothing was retrieved."""
-
-
-NOTHING = Retrieved(-1, -1, 0.0)
+NOTHING = np.array([-1.0, -1.0, 0.0])
+"""Nothing was retrieved: in place of an entry, its trial and its weight."""
 
 
 @dataclass(eq=False)
@@ -235,24 +223,24 @@ class Match:
     """(G, at least n): as of ``Bank``, at the time of the queries."""
 
     @cached_property
-    def retrieved(self) -> Retrieved:
-        """The entries of largest weight, (G, T) each."""
-        view, rows = self.view, self.rows
+    def retrieved(self) -> np.ndarray:
+        """Of the entries of largest weight, of equal ones (to within rounding) the oldest: their numbers, oldest
+        first, the trials that have stored them, and their weights; (3, G, T), with ``NOTHING`` where that is."""
+        view, rows, weight = self.view, self.rows, 1.0
         if self.weights is not None:
             weight = self.weights.max(-1)
             best = self.weights >= (1 - SAME_WEIGHT) * weight[..., None]
             rows = (np.where(best, view.lag[:, None], -1) if view.wraps else best).argmax(-1)
-        elif rows is not None:
-            weight = np.ones(rows.shape)
+        nothing = NOTHING[:, None, None]
         if rows is None or self.born is None:
-            return Retrieved(*(np.full((len(view.stored), 1), none) for none in NOTHING))
-        stored = view.stored[:, None]
-        entry = np.minimum(stored, view.limit) - 1 - (stored - 1 - rows) % view.limit
-        found = Retrieved(entry, np.take_along_axis(self.born, rows, 1), weight)
-        if view.there is None:
-            return found
-        empty = stored == 0
-        return Retrieved(*(np.where(empty, none, array) for none, array in zip(NOTHING, found, strict=True)))
+            return nothing.repeat(len(view.stored), 1)
+        stored, found = view.stored[:, None], np.empty((3, *rows.shape))
+        found[0] = rows
+        if view.wraps:
+            found[0] = np.minimum(stored, view.limit) - 1 - (stored - 1 - rows) % view.limit
+        found[1] = self.born[np.arange(len(rows))[:, None], rows]
+        found[2] = weight
+        return found if view.there is None else np.where(stored == 0, nothing, found)
 
     def take(self, field: np.ndarray) -> np.ndarray:
         """What was found of a field (G, n, size): (G, T, size)."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .graph import AgentGraph
-from .match import NOTHING, Retrieved
+from .match import NOTHING
 from .records import RETRIEVED
 from .search import KernelSearch
 
-UNKNOWN = Retrieved(-1, -1, np.nan)
-"""It cannot be told."""
+UNKNOWN = np.array([-1.0, -1.0, np.nan])
+"""It cannot be told what was retrieved: in place of an entry, its trial and its weight."""
 
 
 class Retrievals:
@@ -53,8 +53,8 @@ class Retrievals:
 
     def of_step(self, switch: float) -> dict[str, Any]:
         """What was retrieved since this was asked last, while a step was run; ``switch``: of the step."""
-        found = self._noted().pop(0, [])
-        return dict(zip(RETRIEVED, self._of_switch(found[-1] if found else UNKNOWN, switch), strict=True))
+        found = self._noted().pop(0, [UNKNOWN])
+        return self._of_switch(found[-1], np.array(switch))
 
     def of_trials(self, switch: np.ndarray) -> dict[str, np.ndarray]:
         """What was retrieved on trials that were run side by side, by the names of a record, (B, T) each.
@@ -62,16 +62,17 @@ class Retrievals:
         Args:
             switch: (B, T), by what the retrieved value was multiplied.
         """
-        noted, trials = self._noted(), []
-        for row, of_row in enumerate(switch):
-            found = noted.get(row, [])
-            found = found if len(found) == len(of_row) else [UNKNOWN] * len(of_row)
-            trials.append([self._of_switch(*step) for step in zip(found, of_row, strict=True)])
+        noted, (rows, length) = self._noted(), switch.shape
+        found = [noted.get(row, []) for row in range(rows)]
+        known = [own if len(own) == length else [UNKNOWN] * length for own in found]
         noted.clear()
-        return {name: np.array([[step[i] for step in t] for t in trials]) for i, name in enumerate(RETRIEVED)}
+        return self._of_switch(np.array(known).transpose(2, 0, 1), switch)
 
-    def _noted(self) -> dict[int, list[Retrieved]]:
+    def _noted(self) -> dict[int, list[np.ndarray]]:
         return {} if self._function is None or self._function.noted is None else self._function.noted
 
-    def _of_switch(self, found: Retrieved, switch: float) -> Retrieved:
-        return found if self._graph.has_memory and switch else NOTHING
+    def _of_switch(self, found: np.ndarray, switch: np.ndarray) -> dict[str, Any]:
+        """What was found, (3, ...), where it was wanted, by the names of a record."""
+        reads = (switch != 0) & self._graph.has_memory
+        nothing = NOTHING.reshape(3, *[1] * switch.ndim)
+        return dict(zip(RETRIEVED, np.where(reads, found, nothing), strict=True))

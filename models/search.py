@@ -14,7 +14,7 @@ from torch import Tensor
 from .bank import Bank, Repeated
 from .entries import EntriesByContext, execution_id_of
 from .kernels import kernel as kernel_of
-from .match import NOTHING, Match, Retrieval, Retrieved, View, average_weights
+from .match import NOTHING, Match, Retrieval, View, average_weights
 
 BASE_FUNCTIONS = ("distance_function", "selection_function")
 """Of PsyNeuLink's class: one entry at a time, and not to be differentiated."""
@@ -29,8 +29,9 @@ class KernelSearch(EntriesByContext):
     """Whether gradients flow from what is retrieved to what was stored, as tensors, for the same update."""
     first_environment = 0
     """Whose entries the first of the trials side by side has in PyTorch mode; the others follow."""
-    noted: dict[int, list[Retrieved]] | None = None
-    """What each environment has retrieved, call by call, since a dict was put here for it; None: nobody asks."""
+    noted: dict[int, list[np.ndarray]] | None = None
+    """What each environment has retrieved, call by call, since a dict was put here for it: as of ``Match``, (3,)
+    each. None: nobody asks."""
     _found: Match | None = None  # what was found last; None: nothing
 
     def setting(self, name: str, context: Any) -> Any:
@@ -172,7 +173,7 @@ class KernelSearch(EntriesByContext):
         else:
             retrieved, self._found = [torch.zeros_like(part) for part in cue], None
         if self.noted is not None:
-            found = NOTHING if self._found is None else Retrieved(*(a.item() for a in self._found.retrieved))
+            found = NOTHING if self._found is None else self._found.retrieved[:, 0, 0]
             self.noted.setdefault(environment, []).append(found)
         if self._occurs("storage_prob", context):
             self.store_entry(cue, context, environment)

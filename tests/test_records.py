@@ -14,7 +14,6 @@ from common import pristine
 from eplstm.comparisons.echo import Echo
 from eplstm.models import Cohort, EpisodeRecord, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
 from eplstm.models.bank import Bank
-from eplstm.models.match import Retrieved
 from eplstm.models.records import RETRIEVED
 from eplstm.models.retrievals import Retrievals
 from eplstm.tasks import Trials
@@ -200,7 +199,7 @@ def test_what_cannot_be_told_is_not_guessed():
     own = pristine(CONFIG)
     retrievals = Retrievals(own.parts, own)
     with retrievals.noting():
-        own.episodic_memory.function.noted.update({0: [Retrieved(2, 1, 1.0)], 1: [Retrieved(0, 5, 1.0)] * 2})
+        own.episodic_memory.function.noted.update({0: [np.array([2, 1, 1])], 1: [np.array([0, 5, 1])] * 2})
         found = retrievals.of_trials(np.array([[1.0, 1.0], [0.0, 1.0]]))
         np.testing.assert_equal(found["retrieved_entry"], [[-1, -1], [-1, 0]])
         np.testing.assert_equal(found["retrieved_trial"], [[-1, -1], [-1, 5]])

@@ -29,7 +29,7 @@ from eplstm.models import (
     ReferenceEpisodicLSTM,
     train,
 )
-from eplstm.models.records import TrialRecord
+from eplstm.models.records import STATES, TrialRecord
 from eplstm.tasks import Trials
 
 ATOL = 1e-10
@@ -39,7 +39,7 @@ CONFIG = ModelConfig(D, H, A, memory_capacity=4)
 LENGTHS = np.array([3, 1, 4, 2, 3])
 SETTINGS = {"gamma": 0.8, "entropy_weight": 0.05, "learning_rate": 0.01}
 PATHS = ("reference", "fast", "general", "cohort")
-FIELDS = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates", "policy_loss", "value_loss")
+FIELDS = ("policy", "value", "action", "reward", *STATES, "policy_loss", "value_loss")
 
 
 def make_fields(beyond=0):
