@@ -6,13 +6,14 @@ rings lie side by side; what an entry consists of are its *fields*, the first of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .match import NOTHING, Match, Retrieval, View, all_equal
+from .match import MOST_TRIALS, NOTHING, Match, Retrieval, View, all_equal
 from .source import Source
 
 ROWS_AT_FIRST = 16
@@ -39,9 +40,11 @@ class Bank:
         self.n_stored = np.zeros(rings, np.int64)
         """(G,): entries stored ever since the ring was cleared."""
         self.born = np.full((rings, 0), -1)
-        """(G, rows): the trial that has stored each entry, its row in the record; -1: it was there before."""
-        self.trial = 0
-        """Row in the record of the trial at hand in environment 0; those of the others follow."""
+        """(G, rows): the trial that has stored each entry, as a number of a record; -1: none."""
+        self.record, self.trial = 0, -1
+        """The first number of the record that is made at present, and the row in it of the trial at hand in
+        environment 0, which those of the others follow; -1: none is made."""
+        self._records = 0
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
         self.updates = 0
@@ -90,9 +93,31 @@ class Bank:
         self.n_stored[rings] = 0
         self.changes += 1
 
-    def begin_record(self) -> None:
-        """A record begins: all that is stored was there before."""
-        self.born[...], self.trial = -1, 0
+    # ---- which trial has stored an entry
+
+    def new_record(self) -> int:
+        """The first number of a new record: row k of it has number + k. Records may be made within others."""
+        self._records += 1
+        return self._records * MOST_TRIALS
+
+    @contextmanager
+    def recording(self, record: int, trial: int) -> Iterator[None]:
+        """What is stored meanwhile is stored by a trial of a record, a row of it, and those that follow."""
+        before = self.record, self.trial
+        self.record, self.trial = record, trial
+        try:
+            yield
+        finally:
+            self.record, self.trial = before
+
+    def numbers(self, environments: Any) -> Any:
+        """Those of the trials at hand in these environments, as in ``born``."""
+        return self.record + self.trial + environments if self.trial >= 0 else -1
+
+    def rows(self, rings: np.ndarray | slice, n: int) -> np.ndarray:
+        """Of the present record, for its first n entries: (G, n), a copy; not from 0 to ``MOST_TRIALS`` − 1 for
+        entries that were not stored by it."""
+        return self.born[rings, :n] - self.record
 
     # ---- what an update has stored can be undone
 
@@ -159,7 +184,7 @@ class Bank:
             entries: (k, size) each.
             repeated: what becomes of an entry that is there already.
             compared: the fields in which it would be equal.
-            trials: which trial stores each, (k,), or all.
+            trials: which trial stores each, as in ``born``: (k,), or one number.
 
         Returns:
             The row of each (k,), and whether it was stored (k,) bool.
@@ -338,7 +363,7 @@ class RingMemory:
         rings = self._rings(1 if self._shared else rows)
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
         match = self.bank.match(self.retrieval, queries, rings)
-        match.born = np.array(self.bank.born[rings, : match.view.n])
+        match.born = self.bank.rows(rings, match.view.n)
         shows_keys = self._shows_keys and (not source.answers or steps.stop == source.length)
 
         def shaped(field: int) -> np.ndarray:
@@ -380,7 +405,7 @@ class RingMemory:
                 rings,
                 (keys[agents, rows, t], cells[t][agents, :, rows]),
                 self._repeated,
-                trials=self.bank.trial + rows,
+                trials=self.bank.numbers(rows),
             )
             if self.follows:
                 self._follow()

@@ -360,8 +360,7 @@ class Cohort:
         done, records = 0, []
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
-            happened = Happened(own, self.config, record, number * CHUNK)
-            chunk.bank.begin_record()
+            happened = Happened(own, self.config, record, number * CHUNK, chunk.bank.new_record())
             rounds = rounds_of(own, self.config)
             while of_update := list(itertools.islice(rounds, own[0].block)):
                 with chunk.whole_or_nothing():

@@ -319,7 +319,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         def begin() -> None:
             trial, step = places[len(steps)]
             if step == 0:
-                retrievals.at(int(trial))
+                retrievals.go_on(int(trial))
                 start_from(self, {self.hidden: plan.h0[trial], self.cell: plan.c0[trial]}, context)
 
         def keep() -> None:
@@ -332,7 +332,7 @@ class EpisodicLSTMComposition(RecurrentComposition):
         def by_port(step: int) -> dict[Any, np.ndarray]:  # as a nested composition takes them from a function
             return {getattr(node, "input_port", node): v for node, v in inputs(step).items()}  # type: ignore[operator]
 
-        with retrievals.noting():
+        with retrievals.of(0):
             self.run(
                 inputs=by_port if callable(inputs) and self.is_nested else inputs,
                 num_trials=len(places),
@@ -442,17 +442,17 @@ class EpisodicLSTMComposition(RecurrentComposition):
         wrapper = self._prepare_to_simulate(context)
         inputs = {n: torch.from_numpy(v[: worlds.n].copy()) for n, v in self._inputs(plan.trials).items()}
         parts, retrievals = [], Retrievals(self.parts, context)
-        with torch.no_grad(), retrievals.noting():
+        with torch.no_grad():
             path = FastPath(self.parts, self.person_in_graph, wrapper, context) if self.detour is None else None
             for first in range(0, len(plan.trials), worlds.n):
                 before = self._first_states(plan, slice(first, first + worlds.n))
                 interaction.begin(first)
-                retrievals.at(first)
-                if path is not None:
-                    parts.append(path.run_episode(interaction, before).record())
-                else:
-                    values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
-                    parts.append(self._part(values) | self._retrieved_of(values, retrievals))
+                with retrievals.of(first):
+                    if path is not None:
+                        parts.append(path.run_episode(interaction, before).record())
+                    else:
+                        values = self._execute_in_loop(wrapper, interaction, inputs, before).trajectory
+                        parts.append(self._part(values) | self._retrieved_of(values, retrievals))
         return self._record(plan, parts)
 
     def _plan_episodes(self, worlds: Worlds, episodes: int, actions: Any, seed: Any, context: Any) -> Plan:
@@ -492,8 +492,8 @@ class EpisodicLSTMComposition(RecurrentComposition):
             rows = slice(start, min(stop, len(stores)))
             here = rows, slice(0, plan.trials.longest(rows))
             some = {node: values[here] for node, values in inputs.items()}
-            retrievals.at(rows.start)
-            engine = path.run(some, self._first_states(plan, rows))
+            with retrievals.of(rows.start):
+                engine = path.run(some, self._first_states(plan, rows))
             parts.append(engine.record())
             places.append(here)
             logits[here] = engine.logits[:, 0].transpose(2, 0, 1)
@@ -518,11 +518,10 @@ class EpisodicLSTMComposition(RecurrentComposition):
             )
         parts, choices, retrievals = [], ChoicesOfTrials((1,)), Retrievals(self.parts, context)
         for n in range(len(plan.trials)):
-            retrievals.at(n)
             row = slice(n, n + 1)
             before, steps_here = self._first_states(plan, row), plan.trials.longest(row)
             some = {node: values[row, :steps_here] for node, values in inputs.items()}
-            with retrievals.noting():
+            with retrievals.of(n):
                 if free:
                     choices.begin(plan.luck[row], plan.trials.asks[row], None)
                     trace = self._execute_choosing(wrapper, some, before, choices)
@@ -789,25 +788,28 @@ class EpisodicLSTMComposition(RecurrentComposition):
     ) -> Trace:
         """By the path that was chosen."""
         plan, rows = self.call.session.plan, slice(which.start, which.stop)
-        self._retrievals.at(which.start)
         interaction = plan.interaction
         if self._choices is not None and interaction is None:
             forced = None if plan.actions is None else plan.actions[rows]
             self._choices.begin(plan.luck[rows], plan.trials.asks[rows], forced)
-        if self.detour is None:
-            if interaction is None:
-                engine = self._fast.run(inputs, before, self._choices)
-            else:
-                engine = self._fast.run_episode(interaction, before)
-                self._show_all(interaction, rows, inputs)
-            self._show_last_choices(engine, inputs)
-            return AgentTrace(self._fast, engine, inputs, before)
-        if not self.call.session.keeps_states:
-            return self._execute_nodes(wrapper, which, inputs, before)
-        with self._retrievals.noting():
+        with self._retrievals.of(which.start):
+            if self.detour is None:
+                return self._execute_fast(rows, inputs, before)
             trace = self._execute_nodes(wrapper, which, inputs, before)
-            self._retrieved.append(self._retrieved_of(trace.trajectory, self._retrievals))
-        return trace
+            if self.call.session.keeps_states:
+                self._retrieved.append(self._retrieved_of(trace.trajectory, self._retrievals))
+            return trace
+
+    def _execute_fast(self, rows: slice, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]) -> Trace:
+        """Sequences of a call to ``learn()`` by the engine."""
+        interaction = self.call.session.plan.interaction
+        if interaction is None:
+            engine = self._fast.run(inputs, before, self._choices)
+        else:
+            engine = self._fast.run_episode(interaction, before)
+            self._show_all(interaction, rows, inputs)
+        self._show_last_choices(engine, inputs)
+        return AgentTrace(self._fast, engine, inputs, before)
 
     def _execute_nodes(
         self, wrapper: RecurrentWrapper, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]

@@ -19,6 +19,8 @@ FEW_PAIRS = 5000
 """Pairs of query and entry up to which similarities one by one are as fast as products of matrices."""
 
 
+MOST_TRIALS = 2**40
+"""Most rows of a record, by which numbers of trials are told from those of another."""
 SAME_WEIGHT = 1e-9
 """Weights of an average that differ by a smaller part count as equal: their order is one of rounding."""
 
@@ -220,7 +222,7 @@ class Match:
     keys: np.ndarray | None = None
     """(G, n, K), of an average."""
     born: np.ndarray | None = None
-    """(G, at least n): as of ``Bank``, at the time of the queries."""
+    """(G, at least n): as ``Bank.rows``, at the time of the queries."""
 
     @cached_property
     def retrieved(self) -> np.ndarray:
@@ -238,7 +240,8 @@ class Match:
         found[0] = rows
         if view.wraps:
             found[0] = np.minimum(stored, view.limit) - 1 - (stored - 1 - rows) % view.limit
-        found[1] = self.born[np.arange(len(rows))[:, None], rows]
+        born = self.born[np.arange(len(rows))[:, None], rows]
+        found[1] = np.where((born >= 0) & (born < MOST_TRIALS), born, -1)
         found[2] = weight
         return found if view.there is None else np.where(stored == 0, nothing, found)
 

@@ -71,9 +71,10 @@ class ReferenceMemory:
         self.keys = torch.zeros(config.memory_capacity, config.key_size)
         self.values = torch.zeros(config.memory_capacity, config.hidden_size)
         self.n_stored = 0  # ever since the last clearing
-        self.trials = torch.full((config.memory_capacity,), -1)
-        """Which trial has stored the entry in each slot, its row in the record; -1: it was there before."""
-        self.trial = 0  # the one that stores now
+        self.owners: list[tuple[Past | None, int]] = [(None, -1)] * config.memory_capacity
+        """Which trial has stored the entry in each slot: its row in a record, of which the ``Past`` is."""
+        self.trial: tuple[Past | None, int] = (None, -1)
+        """The present one."""
         self.latest = NOTHING_FOUND
         """What ``retrieve`` has found last."""
         self.undo: list[tuple[int, Tensor, Tensor, int]] = []
@@ -85,10 +86,6 @@ class ReferenceMemory:
     def clear(self) -> None:
         """Forget all entries."""
         self.n_stored = 0
-
-    def begin_record(self) -> None:
-        """All that is stored was there before the record that begins."""
-        self.trials[:] = -1
 
     def to(self, like: Tensor) -> None:
         """Take the precision and the device of a tensor."""
@@ -116,7 +113,7 @@ class ReferenceMemory:
         self.undo.append((slot, self.keys[slot].clone(), self.values[slot].detach().clone(), self.n_stored))
         if value.requires_grad:  # what was read before has gradients, too
             self.values = self.values.clone()
-        self.keys[slot], self.values[slot], self.trials[slot] = key, value, self.trial
+        self.keys[slot], self.values[slot], self.owners[slot] = key, value, self.trial
 
     def end_update(self) -> None:
         """What has been stored belongs to an update that was made, and is a constant from now on."""
@@ -172,8 +169,9 @@ class ReferenceMemory:
         return values[entry]
 
     def _found(self, entry: int, weight: float) -> None:
-        """Note which entry, oldest first, has the largest weight."""
-        self.latest = entry, int(self.trials[self.slots_by_age()[entry]]), weight
+        """Note which entry, oldest first, has the largest weight, and which trial of the present record is its."""
+        past, trial = self.owners[int(self.slots_by_age()[entry])]
+        self.latest = entry, trial if past is self.trial[0] else -1, weight
 
 
 @dataclass
@@ -272,7 +270,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         memory.to(self.input_weight)
         memory.n_stored = n = len(checked[0])
         memory.keys[:n], memory.values[:n] = (torch.from_numpy(array).to(memory.keys) for array in checked)
-        memory.trials[:n] = -1
+        memory.owners[:n] = [(None, -1)] * n
 
     def clear_memory(self) -> None:
         """Forget all entries, of all environments."""
@@ -354,7 +352,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             recalled = past.encoded.get(context, True)
             if trials.encode[n].any():
                 past.encoded[context] = bool(plan.encoded[n])
-        self.episodic_memory.trial = n
+        self.episodic_memory.trial = past, n
         for t in range(length):
             retrieve, encode = bool(trials.retrieve[n, t]) and recalled, bool(trials.encode[n, t])
             out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=past.last_choice)
@@ -409,7 +407,7 @@ class ReferenceEpisodicLSTM(nn.Module):
             for e, (h, c) in enumerate(states):
                 self.episodic_memory, self._acting = self._memory_of(e), plan.people[e]
                 switches = {"retrieve": retrieve[e] and recalled[e], "encode": encode[e]}
-                self.episodic_memory.trial = first + e
+                self.episodic_memory.trial = pasts[e], first + e
                 out = self.step(x[e], h, c, **switches, last_choice=pasts[e].last_choice)
                 steps[e].append((*out, *self._retrieved(switches["retrieve"])))
                 states[e] = self._state_after(t, steps[e][-1], unroll)
@@ -481,7 +479,6 @@ class ReferenceEpisodicLSTM(nn.Module):
             ValueError: sizes or values do not fit the model.
         """
         plan = plan_run(self.config, self.person, trials, actions, initial_states, seed, encoded)
-        self._begin_record()
         self.episodic_memory.to(self.input_weight)
         parts: list[dict[str, np.ndarray]] = []
         past = Past()
@@ -510,7 +507,6 @@ class ReferenceEpisodicLSTM(nn.Module):
         """
         plan = plan_episodes(self.config, worlds, episodes, actions, seed, people=[self.person] * worlds.n)
         assert plan.interaction is not None
-        self._begin_record()
         parts: list[dict[str, np.ndarray]] = []
         pasts: list[Past] = []
         with torch.no_grad():
@@ -536,7 +532,6 @@ class ReferenceEpisodicLSTM(nn.Module):
         parts, losses, gradients = [], [], [] if record_gradients else None
         pasts = [Past() for _ in range(plan.environments)]
         self.record, self._through_memory = None, loss.through_memory
-        self._begin_record()
         try:
             for update in range(-(-len(plan.trials) // plan.per_update)):
                 steps.zero_grad()
@@ -574,11 +569,6 @@ class ReferenceEpisodicLSTM(nn.Module):
             self.episodic_memory, self._acting = self.memories[0], self.person
             self.record = build_record(self.config, plan, parts, losses, gradients)
         return self.record
-
-    def _begin_record(self) -> None:
-        """What is stored now was there before the record that begins."""
-        for memory in self.memories:
-            memory.begin_record()
 
     def _updated(self) -> None:
         """What has been stored so far belongs to updates that were made."""

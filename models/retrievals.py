@@ -1,5 +1,8 @@
 """Which entries an agent's memory retrieves while PsyNeuLink executes it, node by node, for a record."""
 
+# PsyNeuLink makes its attributes at run time, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -30,26 +33,26 @@ class Retrievals:
         function = graph.episodic_memory.function if graph.has_memory else None
         self._function = function if isinstance(function, KernelSearch) else None
         self._bank = None if self._function is None else self._function.bank(context)
-        if self._bank is not None:
-            self._bank.begin_record()
-
-    def at(self, trial: int) -> None:
-        """It is this trial, a row of the record, that stores from now on; side by side with it run those that
-        follow."""
-        if self._bank is not None:
-            self._bank.trial = trial
+        self._record = 0 if self._bank is None else self._bank.new_record()
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note what the memory retrieves meanwhile."""
-        if self._function is None:
+    def of(self, trial: int) -> Iterator[None]:
+        """It is this trial, a row of the record, that is run meanwhile, and side by side with it those that
+        follow: what it retrieves is noted, and what it stores is its."""
+        if self._function is None or self._bank is None:
             yield
             return
-        self._function.noted = {}
+        before, self._function.noted = self._function.noted, {}
         try:
-            yield
+            with self._bank.recording(self._record, trial):
+                yield
         finally:
-            self._function.noted = None
+            self._function.noted = before
+
+    def go_on(self, trial: int) -> None:
+        """Meanwhile another one begins."""
+        if self._bank is not None:
+            self._bank.trial = trial
 
     def of_step(self, switch: float) -> dict[str, Any]:
         """What was retrieved since this was asked last, while a step was run; ``switch``: of the step."""

@@ -54,7 +54,7 @@ class KernelSearch(EntriesByContext):
         compared = [i for i, weight in enumerate(self.field_weights(context)) if weight]
         parts = [part[None] for part in fields]
         repeated = self.repeated(context) if compared else "append"  # where no field counts, none is a duplicate
-        trial = bank.trial + environment
+        trial = bank.numbers(environment)
         (row,), (stored,) = bank.write(np.array([environment]), parts, repeated, compared, trial)
         if stored and self.follows:
             noise = (torch.from_numpy(a - b) for a, b in zip(fields, plain, strict=True))
@@ -89,12 +89,12 @@ class KernelSearch(EntriesByContext):
         similar = self._similarity(settings, cue, stored, self.field_weights(context, field_weights))
         if settings.retrieval == "nearest":
             row = self._nearest(settings, similar.detach().numpy(), view, context)
-            self._found = Match(view, rows=np.array([[row]]), born=bank.born[ring])
+            self._found = Match(view, rows=np.array([[row]]), born=bank.rows(ring, view.n))
             return [field[row].clone() for field in stored]
         sharpness, forgetting = float(settings.sharpness), float(settings.forgetting)  # of one memory
         lag = torch.from_numpy(view.lag).to(similar) if forgetting else None
         weights = average_weights(similar, lag, None, sharpness, forgetting)[0]
-        self._found = Match(view, weights=weights.detach().numpy()[None, None], born=bank.born[ring])
+        self._found = Match(view, weights=weights.detach().numpy()[None, None], born=bank.rows(ring, view.n))
         return [weights @ field for field in stored]
 
     @staticmethod

@@ -165,6 +165,32 @@ def test_entries_put_there_meanwhile_are_no_trials():
         check(run(path, model, trials_of([0, 5, 8, 8]), after_trial=put), [-1, 0, 1, 1], [-1, 0, -1, -1])
 
 
+def test_what_is_run_in_between_is_another_record():
+    """Runs of a call-back's own store in the same memory: its trials are not those of the training."""
+    inner = {}
+    for path in ("reference", "fast", "general"):
+        model = model_of(path, CONFIG)
+
+        def evaluate(n, model=model, path=path):
+            if n == 1:
+                inner[path] = model.run_trials(trials_of([0.1, 5.3]), seed=0)
+
+        record = run(path, model, trials_of([0, 5, 5.2, 5.1, 5]), after_trial=evaluate)
+        check(inner[path], [0, 1], [-1, -1])  # 0, 5; then 0, 5, .1
+        check(record, [-1, 0, 2, 2, 2], [-1, 0, -1, 2, 3])  # 5, .1, 5.3; then .1, 5.3, 5.2; then 5.3, 5.2, 5.1
+
+
+def test_what_run_stores_in_between_is_of_no_trial():
+    model = pristine(CONFIG)
+    node = {model.input_node: [[0.0, 0, 0]], model.retrieve_node: [[1.0]], model.encode_node: [[1.0]]}
+
+    def put(n):
+        if n == 1:
+            model.run(node)
+
+    check(run("fast", model, trials_of([4, 5, 1]), after_trial=put), [-1, 0, 2], [-1, 0, -1])
+
+
 def test_a_memory_that_becomes_smaller_keeps_whose_entries_are():
     bank = Bank((1,), 4)
     for trial, key in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
@@ -174,8 +200,6 @@ def test_a_memory_that_becomes_smaller_keeps_whose_entries_are():
         assert bank.born[0, bank.by_age()].tolist() == kept
     bank.open(3)
     assert bank.born[0, bank.by_age()].tolist() == [3, 4]
-    bank.begin_record()
-    assert bank.born[0, bank.by_age()].tolist() == [-1, -1]
 
 
 def test_records_of_behavior_have_no_columns_for_it():
@@ -192,13 +216,13 @@ def test_what_cannot_be_told_is_not_guessed():
     memory = SimpleNamespace(function=pnl.ContentAddressableMemory())
     stock = SimpleNamespace(has_memory=True, episodic_memory=memory)
     retrievals = Retrievals(stock, None)
-    with retrievals.noting():
-        retrievals.at(3)
+    with retrievals.of(3):
+        retrievals.go_on(4)
         np.testing.assert_equal(retrievals.of_step(1.0), dict(zip(RETRIEVED, (-1, -1, np.nan), strict=True)))
         np.testing.assert_equal(retrievals.of_step(0.0), dict(zip(RETRIEVED, (-1, -1, 0.0), strict=True)))
     own = pristine(CONFIG)
     retrievals = Retrievals(own.parts, own)
-    with retrievals.noting():
+    with retrievals.of(0):
         own.episodic_memory.function.noted.update({0: [np.array([2, 1, 1])], 1: [np.array([0, 5, 1])] * 2})
         found = retrievals.of_trials(np.array([[1.0, 1.0], [0.0, 1.0]]))
         np.testing.assert_equal(found["retrieved_entry"], [[-1, -1], [-1, 0]])
