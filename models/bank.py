@@ -39,7 +39,7 @@ class Bank:
         """(G, rows, size) each; rows beyond a ring's entries are zeros or entries that were dropped."""
         self.n_stored = np.zeros(rings, np.int64)
         """(G,): entries stored ever since the ring was cleared."""
-        self.born = np.full((rings, 0), -1)
+        self.born = np.full((rings, 0), -1, np.int64)
         """(G, rows): the trial that has stored each entry, as a number of a record; -1: none."""
         self.record, self.trial = 0, -1
         """The first number of the record that is made at present, and the row in it of the trial at hand in
@@ -202,7 +202,7 @@ class Bank:
             self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
-        self.born[rings, rows_] = trials if kept.all() or np.ndim(trials) == 0 else trials[kept]  # type: ignore
+        self.born[rings, rows_] = trials if kept.all() or np.ndim(trials) == 0 else trials[kept]  # type: ignore[index]
         self.n_stored[rings] += new if kept.all() else new[kept]
         self.changes += 1
         return rows, kept

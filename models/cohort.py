@@ -202,7 +202,8 @@ class Cohort:
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
             record: ``all`` keeps what a ``TrialRecord`` of a single model holds; ``behavior`` leaves the states
-                (hidden, cell, memory, gates) out, as arrays without columns: with many agents they are large.
+                (hidden, cell, memory, gates, what was retrieved) out, as arrays without columns: with many agents
+                they are large.
             after_trial: called with the number of updates done so far, counted over chunks of agents, and that of
                 all of them (progress, or raising to stop: agents may then have trained unequally far).
 

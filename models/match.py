@@ -17,8 +17,6 @@ from .kernels import kernel
 
 FEW_PAIRS = 5000
 """Pairs of query and entry up to which similarities one by one are as fast as products of matrices."""
-
-
 MOST_TRIALS = 2**40
 """Most rows of a record, by which numbers of trials are told from those of another."""
 SAME_WEIGHT = 1e-9
