@@ -29,7 +29,8 @@ from eplstm.models import (
     ReferenceEpisodicLSTM,
     train,
 )
-from eplstm.models.records import STATES, TrialRecord
+from eplstm.models.records import STATES as states_of_record
+from eplstm.models.records import TrialRecord
 from eplstm.tasks import Trials
 
 ATOL = 1e-10
@@ -39,7 +40,8 @@ CONFIG = ModelConfig(D, H, A, memory_capacity=4)
 LENGTHS = np.array([3, 1, 4, 2, 3])
 SETTINGS = {"gamma": 0.8, "entropy_weight": 0.05, "learning_rate": 0.01}
 PATHS = ("reference", "fast", "general", "cohort")
-FIELDS = ("policy", "value", "action", "reward", *STATES, "policy_loss", "value_loss")
+STATES = [name for name in states_of_record if name != "retrieved_trial"]  # rows of it: trials alone have others
+FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", *STATES)
 
 
 def make_fields(beyond=0):
