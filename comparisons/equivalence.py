@@ -27,6 +27,7 @@ from ..models import (
 )
 from ..models.losses import Loss
 from ..models.plans import Update
+from ..models.records import RETRIEVED
 from ..tasks import Trials
 from ..tasks.trials import concatenate
 from .echo import Echo, EchoWorlds
@@ -116,9 +117,9 @@ def compare_records(a: TrialRecord, b: TrialRecord, path: str = PYTORCH_MODE) ->
     def pairs(names: Iterable[str], steps: slice = slice(None)):
         return [(name, _there(a, name)[:, steps], _there(b, name)[:, steps]) for name in names]
 
-    axes = ("trial", "step")
+    axes, told = ("trial", "step"), [name for name in RETRIEVED if getattr(b, name) is not None]
     rungs = [
-        compare_arrays("retrieval (m)", path, pairs(["memory"]), axes),
+        compare_arrays("retrieval (m)", path, pairs(["memory", *told]), axes),
         compare_arrays("one step", path, pairs(STEP_FIELDS, slice(0, 1)), axes),
         compare_arrays("one trial", path, pairs((*STEP_FIELDS, "reward", "action", "exists")), axes),
     ]

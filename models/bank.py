@@ -6,13 +6,14 @@ rings lie side by side; what an entry consists of are its *fields*, the first of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .match import Match, Retrieval, View, all_equal
+from .match import MOST_TRIALS, NOTHING, Match, Retrieval, View, all_equal
 from .source import Source
 
 ROWS_AT_FIRST = 16
@@ -38,6 +39,12 @@ class Bank:
         """(G, rows, size) each; rows beyond a ring's entries are zeros or entries that were dropped."""
         self.n_stored = np.zeros(rings, np.int64)
         """(G,): entries stored ever since the ring was cleared."""
+        self.born = np.full((rings, 0), -1, np.int64)
+        """(G, rows): the trial that has stored each entry, as a number of a record; -1: none."""
+        self.record, self.trial = 0, -1
+        """The first number of the record that is made at present, and the row in it of the trial at hand in
+        environment 0, which those of the others follow; -1: none is made."""
+        self._records = 0
         self.changes = 0
         """How often entries have changed: what was found before holds as long as this is the same."""
         self.updates = 0
@@ -77,6 +84,7 @@ class Bank:
         self._grow(n)
         for mine, given in zip(self.fields, fields, strict=True):
             mine[ring, :n] = given
+        self.born[ring, :n] = -1
         self.n_stored[ring] = n
         self.changes += 1
 
@@ -84,6 +92,32 @@ class Bank:
         """Drop all entries of these rings."""
         self.n_stored[rings] = 0
         self.changes += 1
+
+    # ---- which trial has stored an entry
+
+    def new_record(self) -> int:
+        """The first number of a new record: row k of it has number + k. Records may be made within others."""
+        self._records += 1
+        return self._records * MOST_TRIALS
+
+    @contextmanager
+    def recording(self, record: int, trial: int) -> Iterator[None]:
+        """What is stored meanwhile is stored by a trial of a record, a row of it, and those that follow."""
+        before = self.record, self.trial
+        self.record, self.trial = record, trial
+        try:
+            yield
+        finally:
+            self.record, self.trial = before
+
+    def numbers(self, environments: Any) -> Any:
+        """Those of the trials at hand in these environments, as in ``born``."""
+        return self.record + self.trial + environments if self.trial >= 0 else -1
+
+    def rows(self, rings: np.ndarray | slice, n: int) -> np.ndarray:
+        """Of the present record, for its first n entries: (G, n), a copy; not from 0 to ``MOST_TRIALS`` − 1 for
+        entries that were not stored by it."""
+        return self.born[rings, :n] - self.record
 
     # ---- what an update has stored can be undone
 
@@ -112,14 +146,17 @@ class Bank:
         if further > 0:
             self.fields = [np.concatenate([f, np.zeros((further, *f.shape[1:]))]) for f in self.fields]
             self.n_stored = np.concatenate([self.n_stored, np.zeros(further, np.int64)])
+            self.born = np.pad(self.born, [(0, further), (0, 0)], constant_values=-1)
 
     def resize(self, limit: int) -> None:
         """Hold at most so many entries from now on; the oldest are dropped."""
-        kept = [self.entries(ring) for ring in range(len(self))]
+        kept = [(self.entries(ring), self.born[ring, self.by_age(ring)]) for ring in range(len(self))]
         self.limit = limit
         self.fields = [np.zeros((len(self), 0, field.shape[2])) for field in self.fields]
-        for ring, fields in enumerate(kept):
+        self.born = self.born[:, :0]
+        for ring, (fields, born) in enumerate(kept):
             self.set_entries(fields, ring)
+            self.born[ring, : len(born[-limit:])] = born[-limit:]
 
     def _grow(self, rows: int) -> None:
         have = self.fields[0].shape[1]
@@ -128,6 +165,7 @@ class Bank:
             self.fields = [
                 np.concatenate([f, np.zeros((len(f), further, f.shape[2]))], axis=1) for f in self.fields
             ]
+            self.born = np.pad(self.born, [(0, 0), (0, further)], constant_values=-1)
 
     # ---- writing
 
@@ -137,6 +175,7 @@ class Bank:
         entries: Sequence[np.ndarray],
         repeated: Repeated = "append",
         compared: Sequence[int] = (0,),
+        trials: np.ndarray | int = -1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Store one entry in each of k different rings.
 
@@ -145,6 +184,7 @@ class Bank:
             entries: (k, size) each.
             repeated: what becomes of an entry that is there already.
             compared: the fields in which it would be equal.
+            trials: which trial stores each, as in ``born``: (k,), or one number.
 
         Returns:
             The row of each (k,), and whether it was stored (k,) bool.
@@ -162,6 +202,7 @@ class Bank:
             self._journal.append((rings, rows_, [field[rings, rows_] for field in self.fields]))
         for field, part in zip(self.fields, entries, strict=True):
             field[rings, rows_] = part if kept.all() else part[kept]
+        self.born[rings, rows_] = trials if kept.all() or np.ndim(trials) == 0 else trials[kept]  # type: ignore[index]
         self.n_stored[rings] += new if kept.all() else new[kept]
         self.changes += 1
         return rows, kept
@@ -185,7 +226,7 @@ class Bank:
 
     def view(self, rings: np.ndarray | slice = slice(None)) -> View:
         """The rings as they are to be searched."""
-        stored = self.n_stored[rings]
+        stored = np.array(self.n_stored[rings])  # as it is now
         n = min(int(stored.max(initial=0)), self.limit)
         row = np.arange(n)
         there = None if bool((stored >= n).all()) else row < stored[:, None]
@@ -224,6 +265,18 @@ class Read:
     """(P, B, steps or 1, K): the keys found, if they are asked for."""
     events: np.ndarray | None = None
     """(G, n): which of the run's storings each entry is from; −1: none."""
+
+    @property
+    def retrieved(self) -> np.ndarray:
+        """As of ``Match``: what goes with (3, P, B, steps)."""
+        nothing = NOTHING[:, None, None, None]
+        if self.match is None:
+            return nothing
+        length, agents, _, rows = self.values.shape
+        found = self.match.retrieved
+        once = found.shape[2] == 1  # looked for once
+        found = found.reshape(3, agents, -1, 1) if once else found.reshape(3, agents, rows, length)
+        return found if self.switch is None else np.where(self.switch == 0, nothing, found)
 
 
 @dataclass(eq=False)
@@ -310,7 +363,7 @@ class RingMemory:
         rings = self._rings(1 if self._shared else rows)
         queries = keys.reshape((agents, rows * length, -1) if self._shared else (agents * rows, length, -1))
         match = self.bank.match(self.retrieval, queries, rings)
-
+        match.born = self.bank.rows(rings, match.view.n)
         shows_keys = self._shows_keys and (not source.answers or steps.stop == source.length)
 
         def shaped(field: int) -> np.ndarray:
@@ -349,7 +402,10 @@ class RingMemory:
             agents, rows = np.nonzero(stores[..., t])
             rings = agents * environments + rows
             where, kept = self.bank.write(
-                rings, (keys[agents, rows, t], cells[t][agents, :, rows]), self._repeated
+                rings,
+                (keys[agents, rows, t], cells[t][agents, :, rows]),
+                self._repeated,
+                trials=self.bank.numbers(rows),
             )
             if self.follows:
                 self._follow()

@@ -203,7 +203,8 @@ class Cohort:
             seed: for what is drawn: a list with each agent's, as it would be given to ``train``; or one number,
                 from which agent p gets (seed, p).
             record: ``all`` keeps what a ``TrialRecord`` of a single model holds; ``behavior`` leaves the states
-                (hidden, cell, memory, gates) out, as arrays without columns: with many agents they are large.
+                (hidden, cell, memory, gates, what was retrieved) out, as arrays without columns: with many agents
+                they are large.
             after_trial: called with the number of updates done so far, counted over chunks of agents, and that of
                 all of them (progress, or raising to stop: agents may then have trained unequally far).
 
@@ -361,7 +362,7 @@ class Cohort:
         done, records = 0, []
         for number, chunk in enumerate(self._chunks):
             own = plans[number * CHUNK : (number + 1) * CHUNK]
-            happened = Happened(own, self.config, record, number * CHUNK)
+            happened = Happened(own, self.config, record, number * CHUNK, chunk.bank.new_record())
             rounds = rounds_of(own, self.config)
             while of_update := list(itertools.islice(rounds, own[0].block)):
                 with chunk.whole_or_nothing():

@@ -34,9 +34,20 @@ CLIPPED = 1e-6
 
 
 class Happened:
-    """What happens on the trials of some agents."""
+    """What happens on the trials of some agents.
 
-    def __init__(self, plans: Sequence[Plan], config: ModelConfig, record: Record, first_agent: int) -> None:
+    Args:
+        plans: of each.
+        config: of all.
+        record: what is kept of it.
+        first_agent: the number of the first one.
+        number: the record's, as of ``Bank.new_record``.
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], config: ModelConfig, record: Record, first_agent: int, number: int
+    ) -> None:
+        self.number = number
         self.plans, self.config, self.record, self.first_agent = plans, config, record, first_agent
         self.people = People([plan.people for plan in plans], config)
         self.choices = ChoicesOfTrials((len(plans), plans[0].environments))
@@ -51,6 +62,7 @@ class Happened:
         if self.record == "all":
             gates = trace.gates[..., :4, :]
             part |= {"hidden": trace.hidden, "cell": trace.cell, "memory": trace.memory, "gates": gates}
+            part |= trace.retrieved
         self.parts.append(part)
 
     def records(self, learned: bool) -> list[TrialRecord]:
@@ -150,7 +162,10 @@ class Chunk:
         weights = Weights.of(self.arrays)
         self.open(rounds[0].h0.shape[1])
         memory = self._memory(happened.people, follows=settings is not None and settings.through_memory)
-        traces = [self._run(weights, each, memory, happened) for each in rounds]
+        traces = []
+        for each in rounds:
+            with self.bank.recording(happened.number, each.first):
+                traces.append(self._run(weights, each, memory, happened))
         done = [each.outcome(trace.policy) for each, trace in zip(rounds, traces, strict=True)]
         if settings is not None:
             trials, losses, slopes = sum(own.action.shape[1] for own in done), [], []

@@ -22,6 +22,8 @@ STACKED = 16
 class Round(Protocol):
     """One trial or episode of each of P agents in M environments."""
 
+    first: int
+    """They are rows first ... first + M − 1 of each agent's plan."""
     h0: np.ndarray
     """(P, M, H)"""
     c0: np.ndarray
@@ -47,8 +49,9 @@ def rounds_of(plans: Sequence[Plan], config: ModelConfig) -> Iterator[Round]:
 
 @dataclass(eq=False)
 class GivenRound:
-    """Of trials that are given."""
+    """Of trials that are given: rows first ... first + M − 1 of each agent."""
 
+    first: int
     inputs: np.ndarray
     """(P, M, T, D)"""
     encode: np.ndarray
@@ -79,7 +82,7 @@ class GivenRound:
         """What is done, and what it earns."""
         action = np.where(self.actions < 0, draw(policy, self.luck, self.asks), self.actions)
         reward = earned(action, self.targets, self.rewards)
-        return Outcome(action, self.targets, reward, self.exists)
+        return Outcome(action, self.targets, reward, self.exists, *which_rows(self), self.inputs)
 
 
 @dataclass(eq=False)
@@ -100,7 +103,14 @@ class EpisodeRound:
         """What was done, and what it has earned."""
         rows = slice(self.first, self.first + self.h0.shape[1])
         action, reward = self.interaction.action[:, rows], self.interaction.reward[:, rows]
-        return Outcome(action, action, reward, np.ones(action.shape, bool))
+        inputs = self.interaction.inputs_seen[:, rows]
+        return Outcome(action, action, reward, np.ones(action.shape, bool), *which_rows(self), inputs)
+
+
+def which_rows(each: Round) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and environments of a round's trials, (P, M) each."""
+    environment = np.broadcast_to(np.arange(each.h0.shape[1]), each.h0.shape[:2])
+    return each.first + environment, environment
 
 
 def _episodes(plans: Sequence[Plan], interaction: Interaction) -> Iterator[Round]:
@@ -133,4 +143,4 @@ def _given(plans: Sequence[Plan], config: ModelConfig) -> Iterator[Round]:
             if ragged:  # only as far as the longest
                 steps = int(here["exists"].any((0, 1)).sum())
                 here |= {name: a[:, :, :steps] for name, a in here.items() if name not in ("h0", "c0")}
-            yield GivenRound(**here)
+            yield GivenRound(start + first, **here)

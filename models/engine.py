@@ -21,7 +21,9 @@ import torch
 
 from .cell import Backward, States, advance
 from .choices import Choosing, softmax
+from .match import NOTHING
 from .products import sum_of_products
+from .records import RETRIEVED
 from .source import Source
 from .weights import GATE_ORDER
 
@@ -165,13 +167,23 @@ class Trace:
         gates = self.states.gates.reshape(length, agents, len(GATE_ORDER), -1, rows)
         return gates.transpose(1, 4, 0, 2, 3)
 
-    def record(self, agent: int = 0, states: bool = True) -> dict[str, np.ndarray]:
-        """What a ``TrialRecord`` holds of an agent, (B, T, ...) each; with the states or without."""
+    @property
+    def retrieved(self) -> dict[str, np.ndarray]:
+        """Which entries were retrieved, by the names of a ``TrialRecord``: (P, B, T) each."""
+        length, agents, _, rows = self.states.squashed.shape
+        found = np.empty((len(RETRIEVED), agents, rows, length))
+        for stretch in self.stretches:
+            none = stretch.read is None
+            found[..., stretch.steps] = NOTHING[:, None, None, None] if none else stretch.read.retrieved
+        return dict(zip(RETRIEVED, found, strict=True))
+
+    def record(self, agent: int = 0, retrieved: bool = True) -> dict[str, np.ndarray]:
+        """What a ``TrialRecord`` holds of an agent, (B, T, ...) each; with which entries were retrieved, or
+        without."""
         found = {"policy": self.policy[agent], "value": self.value[agent]}
-        if states:
-            found |= {"hidden": self.hidden[agent], "cell": self.cell[agent], "memory": self.memory[agent]}
-            found["gates"] = self.gates[agent, :, :, :4]
-        return found
+        found |= {"hidden": self.hidden[agent], "cell": self.cell[agent], "memory": self.memory[agent]}
+        found["gates"] = self.gates[agent, :, :, :4]
+        return found | ({name: array[agent] for name, array in self.retrieved.items()} if retrieved else {})
 
 
 def run(

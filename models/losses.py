@@ -21,7 +21,8 @@ from ..tasks.trials import NO_ANSWER
 class TrialTensors:
     """What a loss is computed from: B trials of T steps, as tensors through which gradients flow.
 
-    A user's own loss is given one trial at a time (B = 1), of each environment, and no step beyond its end.
+    A user's own loss is given one trial at a time (B = 1), of each environment, and no step beyond its end: all T
+    steps count, and ``asks`` says at which of them an answer is asked for.
     """
 
     policy: Tensor
@@ -43,10 +44,24 @@ class TrialTensors:
     exists: Tensor = None  # type: ignore[assignment]
     """(B, T) bool: the steps that are not beyond the end of their trial; only these count. All by default, and in
     a user's own loss."""
+    trial: Tensor = None  # type: ignore[assignment]
+    """(B,) int: its row in the record, from 0, which is that among the trials given. With M environments that take
+    turns, row k · M + e is trial k of environment e; several passes or epochs are counted on. By default 0 ... B −
+    1."""
+    environment: Tensor = None  # type: ignore[assignment]
+    """(B,) int: e, from 0. By default 0."""
+    inputs: Tensor = None  # type: ignore[assignment]
+    """(B, T, D): x_t, what was shown; in the loop, by the worlds. By default without columns."""
 
     def __post_init__(self) -> None:
         if self.exists is None:
             self.exists = torch.ones_like(self.target, dtype=torch.bool)
+        if self.trial is None:
+            self.trial = torch.arange(len(self.target))
+        if self.environment is None:
+            self.environment = torch.zeros_like(self.trial)
+        if self.inputs is None:
+            self.inputs = self.value.new_zeros(*self.value.shape, 0)
 
     @property
     def asks(self) -> Tensor:
@@ -56,12 +71,14 @@ class TrialTensors:
     def only(self, trial: int) -> TrialTensors:
         """One of the trials, with B = 1, up to its end."""
         steps = int(self.exists[trial].sum())
-        return TrialTensors(**{name: tensor[trial : trial + 1, :steps] for name, tensor in vars(self).items()})
+        one = {name: tensor[trial : trial + 1] for name, tensor in vars(self).items()}
+        return TrialTensors(**{name: own if own.ndim == 1 else own[:, :steps] for name, own in one.items()})
 
 
 @dataclass(eq=False)
 class Outcome:
-    """What was done on B trials, what it has earned, and which of their steps count: (..., B, T) each."""
+    """What was done on B trials, what it has earned, which of their steps count, and which trials they are:
+    (..., B, T) each, but for what says otherwise."""
 
     action: np.ndarray
     """The actions; -1 where no answer is asked for."""
@@ -69,7 +86,13 @@ class Outcome:
     """The right ones; -1 where no answer is asked for."""
     reward: np.ndarray
     exists: np.ndarray
-    """As in ``TrialTensors``; so is ``asks``."""
+    """As in ``TrialTensors``, like those that follow; so is ``asks``."""
+    trial: np.ndarray
+    """(..., B)"""
+    environment: np.ndarray
+    """(..., B)"""
+    inputs: np.ndarray
+    """(..., B, T, D)"""
 
     @property
     def asks(self) -> np.ndarray:
@@ -136,7 +159,7 @@ def returns_of(reward: np.ndarray, value: np.ndarray, settings: LossSettings) ->
 
 def trial_tensors(values: Mapping[str, Tensor], outcome: Outcome, settings: LossSettings) -> TrialTensors:
     """From policy (B, T, A), value (B, T), hidden and cell (B, T, H), and what was done."""
-    given = {name: torch.from_numpy(array) for name, array in vars(outcome).items()}
+    given = {name: torch.from_numpy(array.copy()) for name, array in vars(outcome).items()}  # for the user alone
     expected = values["value"].detach().numpy() * outcome.exists
     return TrialTensors(
         **{name: values[name] for name in ("policy", "value", "hidden", "cell")},

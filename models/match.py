@@ -7,6 +7,7 @@ are ties. ``bank.py`` holds the entries.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from .kernels import kernel
 
 FEW_PAIRS = 5000
 """Pairs of query and entry up to which similarities one by one are as fast as products of matrices."""
+MOST_TRIALS = 2**40
+"""Most rows of a record, by which numbers of trials are told from those of another."""
+SAME_WEIGHT = 1e-9
+"""Weights of an average that differ by a smaller part count as equal: their order is one of rounding."""
 
 
 @dataclass(eq=False)
@@ -191,6 +196,10 @@ def average_weights(
     return weights.masked_fill(gone.all(-1, keepdim=True), 0.0)
 
 
+NOTHING = np.array([-1.0, -1.0, 0.0])
+"""Nothing was retrieved: in place of an entry, its trial and its weight."""
+
+
 @dataclass(eq=False)
 class Match:
     """What T queries to each of G rings have found: a row each, or weights of all rows; neither where all are
@@ -210,6 +219,29 @@ class Match:
     """(G, T, K), of an average."""
     keys: np.ndarray | None = None
     """(G, n, K), of an average."""
+    born: np.ndarray | None = None
+    """(G, at least n): as ``Bank.rows``, at the time of the queries."""
+
+    @cached_property
+    def retrieved(self) -> np.ndarray:
+        """Of the entries of largest weight, of equal ones (to within rounding) the oldest: their numbers, oldest
+        first, the trials that have stored them, and their weights; (3, G, T), with ``NOTHING`` where that is."""
+        view, rows, weight = self.view, self.rows, 1.0
+        if self.weights is not None:
+            weight = self.weights.max(-1)
+            best = self.weights >= (1 - SAME_WEIGHT) * weight[..., None]
+            rows = (np.where(best, view.lag[:, None], -1) if view.wraps else best).argmax(-1)
+        nothing = NOTHING[:, None, None]
+        if rows is None or self.born is None:
+            return nothing.repeat(len(view.stored), 1)
+        stored, found = view.stored[:, None], np.empty((3, *rows.shape))
+        found[0] = rows
+        if view.wraps:
+            found[0] = np.minimum(stored, view.limit) - 1 - (stored - 1 - rows) % view.limit
+        born = self.born[np.arange(len(rows))[:, None], rows]
+        found[1] = np.where((born >= 0) & (born < MOST_TRIALS), born, -1)
+        found[2] = weight
+        return found if view.there is None else np.where(stored == 0, nothing, found)
 
     def take(self, field: np.ndarray) -> np.ndarray:
         """What was found of a field (G, n, size): (G, T, size)."""

@@ -22,6 +22,7 @@ from .engine import Trace as EngineTrace
 from .fast_path import AgentTrace, FastPath
 from .in_steps import InSteps, Turns
 from .person_in_graph import PersonInGraph
+from .retrievals import Retrievals
 from .session import TrialSession
 from .trials_in_graph import inputs_of_episodes
 from .warn import warn_user
@@ -122,14 +123,17 @@ class FastLearning(LearningPath):
         super().__init__(call.wrapper, call.session)
         self.person = person
         self.fast = FastPath(person, call.wrapper, context, people=self.session.people)
+        self.retrievals = Retrievals(person.graph, context)
 
     def execute(self, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]) -> AgentTrace:
         """As of ``LearningPath``, like all that follow."""
         interaction, shown = self.session.plan.interaction, {}
-        if interaction is None:
-            engine = self.fast.run(inputs, before, self.session.choices)
-        else:
-            engine = self.fast.run_episode(interaction, before)
+        with self.retrievals.of(which.start):
+            if interaction is None:
+                engine = self.fast.run(inputs, before, self.session.choices)
+            else:
+                engine = self.fast.run_episode(interaction, before)
+        if interaction is not None:
             shown = inputs_of_episodes(self.person.graph, interaction, slice(which.start, which.stop))
         if engine.choosing is not None and engine.choosing.last:
             shown |= self.person.inputs(np.stack(engine.choosing.last)[:, 0].T)
@@ -139,8 +143,7 @@ class FastLearning(LearningPath):
 
     def loss(self) -> Tensor:
         """With its derivatives, which are in the session's ``slopes``."""
-        parts = [engine.record() for engine in self._engines()]
-        part = parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+        part = _joined([engine.record(retrieved=self.session.keeps_states) for engine in self._engines()])
         loss = self.session.loss_and_slopes(self.wrapper.sequences, part)
         return torch.tensor([loss], dtype=torch.float64)
 
@@ -181,10 +184,27 @@ class GeneralLearning(LearningPath):
                 raise NotTrainable(f"'{name}' holds other compositions: it cannot be trained with people=...")
             turns = Turns(person, call.wrapper, people, context)
         self.in_steps = InSteps(person, call.wrapper, turns, self.session.unroll_steps)
+        self.retrievals = Retrievals(person.graph, context)
+        self._retrieved: list[dict[str, np.ndarray]] = []  # of a minibatch, round by round
         self.further_memories = len(memories(self.composition)) > person.graph.has_memory
 
     def execute(self, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]) -> Trace:
         """As of ``LearningPath``."""
+        with self.retrievals.of(which.start):
+            trace = self._execute(which, inputs, before)
+            if self.session.keeps_states:
+                self._retrieved.append(self.retrievals.of_trials(trace.trajectory))
+        return trace
+
+    def loss(self) -> Tensor:
+        """As of ``LearningPath``."""
+        loss = super().loss()
+        if self.session.keeps_states:
+            self.session.add_retrieved(_joined(self._retrieved))
+            self._retrieved = []
+        return loss
+
+    def _execute(self, which: range, inputs: dict[Any, Tensor], before: Mapping[Any, Tensor]) -> Trace:
         session = self.session
         if session.plan.interaction is not None:
             return self.in_steps.episode(session.plan.interaction, inputs, before)
@@ -199,3 +219,8 @@ class GeneralLearning(LearningPath):
         if session.choices is not None:
             return self.in_steps.trials(session.choices, inputs, before)
         return super().execute(which, inputs, before)
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several rounds as those of one: their rows in this order."""
+    return parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}

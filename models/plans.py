@@ -87,16 +87,19 @@ class Plan:
         """
         trials, interaction = self.trials, self.interaction
         here = rows, slice(0, policy.shape[1])
+        number = np.arange(rows.start, rows.stop)
+        which = number, number % self.environments
         if interaction is not None:  # what the worlds would have had done, they do not say
-            action, reward = interaction.action[self.agent][here], interaction.reward[self.agent][here]
-            return Outcome(action, action, reward, trials.exists[here])
+            seen = (a[self.agent][here] for a in (interaction.action, interaction.reward, interaction.inputs_seen))
+            action, reward, inputs = seen
+            return Outcome(action, action, reward, trials.exists[here], *which, inputs)
         if self.actions is None:
             action = draw(policy, self.luck[here], trials.asks[here])
         else:
             action = self.actions[here]
         pay = None if trials.rewards is None else trials.rewards[here]
         reward = earned(action, trials.targets[here], pay)
-        return Outcome(action, trials.targets[here], reward, trials.exists[here])
+        return Outcome(action, trials.targets[here], reward, trials.exists[here], *which, trials.inputs[here])
 
 
 def check_update(update: str) -> None:

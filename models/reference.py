@@ -32,7 +32,7 @@ precision of float32. With a memory capacity of 0, r_t = 0 and this is a plain L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import cast
 
 import numpy as np
@@ -47,13 +47,17 @@ from .optimizers import IN_TORCH, OptimizerName, check_same_optimizer, kind_in_t
 from .person import Person
 from .plans import Plan, plan_run
 from .plans_in_loop import plan_run_episodes
-from .records import STATES, EpisodeRecord, Record, TrialRecord, build_record
+from .records import RETRIEVED, STATES, EpisodeRecord, Record, TrialRecord, build_record
 from .weights import check_memory, check_optimizer_state, check_weights, initial_weights
 
 COSINE_EPS = 1e-8
 """Least norm in the cosine: a key of zeros has similarity 0 to everything (as torch's cosine_similarity)."""
 NO_CHOICE = -1
 """In place of an action: no choice was made at this step."""
+NOTHING_FOUND = (-1, -1, 0.0)
+"""In place of an entry, the trial that has stored it, and its weight: nothing was retrieved."""
+ABOUT_TRIAL = ("target", "trial", "environment", "inputs")
+"""What a loss may ask of a trial, and a record does not hold."""
 
 
 class ReferenceMemory:
@@ -68,6 +72,12 @@ class ReferenceMemory:
         self.keys = torch.zeros(config.memory_capacity, config.key_size)
         self.values = torch.zeros(config.memory_capacity, config.hidden_size)
         self.n_stored = 0  # ever since the last clearing
+        self.owners: list[tuple[Past | None, int]] = [(None, -1)] * config.memory_capacity
+        """Which trial has stored the entry in each slot: its row in a record, of which the ``Past`` is."""
+        self.trial: tuple[Past | None, int] = (None, -1)
+        """The present one."""
+        self.latest = NOTHING_FOUND
+        """What ``retrieve`` has found last."""
         self.undo: list[tuple[int, Tensor, Tensor, int]] = []
         """What encoding has taken the place of since the last update: slot, key, value, ``n_stored``."""
 
@@ -104,7 +114,7 @@ class ReferenceMemory:
         self.undo.append((slot, self.keys[slot].clone(), self.values[slot].detach().clone(), self.n_stored))
         if value.requires_grad:  # what was read before has gradients, too
             self.values = self.values.clone()
-        self.keys[slot], self.values[slot] = key, value
+        self.keys[slot], self.values[slot], self.owners[slot] = key, value, self.trial
 
     def end_update(self) -> None:
         """What has been stored belongs to an update that was made, and is a constant from now on."""
@@ -137,6 +147,7 @@ class ReferenceMemory:
 
     def retrieve(self, query: Tensor, sharpness: float | None = None, forgetting: float = 0.0) -> Tensor:
         """Value (H,) for a query (K,); zeros if the memory is empty. For an average, the person's settings."""
+        self.latest = NOTHING_FOUND
         if len(self) == 0:
             return self.values.new_zeros(self.config.hidden_size)
         similarity, values = self.similarity(query), self.values[self.slots_by_age()]
@@ -146,10 +157,22 @@ class ReferenceMemory:
             if forgetting:
                 lag = torch.arange(len(self) - 1, -1, -1)  # entries stored later
                 weight = weight - forgetting * lag.to(weight)
-            return torch.softmax(weight, 0) @ values
+            weights = torch.softmax(weight, 0)
+            largest = weights.detach().max()
+            as_large = (weights >= (1 - 1e-9) * largest).int()  # the oldest of these, whatever rounding says
+            self._found(int(torch.argmax(as_large)), float(largest))
+            return weights @ values
         if self.config.ties == "oldest":
-            return values[torch.argmax(similarity)]  # argmax gives the first of equals
-        return values[len(values) - 1 - torch.argmax(similarity.flip(0))]
+            entry = int(torch.argmax(similarity))  # argmax gives the first of equals
+        else:
+            entry = len(values) - 1 - int(torch.argmax(similarity.flip(0)))
+        self._found(entry, 1.0)
+        return values[entry]
+
+    def _found(self, entry: int, weight: float) -> None:
+        """Note which entry, oldest first, has the largest weight, and which trial of the present record is its."""
+        past, trial = self.owners[int(self.slots_by_age()[entry])]
+        self.latest = entry, trial if past is self.trial[0] else -1, weight
 
 
 @dataclass
@@ -248,6 +271,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         memory.to(self.input_weight)
         memory.n_stored = n = len(checked[0])
         memory.keys[:n], memory.values[:n] = (torch.from_numpy(array).to(memory.keys) for array in checked)
+        memory.owners[:n] = [(None, -1)] * n
 
     def clear_memory(self) -> None:
         """Forget all entries, of all environments."""
@@ -317,7 +341,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         """
         like = self.input_weight
         trials = plan.trials
-        inputs = torch.from_numpy(trials.inputs[n]).to(like)
+        inputs = torch.from_numpy(trials.inputs[n].copy()).to(like)
         h, c = torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)
         steps: list[tuple[Tensor, ...]] = []
         length = trials.length if trials.lengths is None else int(trials.lengths[n])
@@ -329,10 +353,11 @@ class ReferenceEpisodicLSTM(nn.Module):
             recalled = past.encoded.get(context, True)
             if trials.encode[n].any():
                 past.encoded[context] = bool(plan.encoded[n])
+        self.episodic_memory.trial = past, n
         for t in range(length):
             retrieve, encode = bool(trials.retrieve[n, t]) and recalled, bool(trials.encode[n, t])
             out = self.step(inputs[t], h, c, retrieve=retrieve, encode=encode, last_choice=past.last_choice)
-            steps.append(out)
+            steps.append((*out, *self._retrieved(retrieve)))
             policy = out[0]
             h, c = self._state_after(t, out, unroll)
             if targets[t] == NO_CHOICE:  # no answer is asked for
@@ -341,7 +366,8 @@ class ReferenceEpisodicLSTM(nn.Module):
             if action != NO_CHOICE:
                 actions[t] = past.last_choice = action
                 rewards[t] = action == targets[t] if trials.rewards is None else trials.rewards[n, t, action]
-        return self._trial(steps, actions, targets, rewards)
+        place = {"trial": n, "environment": n % plan.environments}
+        return self._trial(steps, actions, targets, rewards, inputs[:length], **place)
 
     @staticmethod
     def _draw(policy: Tensor, luck: float) -> int:
@@ -365,6 +391,7 @@ class ReferenceEpisodicLSTM(nn.Module):
         rows = range(first, first + plan.environments)
         states = [(torch.from_numpy(plan.h0[n]).to(like), torch.from_numpy(plan.c0[n]).to(like)) for n in rows]
         steps: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
+        shown: list[Tensor] = []
         actions, rewards = (
             np.empty((len(rows), interaction.length), np.int64),
             np.empty((len(rows), interaction.length)),
@@ -375,12 +402,15 @@ class ReferenceEpisodicLSTM(nn.Module):
             pasts[:] = [Past() for _ in rows]
         recalled = [past.encoded.get(context, True) for past, context in zip(pasts, contexts, strict=True)]
         for t in range(interaction.length):
-            x = torch.from_numpy(interaction.inputs).to(like)
+            x = torch.from_numpy(interaction.inputs.copy()).to(like)
+            shown.append(x)
             retrieve, encode = (worlds.retrieve & worlds.reads).tolist(), interaction.encode.tolist()
             for e, (h, c) in enumerate(states):
                 self.episodic_memory, self._acting = self._memory_of(e), plan.people[e]
                 switches = {"retrieve": retrieve[e] and recalled[e], "encode": encode[e]}
-                steps[e].append(self.step(x[e], h, c, **switches, last_choice=pasts[e].last_choice))
+                self.episodic_memory.trial = pasts[e], first + e
+                out = self.step(x[e], h, c, **switches, last_choice=pasts[e].last_choice)
+                steps[e].append((*out, *self._retrieved(switches["retrieve"])))
                 states[e] = self._state_after(t, steps[e][-1], unroll)
                 if encode[e] and plan.encoded is not None:
                     pasts[e].encoded[contexts[e]] = bool(plan.encoded[rows[e]])
@@ -392,7 +422,8 @@ class ReferenceEpisodicLSTM(nn.Module):
             for e in np.flatnonzero(asked):
                 pasts[e].last_choice = int(actions[e, t])
         self.episodic_memory, self._acting = self.memories[0], self.person
-        return [self._trial(*own) for own in zip(steps, actions, actions, rewards, strict=True)]
+        of_world = zip(steps, actions, actions, rewards, torch.stack(shown, 1), strict=True)
+        return [self._trial(*own, trial=first + e, environment=e) for e, own in enumerate(of_world)]
 
     @staticmethod
     def _state_after(t: int, out: tuple[Tensor, ...], unroll: int | None) -> tuple[Tensor, Tensor]:
@@ -400,15 +431,30 @@ class ReferenceEpisodicLSTM(nn.Module):
         h, c = out[2:4]
         return (h.detach(), c.detach()) if unroll and (t + 1) % unroll == 0 else (h, c)
 
+    def _retrieved(self, retrieve: bool) -> list[Tensor]:
+        """Entry, trial and weight of what the present step has retrieved."""
+        entry, trial, weight = self.episodic_memory.latest if retrieve else NOTHING_FOUND
+        return [torch.tensor(entry), torch.tensor(trial), self.input_weight.new_tensor(weight)]
+
     def _trial(
-        self, steps: list[tuple[Tensor, ...]], actions: np.ndarray, targets: np.ndarray, rewards: np.ndarray
+        self,
+        steps: list[tuple[Tensor, ...]],
+        actions: np.ndarray,
+        targets: np.ndarray,
+        rewards: np.ndarray,
+        inputs: Tensor,
+        *,
+        trial: int,
+        environment: int,
     ) -> dict[str, Tensor]:
-        """What ``step`` gave at each step, with actions, targets and rewards (T,), by the names of a record."""
-        names = ("policy", "value", "hidden", "cell", "memory", "gates")
-        trial = {name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
-        trial["action"], trial["target"] = torch.from_numpy(actions), torch.from_numpy(targets)
-        trial["reward"] = torch.from_numpy(rewards).to(self.input_weight)
-        return trial
+        """What ``step`` gave at each step, with actions, targets and rewards (T,) and inputs (T, D), by the names
+        of a record and of ``TrialTensors``."""
+        names = ("policy", "value", "hidden", "cell", "memory", "gates", *RETRIEVED)
+        found = {name: torch.stack(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
+        found["action"], found["target"] = torch.from_numpy(actions), torch.from_numpy(targets)
+        found["reward"] = torch.from_numpy(rewards).to(self.input_weight)
+        found["trial"], found["environment"] = torch.tensor(trial), torch.tensor(environment)
+        return found | {"inputs": inputs}
 
     # ---- passes over trials --------------------------------------------------------------------------
 
@@ -566,8 +612,8 @@ class ReferenceEpisodicLSTM(nn.Module):
         if settings.kind == "cross_entropy":
             return -log_policy[asked, trial["target"][asked]].sum(), torch.zeros_like(value[0])
         if callable(settings.kind):
-            names = ("policy", "value", "action", "reward", "target", "hidden", "cell")
-            tensors = TrialTensors(**{k: trial[k][None] for k in names}, returns=returns[None])
+            given = {f.name: trial[f.name][None] for f in fields(TrialTensors) if f.name in trial}
+            tensors = TrialTensors(**given, returns=returns[None])
             return users_loss(settings.kind, tensors), torch.zeros_like(value[0])
         advantage = (returns - value).detach()
         policy_loss = -(log_policy[asked, trial["action"][asked]] * advantage[asked]).sum()
@@ -600,7 +646,7 @@ class ReferenceEpisodicLSTM(nn.Module):
     @staticmethod
     def _part(trial: dict[str, Tensor], record: Record = "all") -> dict[str, np.ndarray]:
         """What a record has of one trial, (1, T, ...) each."""
-        kept = trial.keys() - {"target", *(STATES if record == "behavior" else ())}
+        kept = trial.keys() - {*ABOUT_TRIAL, *(STATES if record == "behavior" else ())}
         return {name: trial[name].detach().cpu().numpy()[None] for name in kept}
 
     def optimizer_state(self) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ from .backend import start_from, value_of
 from .choices import ChoicesOfTrials
 from .person_in_graph import PersonInGraph
 from .plans import Plan
-from .session import values_of_nodes
-from .trials_in_graph import inputs_of_step, inputs_of_trials, lesioned, record_of_run
+from .retrievals import Retrievals
+from .trials_in_graph import inputs_of_step, inputs_of_trials, lesioned, record_of_run, values_of_nodes
 
 InputsOfStep = Callable[[int, int], Mapping[Any, np.ndarray]]
 """Trial and step → {node: (1, size)}."""
@@ -71,15 +71,19 @@ def _run(
     """
     graph, exists = person.graph, plan.trials.exists
     composition: Any = graph.composition
-    places, steps = np.argwhere(exists), []
+    places, steps, retrievals = np.argwhere(exists), [], Retrievals(graph, context)
 
     def begin() -> None:
         n, t = places[len(steps)]
         if t == 0:
+            retrievals.go_on(int(n))
             start_from(composition, {graph.hidden: plan.h0[n], graph.cell: plan.c0[n]}, context)
 
     def keep() -> None:
-        steps.append(values_of_nodes(graph, lambda node: value_of(node, context), person.policy_node))
+        def now(node: Any) -> np.ndarray:
+            return value_of(node, context)
+
+        steps.append(values_of_nodes(graph, now, person.policy_node) | retrievals.of_step(now))
         if act is not None:
             act(steps[-1]["policy"][None])
 
@@ -89,13 +93,14 @@ def _run(
             return {getattr(node, "input_port", node): values for node, values in found.items()}
         return found
 
-    composition.run(
-        inputs=asked_for if callable(inputs) else inputs,
-        num_trials=len(places),
-        call_before_trial=begin,
-        call_after_trial=keep,
-        context=context.execution_id,
-    )
+    with retrievals.of(0):
+        composition.run(
+            inputs=asked_for if callable(inputs) else inputs,
+            num_trials=len(places),
+            call_before_trial=begin,
+            call_after_trial=keep,
+            context=context.execution_id,
+        )
     whole = {name: np.zeros((*exists.shape, *np.shape(value))) for name, value in steps[0].items()}
     for name, values in whole.items():
         values[exists] = [step[name] for step in steps]  # zeros beyond the ends of trials

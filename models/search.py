@@ -14,7 +14,7 @@ from torch import Tensor
 from .bank import Bank, Repeated
 from .entries import EntriesByContext, execution_id_of
 from .kernels import kernel as kernel_of
-from .match import Retrieval, View, average_weights
+from .match import NOTHING, Match, Retrieval, View, average_weights
 
 BASE_FUNCTIONS = ("distance_function", "selection_function")
 """Of PsyNeuLink's class: one entry at a time, and not to be differentiated."""
@@ -29,6 +29,10 @@ class KernelSearch(EntriesByContext):
     """Whether gradients flow from what is retrieved to what was stored, as tensors, for the same update."""
     first_environment = 0
     """Whose entries the first of the trials side by side has in PyTorch mode; the others follow."""
+    noted: dict[int, list[np.ndarray]] | None = None
+    """What each environment has retrieved, call by call, since a dict was put here for it: as of ``Match``, (3,)
+    each. None: nobody asks."""
+    _found: Match | None = None  # what was found last; None: nothing
 
     def setting(self, name: str, context: Any) -> Any:
         """A Parameter of the memory in a context."""
@@ -50,7 +54,8 @@ class KernelSearch(EntriesByContext):
         compared = [i for i, weight in enumerate(self.field_weights(context)) if weight]
         parts = [part[None] for part in fields]
         repeated = self.repeated(context) if compared else "append"  # where no field counts, none is a duplicate
-        (row,), (stored,) = bank.write(np.array([environment]), parts, repeated, compared)
+        trial = bank.numbers(environment)
+        (row,), (stored,) = bank.write(np.array([environment]), parts, repeated, compared, trial)
         if stored and self.follows:
             noise = (torch.from_numpy(a - b) for a, b in zip(fields, plain, strict=True))
             bank.tensors[environment, int(row)] = [t + added for t, added in zip(given, noise, strict=True)]
@@ -73,7 +78,8 @@ class KernelSearch(EntriesByContext):
         """
         bank = self.bank_with(environment, context)
         self.check_form(cue)
-        view = bank.view(slice(environment, environment + 1))
+        ring, self._found = slice(environment, environment + 1), None
+        view = bank.view(ring)
         if view.n == 0:
             return [torch.zeros(field.shape[2], dtype=torch.float64) for field in bank.fields]
         stored = self._stored(bank, environment, view.n)
@@ -83,10 +89,12 @@ class KernelSearch(EntriesByContext):
         similar = self._similarity(settings, cue, stored, self.field_weights(context, field_weights))
         if settings.retrieval == "nearest":
             row = self._nearest(settings, similar.detach().numpy(), view, context)
+            self._found = Match(view, rows=np.array([[row]]), born=bank.rows(ring, view.n))
             return [field[row].clone() for field in stored]
         sharpness, forgetting = float(settings.sharpness), float(settings.forgetting)  # of one memory
         lag = torch.from_numpy(view.lag).to(similar) if forgetting else None
         weights = average_weights(similar, lag, None, sharpness, forgetting)[0]
+        self._found = Match(view, weights=weights.detach().numpy()[None, None], born=bank.rows(ring, view.n))
         return [weights @ field for field in stored]
 
     @staticmethod
@@ -163,7 +171,10 @@ class KernelSearch(EntriesByContext):
         if self.reads and any(self.field_weights(context)) and self._occurs("retrieval_prob", context):
             retrieved = self.match(cue, context, environment)
         else:
-            retrieved = [torch.zeros_like(part) for part in cue]
+            retrieved, self._found = [torch.zeros_like(part) for part in cue], None
+        if self.noted is not None:
+            found = NOTHING if self._found is None else self._found.retrieved[:, 0, 0]
+            self.noted.setdefault(environment, []).append(found)
         if self._occurs("storage_prob", context):
             self.store_entry(cue, context, environment)
         return retrieved

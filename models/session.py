@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .backend import Session
 from .choices import ChoicesOfTrials
 from .config import ModelConfig
-from .graph import AgentGraph
 from .losses import LossSettings, NotFinite, Outcome, Slopes, losses, losses_and_slopes, not_finite, trial_tensors
 from .person_in_graph import PersonInGraph
 from .plans import Plan
 from .records import STATES, Record, TrialRecord, build_record
-from .trials_in_graph import first_states, inputs_of_trials
-from .weights import GATE_ORDER
+from .trials_in_graph import first_states, inputs_of_trials, values_of_nodes
 
 
 class TrialSession(Session):
@@ -54,7 +51,8 @@ class TrialSession(Session):
         """What these have chosen so far, on trials that are given."""
         self.slopes: Slopes | None = None
         """Derivatives of the loss of the last minibatch, on the fast path."""
-        self._left_out = STATES if record == "behavior" else ()
+        self.keeps_states = record == "all"
+        """Whether the record has the states."""
         self._now: tuple[dict[str, np.ndarray], np.ndarray] | None = None
         self._parts: list[dict[str, np.ndarray]] = []
         self._losses: list[np.ndarray] = []
@@ -117,6 +115,11 @@ class TrialSession(Session):
         part["action"], part["reward"] = outcome.action, outcome.reward
         return outcome
 
+    def add_retrieved(self, retrieved: Mapping[str, np.ndarray]) -> None:
+        """General path: what was retrieved on these trials, by the names of a record."""
+        assert self._now is not None
+        self._now[0].update(retrieved)
+
     def before_update(self, gradients: Mapping[Any, np.ndarray]) -> None:
         """Take the gradients of the update that is about to be made."""
         named = {key: gradients[p] for key, p in self.graph.learned.items() if p in gradients}
@@ -131,32 +134,11 @@ class TrialSession(Session):
         """The update of the last minibatch has been made: it belongs to the record."""
         assert self._now is not None
         part, of_part = self._now
-        self._parts.append({name: array for name, array in part.items() if name not in self._left_out})
+        left_out = () if self.keeps_states else STATES
+        self._parts.append({name: array for name, array in part.items() if name not in left_out})
         self._losses.append(of_part)
 
     def record(self) -> TrialRecord:
         """What happened on the trials trained so far."""
         gradients = self._gradients[: len(self._parts)] if self.wants_gradients else None
         return build_record(self.config, self.plan, self._parts, self._losses, gradients)
-
-
-def values_of_nodes(graph: AgentGraph, value_of: Any, policy: Any = None) -> dict[str, Any]:
-    """What a record holds, from each node's value (B, T, size).
-
-    Args:
-        graph: of the agent.
-        value_of: node → its value, an array or a tensor.
-        policy: the node whose value is p_t; by default the actor.
-    """
-    stack = torch.stack if isinstance(value_of(graph.hidden), Tensor) else np.stack
-    value, hidden = value_of(graph.critic), value_of(graph.hidden)
-    none = hidden * 0.0
-    gates = [value_of(graph.gates[name]) if name in graph.gates else none for name in GATE_ORDER[:4]]
-    return {
-        "policy": value_of(graph.actor if policy is None else policy),
-        "value": value[..., 0],
-        "hidden": hidden,
-        "cell": value_of(graph.cell),
-        "memory": value_of(graph.memory_node) if graph.has_memory else none,
-        "gates": stack(gates, -2),
-    }

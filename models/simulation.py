@@ -16,8 +16,8 @@ from .in_steps import InSteps
 from .paths import AgentPaths
 from .person_in_graph import PersonInGraph
 from .plans import Plan
-from .session import values_of_nodes
-from .trials_in_graph import first_states, inputs_of_trials, lesioned, record_of_run
+from .retrievals import Retrievals
+from .trials_in_graph import first_states, inputs_of_trials, lesioned, record_of_run, values_of_nodes
 
 SIDE_BY_SIDE = 256
 """Most trials that are run side by side."""
@@ -53,22 +53,24 @@ def simulate_episodes(paths: AgentPaths, plan: Plan, context: Any) -> Any:
     path = FastPath(person, wrapper, context) if is_fast else InSteps(person, wrapper)
     blank = inputs_of_trials(person, plan.trials[:worlds])
     inputs = {node: torch.tensor(values) for node, values in blank.items()}  # what is shown is put there
-    parts = []
+    parts, retrievals = [], Retrievals(person.graph, context)
     with torch.no_grad():
         for first in range(0, len(plan.trials), worlds):
             before = first_states(person.graph, plan, slice(first, first + worlds))
             interaction.begin(first)
-            if isinstance(path, FastPath):
-                parts.append(path.run_episode(interaction, before).record())
-            else:
-                parts.append(_part(person, path.episode(interaction, inputs, before).trajectory))
+            with retrievals.of(first):
+                if isinstance(path, FastPath):
+                    parts.append(path.run_episode(interaction, before).record())
+                else:
+                    values = path.episode(interaction, inputs, before).trajectory
+                    parts.append(_part(person, values, retrievals))
     return record_of_run(person.graph, plan, parts)
 
 
 def _side_by_side(path: FastPath, inputs: Mapping[Any, Tensor], plan: Plan, context: Any) -> list[Part]:
     """Trials that store nothing run side by side, the others one by one."""
     graph, trials = path.graph, plan.trials
-    parts, places = [], []
+    parts, places, retrievals = [], [], Retrievals(graph, context)
     logits = np.zeros((*plan.luck.shape, graph.config.n_actions))
     stores = np.asarray(trials.encode.any(1)) & graph.has_memory
     start = 0
@@ -78,7 +80,8 @@ def _side_by_side(path: FastPath, inputs: Mapping[Any, Tensor], plan: Plan, cont
         rows = slice(start, min(stop, len(stores)))
         here = rows, slice(0, trials.longest(rows))
         some = {node: values[here] for node, values in inputs.items()}
-        engine = path.run(some, first_states(graph, plan, rows))
+        with retrievals.of(rows.start):
+            engine = path.run(some, first_states(graph, plan, rows))
         parts.append(engine.record())
         places.append(here)
         logits[here] = engine.logits[:, 0].transpose(2, 0, 1)
@@ -102,19 +105,22 @@ def _one_by_one(
             "simulate() cannot draw its choices one by one. Use run_trials(), or give actions."
         )
     parts, choices, in_steps = [], ChoicesOfTrials((1,)), InSteps(person, wrapper)
+    retrievals = Retrievals(person.graph, context)
     for n in range(len(plan.trials)):
         row = slice(n, n + 1)
         before, here = first_states(person.graph, plan, row), (row, slice(0, plan.trials.longest(row)))
         some = {node: values[here] for node, values in inputs.items()}
-        if free:
-            choices.begin(plan.luck[row], plan.trials.asks[row], None)
-            trace = in_steps.trials(choices, some, before)
-        else:
-            trace = wrapper.execute_sequences(some, before)
-        parts.append(_part(person, trace.trajectory))
+        with retrievals.of(n):
+            if free:
+                choices.begin(plan.luck[row], plan.trials.asks[row], None)
+                trace = in_steps.trials(choices, some, before)
+            else:
+                trace = wrapper.execute_sequences(some, before)
+            parts.append(_part(person, trace.trajectory, retrievals))
     return parts
 
 
-def _part(person: PersonInGraph, values: Mapping[Any, Tensor]) -> Part:
+def _part(person: PersonInGraph, values: Mapping[Any, Tensor], retrievals: Retrievals) -> Part:
     """What a record has, from each node's value (B, T, size)."""
-    return values_of_nodes(person.graph, lambda node: values[node].numpy(), person.policy_node)
+    found = values_of_nodes(person.graph, lambda node: values[node].numpy(), person.policy_node)
+    return found | retrievals.of_trials(values)

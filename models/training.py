@@ -78,8 +78,8 @@ def train(
             The last choice goes on from trial to trial within this call. With an ``encoding_probability`` < 1, it
             is drawn for each trial whether its episode is encoded; the trials must say which context they show.
         optimizer: ``adam`` (dnd-lstm), or ``rmsprop``, that of A2C (α = .99, ε = 1e-5; see ``optimizers``).
-        record: ``all``; or ``behavior``, without the states (hidden, cell, memory, gates), as arrays without
-            columns: with many trials they are large.
+        record: ``all``; or ``behavior``, without the states (hidden, cell, memory, gates, what was retrieved), as
+            arrays without columns: with many trials they are large.
         after_trial: called with the trial's index after each update (progress, or raising to stop).
 
     Returns:

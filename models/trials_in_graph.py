@@ -21,6 +21,7 @@ from .person_in_graph import PersonInGraph
 from .plans import Plan
 from .records import build_record
 from .source import Interaction
+from .weights import GATE_ORDER
 
 
 def as_trials(graph: AgentGraph, inputs: Any, targets: Any) -> Trials:
@@ -112,6 +113,28 @@ def lesioned(graph: AgentGraph, trials: Trials) -> Iterator[None]:
 
 
 # ---- what came of it
+
+
+def values_of_nodes(graph: AgentGraph, value_of: Any, policy: Any = None) -> dict[str, Any]:
+    """What a record holds, from each node's value (B, T, size).
+
+    Args:
+        graph: of the agent.
+        value_of: node → its value, an array or a tensor.
+        policy: the node whose value is p_t; by default the actor.
+    """
+    stack = torch.stack if isinstance(value_of(graph.hidden), Tensor) else np.stack
+    value, hidden = value_of(graph.critic), value_of(graph.hidden)
+    none = hidden * 0.0
+    gates = [value_of(graph.gates[name]) if name in graph.gates else none for name in GATE_ORDER[:4]]
+    return {
+        "policy": value_of(graph.actor if policy is None else policy),
+        "value": value[..., 0],
+        "hidden": hidden,
+        "cell": value_of(graph.cell),
+        "memory": value_of(graph.memory_node) if graph.has_memory else none,
+        "gates": stack(gates, -2),
+    }
 
 
 def record_of_run(graph: AgentGraph, plan: Plan, parts: Sequence[dict[str, np.ndarray]]) -> Any:

@@ -19,6 +19,7 @@ from eplstm.models import (
     train,
     train_episodes,
 )
+from eplstm.models.records import STATES
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import RLWM, BarcodeBandit, Trials
 
@@ -26,7 +27,6 @@ ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
 LEARNING_RATE = 0.02
 FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss")
-STATES = ("hidden", "cell", "memory", "gates")
 
 
 def random_weights(config, seed):

@@ -10,6 +10,7 @@ import torch
 from common import pristine, rarely
 from eplstm.models import ReferenceEpisodicLSTM, train
 from eplstm.models.plans import plan_trials
+from eplstm.models.records import STATES
 from eplstm.models.weights import weight_shapes
 from eplstm.tasks import Trials
 from eplstm.tasks.trials import concatenate
@@ -17,7 +18,7 @@ from eplstm.tasks.trials import concatenate
 ATOL = 1e-10
 """float64 on both sides; they agree to 1e-15 a step."""
 LEARNING_RATE = 0.02
-FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", "hidden", "cell", "memory", "gates")
+FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", *STATES)
 M, N, T = 3, 4, 5
 
 

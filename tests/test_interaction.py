@@ -8,6 +8,7 @@ import pytest
 import torch
 from common import pristine, rarely
 from eplstm.models import (
+    Cohort,
     EpisodicLSTMComposition,
     GeneralPathWarning,
     ModelConfig,
@@ -17,6 +18,7 @@ from eplstm.models import (
     train,
     train_episodes,
 )
+from eplstm.models.records import STATES
 from eplstm.tasks import RLWM, BarcodeBandit, TwoStep, WaterMaze
 
 ATOL = 1e-10
@@ -26,7 +28,7 @@ TASKS = {
     "rlwm": RLWM(set_sizes=(2, 3), trials=6, barcode_bits=4, noise=0.1),
     "maze": WaterMaze(height=3, width=3, horizon=6, contexts=3, exposures=2, barcode_bits=5),
 }
-SEEN = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates")
+SEEN = ("policy", "value", "action", "reward", *STATES)
 
 
 def config_for(task, **changes):
@@ -205,6 +207,34 @@ def test_episodes_are_trials_once_they_have_happened():
     again = reference.run_trials(record.trials, actions=record.action, seed=(2, 0))
     for name in ("policy", "value", "hidden", "cell", "memory", "gates"):
         np.testing.assert_allclose(getattr(record, name), getattr(again, name), atol=1e-12)
+
+
+@pytest.mark.parametrize("update", ["trial", "block"])
+def test_what_a_loss_of_ones_own_is_given(update):
+    """Which episode of which world, and what that world has shown."""
+    task, seen = TASKS["rlwm"], {}
+
+    def loss(given):
+        (trial,), (environment,) = given.trial.tolist(), given.environment.tolist()
+        seen[trial] = environment, given.inputs[0].numpy().copy(), given.asks[0].numpy()
+        return given.value.sum() + given.hidden.sum()
+
+    reference, composition = models(config_for(task))
+    for path in ("reference", "fast", "general", "cohort"):
+        seen.clear()
+        settings = {"loss": loss, "update": update, "epochs": 2}
+        composition.fast_path = path != "general"
+        if path == "cohort":
+            worlds, cohort = made_worlds(task, 4), Cohort(config_for(task), [0, 1])
+            record = cohort.train_episodes(worlds, 3, seed=1, **settings)[1]  # whose losses come last
+        else:
+            model = reference if path == "reference" else composition
+            record = train_episodes(model, made_worlds(task, 2), 3, seed=1, **settings)
+        assert sorted(seen) == list(range(12))
+        for trial, (environment, inputs, asks) in seen.items():
+            assert environment == trial % 2
+            np.testing.assert_array_equal(inputs, record.trials.inputs[trial], err_msg=path)
+            np.testing.assert_array_equal(asks, record.trials.asks[trial])
 
 
 def test_a_world_is_the_same_alone_and_among_others():

@@ -87,6 +87,12 @@ def ragged(rng):
     return replace(block, targets=np.where(rng.random(block.targets.shape) < 0.2, -1, block.targets))
 
 
+def of_ones_own(t):
+    """A loss to which all counts that it is given of a trial."""
+    which = 1 + 0.3 * t.trial + 0.1 * t.environment
+    return which.sum() * (t.value - t.returns).abs().sum() + (t.inputs[..., :4] * t.cell).sum()
+
+
 CASES = {
     "l2, whole input": ({}, two_choices, {}),
     "l1, context": ({"kernel": "l1", "key": (3, 6)}, two_choices, {}),
@@ -130,7 +136,7 @@ CASES = {
         {"gamma": 0.8, "entropy_weight": 0.05, "unroll_steps": 2},
     ),
     "cross-entropy": ({}, two_choices, {"loss": "cross_entropy"}),
-    "a loss of one's own": ({}, two_choices, {"loss": lambda t: (t.value - t.returns).abs().sum() + t.cell.sum()}),
+    "a loss of one's own": ({}, two_choices, {"loss": of_ones_own}),
     "rewards": ({}, paid, {"gamma": 0.9, "entropy_weight": 0.05}),
     "no answer": (
         {"memory_capacity": 4},
@@ -143,8 +149,9 @@ CASES = {
     "ragged, a loss of one's own": (
         {"retrieval": "average", "sharpness": 2.5},
         ragged,
-        {"gamma": 0.9, "loss": lambda t: ((t.value - t.returns).abs() * (1 + t.asks)).sum() + t.cell.sum()},
+        {"gamma": 0.9, "loss": lambda t: of_ones_own(t) + ((t.value - t.returns).abs() * t.asks).sum()},
     ),
+    "block, a loss of one's own": ({"ties": "newest"}, repeated, {"update": "block", "loss": of_ones_own}),
     "block": ({"memory_capacity": 4}, two_choices, {"gamma": 0.9, "update": "block"}),
     "through the memory, overflow": (
         {"memory_capacity": 4},

@@ -29,6 +29,7 @@ from eplstm.models import (
     ReferenceEpisodicLSTM,
     train,
 )
+from eplstm.models.records import STATES as states_of_record
 from eplstm.models.records import TrialRecord
 from eplstm.tasks import Trials
 
@@ -39,7 +40,8 @@ CONFIG = ModelConfig(D, H, A, memory_capacity=4)
 LENGTHS = np.array([3, 1, 4, 2, 3])
 SETTINGS = {"gamma": 0.8, "entropy_weight": 0.05, "learning_rate": 0.01}
 PATHS = ("reference", "fast", "general", "cohort")
-FIELDS = ("policy", "value", "action", "reward", "hidden", "cell", "memory", "gates", "policy_loss", "value_loss")
+STATES = [name for name in states_of_record if name != "retrieved_trial"]  # rows of it: trials alone have others
+FIELDS = ("policy", "value", "action", "reward", "policy_loss", "value_loss", *STATES)
 
 
 def make_fields(beyond=0):
@@ -399,7 +401,9 @@ def test_what_a_loss_of_ones_own_is_given(path):
     agents = len(seen) // N
     seen = seen[agents - 1 :: agents]
     for n, (steps, own) in enumerate(zip(LENGTHS, seen, strict=True)):
+        assert (own.pop("trial"), own.pop("environment")) == ([n], [0])
         assert {array.shape[:2] for array in own.values()} == {(1, steps)}
+        np.testing.assert_array_equal(own["inputs"], trials.inputs[n : n + 1, :steps])
         assert own["exists"].all()
         np.testing.assert_array_equal(own["target"], trials.targets[n : n + 1, :steps])
         np.testing.assert_array_equal(own["asks"], trials.asks[n : n + 1, :steps])
