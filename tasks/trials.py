@@ -194,7 +194,7 @@ def _as_finite(name: str, values: np.ndarray) -> np.ndarray:
             f"Trials: {name} must be finite; {name}{list(place)} is {array[place]}. Replace or drop missing "
             "values before making Trials."
         )
-    return array
+    return array.copy() if min(array.strides, default=0) < 0 else array  # PyTorch takes none backwards
 
 
 def _as_targets(name: str, values: np.ndarray) -> np.ndarray:

@@ -237,7 +237,8 @@ def test_slopes_are_those_of_autograd(settings, rng):
     target[1, 2:4], action[1, 2:4] = -1, -1  # no answer is asked for
     exists = np.arange(5) < np.array([[5], [5], [3]])
     target[~exists] = action[~exists] = -1
-    outcome = Outcome(action, target, earned(action, target), exists)
+    rows, inputs = np.arange(3), np.zeros((3, 5, 1))
+    outcome = Outcome(action, target, earned(action, target), exists, rows, rows * 0, inputs)
     leaves = {"policy": policy, "value": value, "hidden": states[0], "cell": states[1]}
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in leaves.items()}
     actor, critic = losses(trial_tensors(leaves, outcome, settings), settings)

@@ -287,7 +287,9 @@ class TakesNothingAlong(ReferenceEpisodicLSTM):
     """Each trial begins as a block does, without a last choice or a lost episode."""
 
     def run_trial(self, plan, n, past, unroll=None):
-        return super().run_trial(plan, n, Past(), unroll)
+        past.last_choice = Past().last_choice
+        past.encoded.clear()
+        return super().run_trial(plan, n, past, unroll)
 
 
 class Detaches(ReferenceEpisodicLSTM):

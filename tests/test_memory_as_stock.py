@@ -203,7 +203,7 @@ def test_without_a_kernel(program):
 
 @pytest.mark.slow
 def test_without_a_kernel_at_length():
-    check_at_length(check_without_kernel, WITHOUT_KERNEL(fewest=AT_LENGTH), 1200)
+    check_at_length(check_without_kernel, WITHOUT_KERNEL(fewest=AT_LENGTH), 1000)
 
 
 # ---- with a kernel ---------------------------------------------------------------------------------------------
@@ -241,4 +241,4 @@ def test_with_a_kernel(program):
 
 @pytest.mark.slow
 def test_with_a_kernel_at_length():
-    check_at_length(check_with_kernel, WITH_KERNEL(fewest=AT_LENGTH), 1200)
+    check_at_length(check_with_kernel, WITH_KERNEL(fewest=AT_LENGTH), 1000)

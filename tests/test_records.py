@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import psyneulink as pnl
 import pytest
+import torch
 from common import pristine
 from eplstm.comparisons.echo import Echo
 from eplstm.models import Cohort, EpisodeRecord, ModelConfig, ReferenceEpisodicLSTM, TrialRecord, train
@@ -216,17 +217,22 @@ def test_records_of_behavior_have_no_columns_for_it():
 def test_what_cannot_be_told_is_not_guessed():
     """A memory that is not the package's, or is not executed once a step."""
     memory = SimpleNamespace(function=pnl.ContentAddressableMemory())
-    stock = SimpleNamespace(has_memory=True, episodic_memory=memory)
+    stock = SimpleNamespace(has_memory=True, episodic_memory=memory, retrieve_node="switch")
     retrievals = Retrievals(stock, None)
     with retrievals.of(3):
         retrievals.go_on(4)
-        np.testing.assert_equal(retrievals.of_step(1.0), dict(zip(RETRIEVED, (-1, -1, np.nan), strict=True)))
-        np.testing.assert_equal(retrievals.of_step(0.0), dict(zip(RETRIEVED, (-1, -1, 0.0), strict=True)))
+        np.testing.assert_equal(
+            retrievals.of_step(lambda node: [1.0]), dict(zip(RETRIEVED, (-1, -1, np.nan), strict=True))
+        )
+        np.testing.assert_equal(
+            retrievals.of_step(lambda node: [0.0]), dict(zip(RETRIEVED, (-1, -1, 0.0), strict=True))
+        )
     own = pristine(CONFIG)
     retrievals = Retrievals(own.parts, own)
     with retrievals.of(0):
         own.episodic_memory.function.noted.update({0: [np.array([2, 1, 1])], 1: [np.array([0, 5, 1])] * 2})
-        found = retrievals.of_trials(np.array([[1.0, 1.0], [0.0, 1.0]]))
+        switch = torch.tensor([[1.0, 1.0], [0.0, 1.0]])[..., None]
+        found = retrievals.of_trials({own.retrieve_node: switch})
         np.testing.assert_equal(found["retrieved_entry"], [[-1, -1], [-1, 0]])
         np.testing.assert_equal(found["retrieved_trial"], [[-1, -1], [-1, 5]])
         np.testing.assert_equal(found["retrieved_weight"], [[np.nan, np.nan], [0, 1]])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from eplstm.tasks import ContextualChoice, Trials
 from eplstm.tasks.trials import concatenate, earned
 
@@ -270,6 +271,13 @@ def test_slicing_takes_every_array_along(which):
     for name in ("inputs", "targets", "encode", "retrieve", "rewards", "lengths", "context", "encounter"):
         np.testing.assert_array_equal(getattr(part, name), getattr(trials, name)[which])
     assert part.noise_off == 1
+
+
+def test_inputs_that_run_backwards_in_memory_are_copied():
+    """PyTorch takes no such array."""
+    given = np.arange(6.0).reshape(1, 3, 2)[:, ::-1]
+    inputs = Trials(given, np.zeros((1, 3), int), np.zeros((1, 3), bool)).inputs
+    np.testing.assert_array_equal(torch.from_numpy(inputs), given)
 
 
 def test_slicing_without_descriptions():
