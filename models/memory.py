@@ -258,6 +258,9 @@ class KernelMemory(EpisodicMemory, KernelSearch):
             return variable
         if variable.dtype != object and variable.ndim == 1:  # one field
             variable = variable[None]
+        if any(part is None for part in variable):  # nothing projects there: as in PyTorch mode
+            defaults = zip(variable, self.defaults.variable, strict=True)
+            variable = [default if part is None else part for part, default in defaults]
         with torch.no_grad():
             fields = self.step(_tensors(variable), context)
         return convert_all_elements_to_np_array([f.numpy() for f in fields])

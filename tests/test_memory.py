@@ -794,3 +794,9 @@ def test_encoding_needs_an_episodic_memory():
     for wrong in (stock, None, node("no memory", 2)):
         with pytest.raises(FunctionError, match="EpisodicMemory"):
             EncodingMechanism(memory=wrong)
+
+
+def test_a_field_to_which_nothing_projects_has_its_default():
+    memory = EpisodicMemory(default_variable=[[0.0, 0.0], [0.5, 0.5]], kernel="l2", distance_field_weights=[1, 0])
+    np.testing.assert_array_equal(memory([[1.0, 2.0], None]), np.zeros((2, 2)))
+    np.testing.assert_array_equal(memory.memory, [[[1.0, 2.0], [0.5, 0.5]]])
