@@ -79,7 +79,7 @@ class MazeStudy(Study):
             axes[0].set_ylim(0, 1.15 * random_walk(self.task)[0])
             most = known_goal(self.task)[1].sum()
             level_line(axes[1], most, "knows the goal")
-            finish(axes[1], "Goals in an episode", "Exposure", "Goals", "lower right")
+            finish(axes[1], "Goals in an episode", "Exposure", "Goals", "beside")
             axes[1].set_ylim(0, 1.15 * most)
 
         def gates(axes: Sequence[Axes]) -> None:
